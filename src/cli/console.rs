@@ -1,0 +1,122 @@
+//! Messages and progress on standard error: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::Error;
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy)]
+pub struct Console {
+    quiet: bool,
+    terminal: bool,
+    color: bool,
+}
+
+impl Console {
+    /// A console for this process. `NO_COLOR` (<https://no-color.org>) turns colours off.
+    pub fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { quiet, terminal, color: terminal && !no_color }
+    }
+
+    /// Says something, unless `--quiet`.
+    pub fn say(&self, message: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("{}", message.as_ref());
+        }
+    }
+
+    /// Warns of something, unless `--quiet`.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        if !self.quiet {
+            eprintln!("{} {}", self.paint("warning:", "33"), message.as_ref());
+        }
+    }
+
+    /// Reports an error, always.
+    pub fn error(&self, error: &Error) {
+        eprintln!("{} {}", self.paint("error:", "1;31"), error.message());
+        if let Some(hint) = error.hint_text() {
+            eprintln!("{} {hint}", self.paint("hint:", "36"));
+        }
+    }
+
+    /// Progress over `total` steps, of which `done` were done before.
+    pub fn progress(&self, total: usize, done: usize) -> Progress {
+        let drawn = self.terminal && !self.quiet;
+        let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_position(done as u64);
+        // the templates are constants that the tests draw
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} · {prefix} · {msg}").unwrap_or(ProgressStyle::default_bar());
+        bar.set_style(style);
+        if drawn {
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+        Progress { bar, plain: !drawn && !self.quiet, total, done, before: done, started: Instant::now() }
+    }
+
+    fn paint(&self, text: &str, code: &str) -> String {
+        if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// Progress of a sweep.
+pub struct Progress {
+    bar: ProgressBar,
+    plain: bool,
+    total: usize,
+    done: usize,
+    before: usize,
+    started: Instant,
+}
+
+impl Progress {
+    /// Names what is under way.
+    pub fn begin(&self, what: &str) {
+        self.bar.set_prefix(what.to_owned());
+    }
+
+    /// One step is done: `result` says what came of it.
+    pub fn step(&mut self, what: &str, result: &str) {
+        self.done += 1;
+        let left = self.time_left();
+        self.bar.set_position(self.done as u64);
+        let left = left.map_or(String::new(), |left| format!("{left} left"));
+        self.bar.set_message(left.clone());
+        if self.plain {
+            let left = if left.is_empty() { left } else { format!("  ({left})") };
+            eprintln!("[{}/{}] {what}: {result}{left}", self.done, self.total);
+        }
+    }
+
+    /// Says something without tearing the bar.
+    pub fn say(&self, message: &str) {
+        if self.plain {
+            eprintln!("{message}");
+        } else {
+            self.bar.println(message);
+        }
+    }
+
+    /// The end of the work, reached or not.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn time_left(&self) -> Option<String> {
+        let now = self.done - self.before;
+        let left = self.total.saturating_sub(self.done);
+        if now == 0 || left == 0 {
+            return None;
+        }
+        let seconds = self.started.elapsed().as_secs_f64() / now as f64 * left as f64;
+        Some(match seconds.round() as u64 {
+            seconds @ 0..60 => format!("{seconds} s"),
+            seconds => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! How the program ends: the exit codes, one for each reason a script may want to tell apart.
+
+use std::process::ExitCode;
+
+use crate::error::{Error, Kind};
+
+/// The exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything was done.
+    Done = 0,
+    /// Something failed while running: a disk, a driver, the network, memory.
+    Failed = 1,
+    /// The user's input has to change: a flag, a sweep file, a model folder.
+    BadInput = 2,
+    /// The sweep finished and the report is written, but some trials failed or were skipped.
+    TrialsFailed = 3,
+    /// Stopped by Ctrl-C or SIGTERM; what was done is kept and a second start goes on.
+    Interrupted = 130,
+}
+
+impl From<&Error> for Exit {
+    fn from(error: &Error) -> Self {
+        match error.kind_of() {
+            Kind::Input => Exit::BadInput,
+            Kind::Runtime | Kind::OutOfMemory => Exit::Failed,
+            Kind::Interrupted => Exit::Interrupted,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}

@@ -1,0 +1,269 @@
+//! The command line: what can be said, and how it ends.
+
+pub mod console;
+pub mod exit;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::engine::load::DeviceChoice;
+
+/// Energy-per-token sweeps over language models: measure, analyse, draw and report.
+///
+/// `ept-sweep experiments/kd.yaml` measures every cell of a sweep, and writes results, figures and a report to
+/// `reports/<name>`. Data goes to standard output, progress and messages to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "ept-sweep", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes:\n  0  done\n  1  failed while running\n  2  the input has to change\n  \
+                        3  finished, but some trials failed\n  130  interrupted; what was done is kept")]
+pub struct Cli {
+    /// What to do; a sweep file alone means `run`.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The sweep file to run.
+    #[command(flatten)]
+    pub run: Option<RunArgs>,
+
+    /// Say nothing on standard error but errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure a sweep, going on where an earlier start stopped, and write its report
+    Run(RunArgs),
+    /// Show the cells of a sweep with tokens, memory and time, and find problems before measuring
+    Plan(PlanArgs),
+    /// Analyse, draw and report a run again, from what is stored
+    Report(ReportArgs),
+    /// Compare two models of one run, or two runs
+    Diff(DiffArgs),
+    /// Measure one model on one prompt list and write EPT-Bench's JSON record
+    Bench(BenchArgs),
+    /// Show what this machine can measure energy with
+    Meter(MeterArgs),
+    /// Show everything behind one cell's number
+    Explain(ExplainArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The sweep file
+    #[arg(value_name = "SWEEP.yaml")]
+    pub sweep: PathBuf,
+
+    /// Directory of the run [default: reports/<name of the sweep>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Run only the cells whose id matches, such as `teacher.b8.*`
+    #[arg(long, value_name = "GLOB")]
+    pub only: Option<String>,
+
+    /// Move an existing run aside and begin anew
+    #[arg(long)]
+    pub fresh: bool,
+
+    /// Measure trials again that failed in an earlier start
+    #[arg(long)]
+    pub retry_failed: bool,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where models run.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// Where models run: `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
+    pub device: DeviceChoice,
+
+    /// Use no network: models of the hub come from its local cache
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The sweep file
+    #[arg(value_name = "SWEEP.yaml")]
+    pub sweep: PathBuf,
+
+    /// Show only the cells whose id matches
+    #[arg(long, value_name = "GLOB")]
+    pub only: Option<String>,
+
+    /// Where models would run: `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
+    pub device: DeviceChoice,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Directories of runs
+    #[arg(value_name = "DIR", required = true)]
+    pub runs: Vec<PathBuf>,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Directory of the run; two directories compare the second with the first
+    #[arg(value_name = "DIR", required = true, num_args = 1..=2)]
+    pub runs: Vec<PathBuf>,
+
+    /// Label of the model to compare with
+    #[arg(long, value_name = "LABEL")]
+    pub base: Option<String>,
+
+    /// Label of the model that is compared
+    #[arg(long, value_name = "LABEL")]
+    pub new: Option<String>,
+
+    /// Relative difference below which two cells count as equivalent
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
+    pub floor: f64,
+
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table for people.
+    Text,
+    /// JSON for programs.
+    Json,
+}
+
+/// Arguments of `bench`: EPT-Bench's own flags.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Folder of a model, or a hub id
+    #[arg(long)]
+    pub model: String,
+
+    /// Text file with one prompt a line, or a .jsonl file in Dolly's schema
+    #[arg(long, value_name = "FILE", required_unless_present = "use_dolly", conflicts_with = "use_dolly")]
+    pub prompts: Option<PathBuf>,
+
+    /// Draw prompts from databricks-dolly-15k
+    #[arg(long)]
+    pub use_dolly: bool,
+
+    /// How many prompts of Dolly
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub num_prompts: usize,
+
+    /// Folder for Dolly's file; where it holds the file already, no network is used
+    #[arg(long, value_name = "DIR")]
+    pub dolly_cache_dir: Option<PathBuf>,
+
+    /// New tokens a prompt at most
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_positive)]
+    pub max_new_tokens: usize,
+
+    /// Prompts that are decoded together
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = parse_positive)]
+    pub batch_size: usize,
+
+    /// GPUs whose energy counts
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub gpu_indices: Option<Vec<u32>>,
+
+    /// Data type to run in [default: as stored]
+    #[arg(long, value_name = "DTYPE", value_parser = ["f32", "f16", "bf16"])]
+    pub dtype: Option<String>,
+
+    /// What measures: `auto`, `nvml`, `rapl` or `modelled`
+    #[arg(long, default_value = "auto", value_name = "METER", value_parser = ["auto", "nvml", "rapl", "modelled"])]
+    pub meter: String,
+
+    /// The JSON file to write
+    #[arg(long, value_name = "FILE.json")]
+    pub out: PathBuf,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Arguments of `meter`.
+#[derive(Debug, Args)]
+pub struct MeterArgs {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The cell's id, such as `student-kd.b8.n32`
+    pub cell: String,
+
+    /// Directory of the run [default: the only run in `reports/`]
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    let index = |text: &str| text.parse().map_err(|_| format!("`{text}` is no GPU index"));
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
+        other => match other.strip_prefix("cuda:") {
+            Some(number) => index(number).map(DeviceChoice::Cuda),
+            None => Err("a device is `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
+        },
+    }
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number above 0 is needed".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..0.5).contains(&share) => Ok(share),
+        _ => Err("a share from 0 to 0.5 is needed, such as 0.01".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_sweep_file_alone_means_run() {
+        let cli = Cli::parse_from(["ept-sweep", "experiments/kd.yaml", "--fresh"]);
+        assert!(cli.command.is_none());
+        assert!(cli.run.is_some_and(|run| run.fresh && run.sweep == PathBuf::from("experiments/kd.yaml")));
+    }
+}

@@ -1,0 +1,220 @@
+//! `ept-sweep bench`: EPT-Bench's own command line, and its JSON record.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use crate::cli::BenchArgs;
+use crate::cli::console::Console;
+use crate::cli::exit::Exit;
+use crate::clock::Clock;
+use crate::error::{Context, Error, Result};
+use crate::format;
+use crate::host;
+use crate::hub;
+use crate::meter::{self, Meter, MeterChoice, MeterOptions};
+use crate::model::{Loader, Model};
+use crate::prompts::PromptSet;
+use crate::record::{
+    CellId, CellSpec, EnergyMethod, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength, Protocol, Reason, Role,
+};
+use crate::stage::{self, Stage};
+use crate::store::write_atomic;
+use crate::sweep::spec::{Dtype, ModelSource, ModelSpec};
+use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
+
+const DOLLY: &str = "databricks/databricks-dolly-15k";
+const DOLLY_FILE: &str = "databricks-dolly-15k.jsonl";
+/// The seed with which EPT-Bench draws from Dolly.
+const DOLLY_SEED: u64 = 42;
+
+/// EPT-Bench's six keys, then what else helps to judge them.
+#[derive(Debug, Serialize)]
+#[expect(non_snake_case, reason = "the keys are EPT-Bench's")]
+struct Record<'a> {
+    E_run_J: Option<Joules>,
+    T_in: Tokens,
+    T_out: Tokens,
+    EPT_in_J_per_tok: Option<JoulesPerToken>,
+    EPT_out_J_per_tok: Option<JoulesPerToken>,
+    EPT_total_J_per_tok: Option<JoulesPerToken>,
+    energy_method: Option<EnergyMethod>,
+    valid: bool,
+    invalid_reasons: &'a [Reason],
+    warnings: &'a [Reason],
+    model: &'a str,
+    model_info: &'a ModelInfo,
+    prompts: &'a str,
+    num_prompts: usize,
+    passes: u32,
+    batch_size: usize,
+    max_new_tokens: usize,
+    measured_elapsed_s: Seconds,
+    tokens_per_second_out: Option<f64>,
+    t_out_counts_eos: bool,
+    meter: &'a MeterInfo,
+    version: &'a str,
+    git_revision: Option<String>,
+    started_at: String,
+}
+
+/// Measures one model on one prompt list.
+///
+/// # Errors
+/// Bad input, or the measurement failed: then no file is written.
+pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
+    writable(&arguments.out)?;
+    let loader =
+        Loader { base: PathBuf::new(), device: arguments.place.device, offline: arguments.place.offline };
+    let set = prompts(arguments)?;
+    let clock = Clock::monotonic();
+    let mut meter = open_meter(arguments, &loader, &clock)?;
+    let started_at = host::timestamp();
+    let (model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
+    let Model { mut engine, codec } = model;
+    let prompts = set.items.iter().map(|item| codec.prompt(&item.text)).collect::<Result<Vec<_>>>()?;
+    let cell = cell(arguments, &engine.info().dtype);
+    let protocol = protocol(meter.info());
+    console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));
+    let mut stage = Stage {
+        engine: &mut *engine,
+        meter: &mut *meter,
+        clock: &clock,
+        prompts: &prompts,
+        protocol: &protocol,
+        idle: None,
+        load,
+        stop,
+    };
+    let measurement = match stage.trial(&cell)?.outcome {
+        Outcome::Measured(measurement) => measurement,
+        Outcome::Failed { message, .. } | Outcome::Skipped { message } => return Err(Error::new(message)),
+    };
+    let record = record(arguments, &set, &measurement, engine.info(), meter.info(), started_at);
+    write(&arguments.out, &record)?;
+    let ept = format::joules_per_token(measurement.ept_out());
+    console.say(format!("{} in {}: {ept} → {}", format::joules(record.E_run_J), format::duration(record.measured_elapsed_s), arguments.out.display()));
+    Ok(Exit::Done)
+}
+
+/// Finds out before measuring whether the result can be written.
+fn writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() && !path.is_dir() {
+        return Ok(());
+    }
+    Err(Error::input(format!("can't write `{}`", path.display())).hint("name a file in a folder that exists"))
+}
+
+fn prompts(arguments: &BenchArgs) -> Result<PromptSet> {
+    match &arguments.prompts {
+        Some(path) => PromptSet::read(path, &path.display().to_string()),
+        None => PromptSet::read(&dolly(arguments)?, DOLLY)?.draw(Some(arguments.num_prompts), DOLLY_SEED),
+    }
+}
+
+/// Dolly's file: from the given folder where it is there already, else from the hub.
+fn dolly(arguments: &BenchArgs) -> Result<PathBuf> {
+    let local = arguments.dolly_cache_dir.as_ref().map(|folder| folder.join(DOLLY_FILE));
+    match local {
+        Some(path) if path.is_file() => Ok(path),
+        _ => hub::dataset_file(DOLLY, DOLLY_FILE, arguments.dolly_cache_dir.clone(), arguments.place.offline),
+    }
+}
+
+fn open_meter(arguments: &BenchArgs, loader: &Loader, clock: &Clock) -> Result<Box<dyn Meter>> {
+    let choice = match arguments.meter.as_str() {
+        "nvml" => MeterChoice::Nvml,
+        "rapl" => MeterChoice::Rapl,
+        "modelled" => MeterChoice::Modelled,
+        _ => MeterChoice::Auto,
+    };
+    let options = MeterOptions {
+        engine_on_gpu: loader.device.is_gpu(),
+        gpu_indices: arguments.gpu_indices.clone(),
+        ..MeterOptions::default()
+    };
+    meter::open(choice, &options, clock)
+}
+
+fn model_spec(arguments: &BenchArgs) -> ModelSpec {
+    let dtype = arguments.dtype.as_deref().map(|dtype| match dtype {
+        "f32" => Dtype::F32,
+        "f16" => Dtype::F16,
+        _ => Dtype::Bf16,
+    });
+    // a folder needs no leading `./` on the command line, as in EPT-Bench
+    let is_folder = Path::new(&arguments.model).is_dir() && !arguments.model.starts_with(['.', '/', '~']);
+    let name = if is_folder { format!("./{}", arguments.model) } else { arguments.model.clone() };
+    ModelSpec {
+        label: arguments.model.clone(),
+        source: ModelSource::Name(name),
+        role: Role::Model,
+        teacher: None,
+        dtype,
+        adapter: None,
+        revision: None,
+        training: None,
+        sweep: None,
+    }
+}
+
+fn cell(arguments: &BenchArgs, dtype: &str) -> CellSpec {
+    CellSpec {
+        id: CellId("bench".to_owned()),
+        model: arguments.model.clone(),
+        batch_size: arguments.batch_size,
+        max_new_tokens: arguments.max_new_tokens,
+        dtype: dtype.to_owned(),
+        output_length: OutputLength::Natural,
+    }
+}
+
+fn protocol(meter: &MeterInfo) -> Protocol {
+    let min_window_s = meter.min_window_s;
+    let warmup_s = Seconds((min_window_s.0 / 2.0).min(10.0));
+    Protocol { min_window_s, guard_s: meter.guard_s, warmup_s, idle_s: Seconds(0.0), seed: 0 }
+}
+
+fn record<'a>(
+    arguments: &'a BenchArgs,
+    set: &'a PromptSet,
+    measurement: &'a Measurement,
+    model_info: &'a ModelInfo,
+    meter: &'a MeterInfo,
+    started_at: String,
+) -> Record<'a> {
+    let elapsed = measurement.window.duration();
+    Record {
+        E_run_J: measurement.energy.total_j,
+        T_in: measurement.tokens_in,
+        T_out: measurement.tokens_out,
+        EPT_in_J_per_tok: measurement.ept_in(),
+        EPT_out_J_per_tok: measurement.ept_out(),
+        EPT_total_J_per_tok: measurement.ept_total(),
+        energy_method: measurement.energy.method,
+        valid: measurement.validity.is_valid(),
+        invalid_reasons: &measurement.validity.invalid_reasons,
+        warnings: &measurement.validity.warnings,
+        model: &arguments.model,
+        model_info,
+        prompts: &set.source,
+        num_prompts: set.items.len(),
+        passes: measurement.window.passes,
+        batch_size: arguments.batch_size,
+        max_new_tokens: arguments.max_new_tokens,
+        measured_elapsed_s: elapsed,
+        tokens_per_second_out: measurement.tokens_out.per(elapsed),
+        t_out_counts_eos: true,
+        meter,
+        version: host::VERSION,
+        git_revision: host::git_revision(),
+        started_at,
+    }
+}
+
+fn write(path: &Path, record: &Record<'_>) -> Result<()> {
+    let text = serde_json::to_string_pretty(record).context(|| "can't write the record as JSON")?;
+    write_atomic(path, format!("{text}\n").as_bytes())
+}

@@ -1,0 +1,272 @@
+//! `ept-sweep diff`: two models of one run, or two runs, cell by cell.
+
+use serde::Serialize;
+
+use crate::analysis::diff::{self, Basis, Diff, DiffOverall, DiffRow, Labels, Measured, Undecided};
+use crate::analysis::{Comparison, Estimate, Verdict};
+use crate::cli::exit::Exit;
+use crate::cli::{DiffArgs, Format};
+use crate::commands::report::{Analysed, analyse};
+use crate::error::{Context, Error, Result};
+use crate::format;
+
+/// Prints the comparison.
+///
+/// # Errors
+/// There is no such run or model.
+pub fn diff(arguments: &DiffArgs) -> Result<Exit> {
+    let runs: Vec<Analysed> = arguments.runs.iter().map(|root| analyse(root)).collect::<Result<_>>()?;
+    let diff = compare(&runs, arguments)?;
+    match arguments.format {
+        Format::Json => {
+            let view = View::new(&diff);
+            println!("{}", serde_json::to_string_pretty(&view).context(|| "can't write the comparison as JSON")?);
+        }
+        Format::Text => print_text(&diff),
+    }
+    Ok(Exit::Done)
+}
+
+fn measured(analysed: &Analysed) -> Measured<'_> {
+    Measured { run: &analysed.stored.info, frame: &analysed.frame, evaluations: &analysed.stored.evaluations }
+}
+
+fn compare(runs: &[Analysed], arguments: &DiffArgs) -> Result<Diff> {
+    let floor = arguments.floor;
+    match (runs, &arguments.base, &arguments.new) {
+        ([run], Some(base), Some(new)) => diff::within_run(&measured(run), base, new, floor),
+        ([run], _, _) => {
+            let labels: Vec<&str> = run.stored.info.models.iter().map(|model| model.label.as_str()).collect();
+            let hint = format!("add `--base LABEL --new LABEL`; models here: {}", labels.join(", "));
+            Err(Error::input("which models of the run are to be compared?").hint(hint))
+        }
+        ([base_run, new_run], base, new) => {
+            let labels = match (base, new) {
+                (None, None) => Labels::Common,
+                (Some(base), None) => Labels::Pair { base: base.clone(), new: base.clone() },
+                (None, Some(new)) => Labels::Pair { base: new.clone(), new: new.clone() },
+                (Some(base), Some(new)) => Labels::Pair { base: base.clone(), new: new.clone() },
+            };
+            diff::across_runs(&[measured(base_run)], &[measured(new_run)], &labels, floor)
+        }
+        _ => Err(Error::input("one or two directories are compared")),
+    }
+}
+
+fn print_text(diff: &Diff) {
+    println!("{}", basis(diff.basis));
+    println!(
+        "\n{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} verdict",
+        "new against base", "batch", "length", "base, per output token", "new, per output token", "saving"
+    );
+    for row in &diff.rows {
+        print_row(row);
+    }
+    println!();
+    for overall in &diff.overall {
+        print_overall(overall);
+    }
+    for accuracy in &diff.accuracy {
+        if let Some(difference) = &accuracy.exact_match {
+            println!(
+                "{} against {}, exact match at {} tokens: {}",
+                accuracy.new,
+                accuracy.base,
+                accuracy.max_new_tokens,
+                format::signed_points(difference)
+            );
+        }
+    }
+    for cell in &diff.unmatched {
+        println!("only on one side: {cell}");
+    }
+}
+
+fn basis(basis: Basis) -> String {
+    match basis {
+        Basis::WithinRun => "within one run: both models met in every block; intervals are 95 %".to_owned(),
+        Basis::AcrossRuns { base_runs, new_runs } => format!(
+            "across runs ({base_runs} against {new_runs}): what differs between runs is in the difference, and one \
+             run a side gives no verdict; intervals are those within the runs"
+        ),
+    }
+}
+
+fn print_row(row: &DiffRow) {
+    let energy = |estimate: &Option<Estimate>| estimate.as_ref().map_or_else(|| "–".to_owned(), format::energy);
+    println!(
+        "{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} {}",
+        format!("{} against {}", row.new, row.base),
+        row.batch_size,
+        row.max_new_tokens,
+        energy(&row.base_ept_out_j),
+        energy(&row.new_ept_out_j),
+        saving(&row.comparison),
+        verdict(&row.comparison, row.undecided)
+    );
+}
+
+fn print_overall(overall: &DiffOverall) {
+    println!(
+        "{} against {}, over {}: saving {}, {}",
+        overall.new,
+        overall.base,
+        format::plural(overall.cells, "cell"),
+        saving(&overall.comparison),
+        verdict(&overall.comparison, overall.undecided)
+    );
+}
+
+fn saving(comparison: &Comparison) -> String {
+    comparison.saving.as_ref().map_or_else(|| "–".to_owned(), format::percent)
+}
+
+fn verdict(comparison: &Comparison, undecided: Option<Undecided>) -> String {
+    let verdict = format::verdict(comparison.verdict);
+    match undecided.map(why) {
+        Some(why) if comparison.verdict == Verdict::Inconclusive => format!("{verdict} ({why})"),
+        _ => verdict.to_owned(),
+    }
+}
+
+fn why(undecided: Undecided) -> &'static str {
+    match undecided {
+        Undecided::NoEnergy => "no valid energy on one side",
+        Undecided::MixedMethods => "energies from different methods",
+        Undecided::OneRunASide => "one run a side",
+        Undecided::OneUnit => "one repeat",
+        Undecided::TooUncertain => "too uncertain",
+    }
+}
+
+/// The comparison for programs: bare numbers, `null` where unknown.
+#[derive(Serialize)]
+struct View<'a> {
+    basis: &'static str,
+    rows: Vec<RowView<'a>>,
+    overall: Vec<OverallView<'a>>,
+    accuracy: Vec<AccuracyView<'a>>,
+    unmatched: &'a [String],
+}
+
+#[derive(Serialize)]
+struct RowView<'a> {
+    base: &'a str,
+    new: &'a str,
+    batch_size: usize,
+    max_new_tokens: usize,
+    base_ept_out_j: Option<EstimateView>,
+    new_ept_out_j: Option<EstimateView>,
+    #[serde(flatten)]
+    comparison: ComparisonView,
+}
+
+#[derive(Serialize)]
+struct OverallView<'a> {
+    base: &'a str,
+    new: &'a str,
+    cells: usize,
+    #[serde(flatten)]
+    comparison: ComparisonView,
+}
+
+#[derive(Serialize)]
+struct AccuracyView<'a> {
+    base: &'a str,
+    new: &'a str,
+    max_new_tokens: usize,
+    exact_match_difference: Option<EstimateView>,
+    rouge_l_difference: Option<EstimateView>,
+}
+
+#[derive(Serialize)]
+struct ComparisonView {
+    ratio: Option<EstimateView>,
+    saving: Option<EstimateView>,
+    saved_j_per_token: Option<EstimateView>,
+    p_adjusted: Option<f64>,
+    verdict: &'static str,
+    undecided: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct EstimateView {
+    value: f64,
+    low: Option<f64>,
+    high: Option<f64>,
+    n: usize,
+}
+
+impl EstimateView {
+    fn of(estimate: Option<Estimate>) -> Option<Self> {
+        estimate.map(|Estimate { value, interval, n }| Self {
+            value,
+            low: interval.map(|interval| interval.low),
+            high: interval.map(|interval| interval.high),
+            n,
+        })
+    }
+}
+
+impl ComparisonView {
+    fn of(comparison: &Comparison, undecided: Option<Undecided>) -> Self {
+        Self {
+            ratio: EstimateView::of(comparison.ratio),
+            saving: EstimateView::of(comparison.saving),
+            saved_j_per_token: EstimateView::of(comparison.saved_j_per_token),
+            p_adjusted: comparison.p_adjusted,
+            verdict: format::verdict(comparison.verdict),
+            undecided: undecided.map(why),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    fn new(diff: &'a Diff) -> Self {
+        Self {
+            basis: match diff.basis {
+                Basis::WithinRun => "within_run",
+                Basis::AcrossRuns { .. } => "across_runs",
+            },
+            rows: diff.rows.iter().map(RowView::of).collect(),
+            overall: diff.overall.iter().map(OverallView::of).collect(),
+            accuracy: diff
+                .accuracy
+                .iter()
+                .map(|accuracy| AccuracyView {
+                    base: &accuracy.base,
+                    new: &accuracy.new,
+                    max_new_tokens: accuracy.max_new_tokens,
+                    exact_match_difference: EstimateView::of(accuracy.exact_match),
+                    rouge_l_difference: EstimateView::of(accuracy.rouge_l),
+                })
+                .collect(),
+            unmatched: &diff.unmatched,
+        }
+    }
+}
+
+impl<'a> RowView<'a> {
+    fn of(row: &'a DiffRow) -> Self {
+        Self {
+            base: &row.base,
+            new: &row.new,
+            batch_size: row.batch_size,
+            max_new_tokens: row.max_new_tokens,
+            base_ept_out_j: EstimateView::of(row.base_ept_out_j),
+            new_ept_out_j: EstimateView::of(row.new_ept_out_j),
+            comparison: ComparisonView::of(&row.comparison, row.undecided),
+        }
+    }
+}
+
+impl<'a> OverallView<'a> {
+    fn of(overall: &'a DiffOverall) -> Self {
+        Self {
+            base: &overall.base,
+            new: &overall.new,
+            cells: overall.cells,
+            comparison: ComparisonView::of(&overall.comparison, overall.undecided),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `ept-sweep explain CELL`: everything behind one cell's number, down to the trials and the formula.
+
+use std::path::{Path, PathBuf};
+
+use crate::analysis::CellSummary;
+use crate::cli::ExplainArgs;
+use crate::cli::exit::Exit;
+use crate::commands::report::{Analysed, analyse};
+use crate::error::{Error, Result};
+use crate::format;
+use crate::record::{Measurement, Outcome, Reason, Trial};
+use crate::store::samples_path;
+use crate::sweep::TrialKey;
+
+/// Prints it.
+///
+/// # Errors
+/// There is no such run or cell.
+pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
+    let root = arguments.run.clone().map_or_else(only_run, Ok)?;
+    let analysed = analyse(&root)?;
+    let Some(cell) = analysed.study.cells.iter().find(|cell| cell.id == arguments.cell) else {
+        return Err(unknown_cell(&arguments.cell, &analysed));
+    };
+    print_cell(cell);
+    let trials = analysed.stored.trials.iter().filter(|trial| trial.cell.id.0 == cell.id);
+    for trial in trials {
+        print_trial(trial, &root);
+    }
+    print_estimates(cell);
+    print_accuracy(cell, &analysed);
+    Ok(Exit::Done)
+}
+
+/// The only run in `reports/`, so that the common case needs no flag.
+fn only_run() -> Result<PathBuf> {
+    let entries = std::fs::read_dir("reports").map(|entries| entries.filter_map(|entry| entry.ok()).collect());
+    let entries: Vec<std::fs::DirEntry> = entries.unwrap_or_default();
+    let runs: Vec<PathBuf> =
+        entries.iter().map(|entry| entry.path()).filter(|path| path.join("run.json").exists()).collect();
+    match runs.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::input("no run in `reports/`").hint("name the run's directory with `--run DIR`")),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            Err(Error::input("several runs in `reports/`").hint(format!("choose one with `--run`: {}", names.join(", "))))
+        }
+    }
+}
+
+fn unknown_cell(wanted: &str, analysed: &Analysed) -> Error {
+    let ids: Vec<&str> = analysed.study.cells.iter().map(|cell| cell.id.as_str()).collect();
+    let nearest = ids.iter().min_by_key(|id| strsim::damerau_levenshtein(wanted, id));
+    let hint = nearest.map_or_else(String::new, |id| format!("did you mean `{id}`? cells: {}", ids.join(", ")));
+    Error::input(format!("no cell `{wanted}` in this run")).hint(hint)
+}
+
+fn print_cell(cell: &CellSummary) {
+    println!("{}", cell.id);
+    println!(
+        "  model {} ({}), batch size {}, {} new tokens at most, {}, {} length",
+        cell.model,
+        format::role(cell.role),
+        cell.batch_size,
+        cell.max_new_tokens,
+        cell.dtype,
+        match cell.output_length {
+            crate::record::OutputLength::Natural => "natural",
+            crate::record::OutputLength::Fixed => "fixed",
+        }
+    );
+    let counts = cell.counts;
+    println!(
+        "  repeats: {} planned, {} valid, {} invalid, {} failed, {} skipped",
+        counts.planned, counts.valid, counts.invalid, counts.failed, counts.skipped
+    );
+}
+
+fn print_trial(trial: &Trial, root: &Path) {
+    println!("\n  repeat {} (started {})", trial.block + 1, trial.started_at);
+    match &trial.outcome {
+        Outcome::Measured(measurement) => {
+            print_measurement(measurement);
+            let path = samples_path(root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+            println!("    raw samples  {}", path.display());
+        }
+        Outcome::Failed { failure, message } => println!("    failed ({failure:?}): {message}"),
+        Outcome::Skipped { message } => println!("    skipped: {message}"),
+    }
+}
+
+fn print_measurement(measurement: &Measurement) {
+    let (window, energy) = (&measurement.window, &measurement.energy);
+    let method = energy.method.map_or("no source", format::method);
+    println!(
+        "    window       {} from {} to {} on the run's clock; {} passes, {} batches, {} prompts",
+        format::duration(window.duration()),
+        format::duration(window.t0_s),
+        format::duration(window.t1_s),
+        window.passes,
+        window.batches,
+        window.prompts
+    );
+    println!("    energy       {} ({method})", format::joules(energy.total_j));
+    for domain in &energy.domains {
+        println!("      {}: {} ({})", domain.domain, format::joules(Some(domain.energy_j)), format::method(domain.method));
+    }
+    if let Some(residual) = energy.residual {
+        println!("    second source {}, residual {}", format::joules(energy.integral_j), format::fraction(residual));
+    }
+    println!(
+        "    tokens       {} in, {} out, {} padding",
+        format::count(measurement.tokens_in.0),
+        format::count(measurement.tokens_out.0),
+        format::count(measurement.tokens_pad.0)
+    );
+    println!("    EPT_in    = E / T_in           = {}", format::joules_per_token(measurement.ept_in()));
+    println!("    EPT_out   = E / T_out          = {}", format::joules_per_token(measurement.ept_out()));
+    println!("    EPT_total = E / (T_in + T_out) = {}", format::joules_per_token(measurement.ept_total()));
+    if let Some(idle) = measurement.idle {
+        println!("    idle         {} over {}", format::watts(idle.power_w.0), format::duration(idle.duration_s));
+    }
+    print_reasons("not valid", &measurement.validity.invalid_reasons);
+    print_reasons("warning", &measurement.validity.warnings);
+}
+
+fn print_reasons(what: &str, reasons: &[Reason]) {
+    for reason in reasons {
+        println!("    {what}: {} – {}", reason.code(), reason.explanation());
+    }
+}
+
+fn print_estimates(cell: &CellSummary) {
+    println!("\n  over the valid repeats (mean, 95 % Student-t interval)");
+    let rows = [
+        ("EPT_in", cell.ept_in_j),
+        ("EPT_out", cell.ept_out_j),
+        ("EPT_total", cell.ept_total_j),
+        ("net EPT_out", cell.net_ept_out_j),
+        ("per prompt", cell.energy_per_prompt_j),
+        ("per pass", cell.energy_per_pass_j),
+    ];
+    for (name, estimate) in rows {
+        println!("    {name:<12} {}", estimate.map_or_else(|| "–".to_owned(), |estimate| format::energy(&estimate)));
+    }
+    for failure in &cell.failures {
+        println!("    {failure}");
+    }
+}
+
+fn print_accuracy(cell: &CellSummary, analysed: &Analysed) {
+    let found = analysed.study.accuracies.iter().find(|a| a.model == cell.model && a.max_new_tokens == cell.max_new_tokens);
+    if let Some(accuracy) = found {
+        println!("\n  accuracy on {} prompts of {}", accuracy.exact_match.n, accuracy.dataset);
+        println!("    exact match  {}", format::percent(&accuracy.exact_match));
+        println!("    ROUGE-L      {}", format::percent(&accuracy.rouge_l));
+    }
+}

@@ -1,0 +1,79 @@
+//! What `run.json` says: put together from the prepared sweep, the meter and the machine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::commands::prepare::Prepared;
+use crate::error::{Context, Result};
+use crate::host;
+use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo, TrainingCost};
+use crate::units::Seconds;
+
+/// The run as this start sees it, with one part.
+///
+/// # Errors
+/// A training record that the sweep file names is missing or malformed.
+pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
+    let spec = &prepared.spec;
+    let file_name = prepared.file.file_name().unwrap_or(prepared.file.as_os_str());
+    Ok(RunInfo {
+        format: FORMAT,
+        name: spec.name.clone(),
+        question: spec.question.clone(),
+        notes: spec.notes.clone(),
+        sweep_file: file_name.to_string_lossy().into_owned(),
+        sweep_yaml: prepared.yaml.clone(),
+        sweep_sha256: spec.fingerprint(),
+        models: spec.models.iter().map(|model| meta(model, &prepared.loader.base)).collect::<Result<_>>()?,
+        cells: prepared.plan.cells.clone(),
+        blocks: prepared.plan.blocks,
+        protocol: protocol(prepared, meter),
+        prompts: PromptInfo {
+            source: prepared.prompts.source.clone(),
+            count: prepared.prompts.items.len(),
+            sha256: prepared.prompts.sha256(),
+        },
+        floor: spec.report.floor,
+        parts: vec![part(meter)],
+    })
+}
+
+/// This start: the program, the machine and the meter.
+pub fn part(meter: &MeterInfo) -> Part {
+    Part {
+        started_at: host::timestamp(),
+        version: host::VERSION.to_owned(),
+        git_revision: host::git_revision(),
+        host: host::describe(),
+        meter: meter.clone(),
+        models: BTreeMap::new(),
+    }
+}
+
+fn protocol(prepared: &Prepared, meter: &MeterInfo) -> Protocol {
+    let measure = &prepared.spec.measure;
+    let min_window = measure.window_s.or(meter.min_window_s.0);
+    Protocol {
+        min_window_s: Seconds(min_window),
+        guard_s: meter.guard_s,
+        warmup_s: Seconds(measure.warmup_s.or((min_window / 2.0).min(10.0))),
+        idle_s: Seconds(measure.idle_s.or(meter.idle_s.0)),
+        seed: measure.seed,
+    }
+}
+
+fn meta(model: &crate::sweep::spec::ModelSpec, base: &Path) -> Result<ModelMeta> {
+    Ok(ModelMeta {
+        label: model.label.clone(),
+        role: model.role,
+        teacher: model.teacher.clone(),
+        source: model.source.name().to_owned(),
+        training: model.training.as_ref().map(|path| training(&base.join(path))).transpose()?,
+    })
+}
+
+fn training(path: &Path) -> Result<TrainingCost> {
+    let what = || format!("can't read the training record `{}`", path.display());
+    let text = std::fs::read_to_string(path).input_context(what)?;
+    serde_json::from_str(&text).input_context(what)
+}

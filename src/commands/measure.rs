@@ -1,0 +1,175 @@
+//! The measuring part of a run: sessions → trials → committed records, with progress.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::console::{Console, Progress};
+use crate::clock::Clock;
+use crate::commands::prepare::Prepared;
+use crate::engine::{Generation, Prompt};
+use crate::error::{Error, Kind, Result};
+use crate::format;
+use crate::host;
+use crate::meter::Meter;
+use crate::model::{Codec, Model};
+use crate::record::{
+    CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Protocol, Trial,
+};
+use crate::stage::{self, Measured, Stage};
+use crate::store::RunDir;
+use crate::sweep::plan::Session;
+
+/// What measuring works with.
+pub struct Measuring<'a> {
+    /// The sweep.
+    pub prepared: &'a Prepared,
+    /// What measures.
+    pub meter: &'a mut dyn Meter,
+    /// The clock of the run.
+    pub clock: &'a Clock,
+    /// Where trials are committed.
+    pub dir: &'a mut RunDir,
+    /// Where progress goes.
+    pub console: &'a Console,
+    /// Set when the user asks to stop.
+    pub stop: &'a AtomicBool,
+}
+
+impl Measuring<'_> {
+    /// Runs sessions, committing each trial as it is done.
+    ///
+    /// # Errors
+    /// An interruption, or a failure of the disk or the meter.
+    pub fn sessions(&mut self, sessions: &[Session], done: usize) -> Result<()> {
+        let left: usize = sessions.iter().map(|session| session.cells.len()).sum();
+        let mut progress = self.console.progress(done + left, done);
+        let result = sessions.iter().try_for_each(|session| self.session(session, &mut progress));
+        progress.finish();
+        result
+    }
+
+    /// Loads a model and measures its cells of one block.
+    fn session(&mut self, session: &Session, progress: &mut Progress) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        progress.begin(&format!("{} block {}", session.model, session.block + 1));
+        let Some(spec) = self.prepared.spec.model(&session.model) else {
+            return Err(Error::new(format!("the plan names `{}`, which isn't in the sweep", session.model)));
+        };
+        let (loader, clock) = (&self.prepared.loader, self.clock);
+        let loaded = stage::cost(self.meter, clock, || loader.load(spec, clock));
+        let (model, load) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => return self.fail_session(session, &error, progress),
+        };
+        self.dir.record_model(&session.model, model.engine.info())?;
+        let prompts = match self.encode(&model.codec) {
+            Ok(prompts) => prompts,
+            Err(error) => return self.fail_session(session, &error, progress),
+        };
+        let Model { mut engine, codec } = model;
+        let protocol: Protocol = self.dir.info().protocol.clone();
+        let idle = stage::idle_baseline(self.meter, clock, protocol.idle_s)?;
+        for index in &session.cells {
+            let cell = &self.prepared.plan.cells[*index];
+            progress.begin(&format!("{} block {}", cell.id, session.block + 1));
+            let started_at = host::timestamp();
+            let mut stage = Stage {
+                engine: &mut *engine,
+                meter: self.meter,
+                clock,
+                prompts: &prompts,
+                protocol: &protocol,
+                idle,
+                load,
+                stop: self.stop,
+            };
+            let measured = stage.trial(cell)?;
+            self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
+        }
+        Ok(())
+    }
+
+    fn encode(&self, codec: &Codec) -> Result<Vec<Prompt>> {
+        self.prepared.prompts.items.iter().map(|item| codec.prompt(&item.text)).collect()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that one committed trial consists of")]
+    fn commit(
+        &mut self,
+        block: u32,
+        cell: &CellSpec,
+        started_at: String,
+        mut measured: Measured,
+        prompts: &[Prompt],
+        codec: &Codec,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let lines = generation_lines(cell, prompts, &measured.generations, codec)?;
+        if let Outcome::Measured(measurement) = &mut measured.outcome {
+            let bytes: u64 = lines.iter().map(|line| line.text.len() as u64).sum();
+            measurement.output_bytes = Some(bytes * u64::from(measurement.window.passes));
+        }
+        let result = describe(&measured.outcome);
+        let part = self.dir.info().parts.len().saturating_sub(1);
+        let trial = Trial { format: FORMAT, cell: cell.clone(), block, part, started_at, outcome: measured.outcome };
+        self.dir.commit(trial, &lines, measured.trace.as_ref())?;
+        progress.step(&format!("{} block {}", cell.id, block + 1), &result);
+        Ok(())
+    }
+
+    /// A model that can't be loaded is a failed row for each of its cells; the sweep goes on.
+    fn fail_session(&mut self, session: &Session, error: &Error, progress: &mut Progress) -> Result<()> {
+        if error.kind_of() == Kind::Interrupted {
+            return Err(error.clone());
+        }
+        let failure = match error.kind_of() {
+            Kind::OutOfMemory => FailureKind::OutOfMemory,
+            _ => FailureKind::Load,
+        };
+        for index in &session.cells {
+            let cell = &self.prepared.plan.cells[*index];
+            let outcome = Outcome::Failed { failure, message: error.to_string() };
+            let measured = Measured { outcome, trace: None, generations: Vec::new() };
+            self.commit(session.block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
+        }
+        Ok(())
+    }
+}
+
+fn generation_lines(
+    cell: &CellSpec,
+    prompts: &[Prompt],
+    generations: &[Generation],
+    codec: &Codec,
+) -> Result<Vec<GenerationLine>> {
+    let line = |(index, (prompt, generation)): (usize, (&Prompt, &Generation))| {
+        Ok(GenerationLine {
+            format: FORMAT,
+            cell: cell.id.clone(),
+            prompt_index: index,
+            prompt: prompt.text.clone(),
+            tokens_in: prompt.ids.len() as u32,
+            output_ids: generation.ids.clone(),
+            text: codec.decode(&generation.ids)?,
+            finish: generation.finish,
+            natural_length: generation.natural_length.map(|length| length as u32),
+        })
+    };
+    prompts.iter().zip(generations).enumerate().map(line).collect()
+}
+
+/// One line for the progress.
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Measured(measurement) => {
+            let per_token = format::joules_per_token(measurement.ept_out());
+            let energy = format::joules(measurement.energy.total_j);
+            let seconds = format::seconds(measurement.window.duration());
+            let flag = if measurement.validity.is_valid() { "" } else { ", not valid" };
+            format!("{energy} in {seconds}, {per_token}{flag}")
+        }
+        Outcome::Failed { message, .. } => format!("failed: {}", message.lines().next().unwrap_or_default()),
+        Outcome::Skipped { message } => format!("skipped: {}", message.lines().next().unwrap_or_default()),
+    }
+}

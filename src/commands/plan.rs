@@ -1,0 +1,170 @@
+//! `ept-sweep plan`: the cells of a sweep with tokens, memory and time, and every problem that shows before measuring.
+
+use std::collections::BTreeMap;
+
+use crate::cli::PlanArgs;
+use crate::cli::console::Console;
+use crate::cli::exit::Exit;
+use crate::commands::prepare::Prepared;
+use crate::engine::load::ModelSummary;
+use crate::error::{Error, Result};
+use crate::format;
+use crate::host;
+use crate::meter;
+use crate::model::{self, Codec};
+use crate::record::{CellSpec, OutputLength, Protocol};
+use crate::sweep::plan::CellFilter;
+use crate::text::Tokenizer;
+use crate::units::Seconds;
+
+/// What is known of one model before it is loaded.
+struct Known<'a> {
+    summary: Option<&'a ModelSummary>,
+    prompts: Option<Vec<crate::engine::Prompt>>,
+}
+
+/// Prints the plan on standard output and the problems on standard error.
+///
+/// # Errors
+/// The sweep file is wrong.
+pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
+    let prepared = Prepared::new(&arguments.sweep, arguments.device, true)?;
+    let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
+    let mut problems = Vec::new();
+    let known = known_models(&prepared, &mut problems);
+    let protocol = protocol(&prepared, &mut problems);
+    println!("{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}", "cell", "batch", "length", "dtype", "T_in", "T_out", "memory", "time");
+    let cells = prepared.plan.cells.iter().filter(|cell| only.as_ref().is_none_or(|filter| filter.matches(&cell.id)));
+    let mut shown = 0;
+    for cell in cells {
+        print_cell(cell, &prepared, &known[&cell.model], protocol.as_ref(), &mut problems);
+        shown += 1;
+    }
+    summary(&prepared, shown, protocol.as_ref());
+    if shown == 0 {
+        problems.push(Error::input("`--only` matches no cell"));
+    }
+    for problem in &problems {
+        console.error(problem);
+    }
+    Ok(if problems.is_empty() { Exit::Done } else { Exit::BadInput })
+}
+
+fn known_models<'a>(prepared: &'a Prepared, problems: &mut Vec<Error>) -> BTreeMap<String, Known<'a>> {
+    let mut known = BTreeMap::new();
+    for spec in &prepared.spec.models {
+        let summary = match prepared.models.get(&spec.label) {
+            Some(Ok(summary)) => summary.as_ref(),
+            Some(Err(error)) => {
+                problems.push(error.clone());
+                None
+            }
+            None => None,
+        };
+        let prompts = match codec(prepared, spec, summary) {
+            Ok(codec) => codec.map(|codec| encode(prepared, &codec)).transpose(),
+            Err(error) => Err(error),
+        };
+        let prompts = prompts.unwrap_or_else(|error| {
+            problems.push(error.at(format!("model `{}`", spec.label)));
+            None
+        });
+        known.insert(spec.label.clone(), Known { summary, prompts });
+    }
+    known
+}
+
+fn codec(
+    prepared: &Prepared,
+    spec: &crate::sweep::spec::ModelSpec,
+    summary: Option<&ModelSummary>,
+) -> Result<Option<Codec>> {
+    match (prepared.loader.locate(spec), summary) {
+        (Ok(model::Location::Simulated), _) => Ok(Some(Codec::Words)),
+        (Ok(model::Location::Folder { path, .. }), Some(_)) => {
+            Tokenizer::load(&path).map(|tokenizer| Some(Codec::Tokenizer(Box::new(tokenizer))))
+        }
+        // reported with the model itself
+        _ => Ok(None),
+    }
+}
+
+fn encode(prepared: &Prepared, codec: &Codec) -> Result<Vec<crate::engine::Prompt>> {
+    prepared.prompts.items.iter().map(|item| codec.prompt(&item.text)).collect()
+}
+
+/// The protocol on this machine's meter, where there is one.
+fn protocol(prepared: &Prepared, problems: &mut Vec<Error>) -> Option<Protocol> {
+    let clock = prepared.clock();
+    let opened = meter::open(prepared.meter_choice(&clock), &prepared.meter_options(), &clock);
+    let info = opened.map(|meter| meter.info().clone());
+    match info.and_then(|info| crate::commands::info::run_info(prepared, &info)) {
+        Ok(run) => Some(run.protocol),
+        Err(error) => {
+            problems.push(error);
+            None
+        }
+    }
+}
+
+fn print_cell(
+    cell: &CellSpec,
+    prepared: &Prepared,
+    known: &Known<'_>,
+    protocol: Option<&Protocol>,
+    problems: &mut Vec<Error>,
+) {
+    let prompts = prepared.prompts.items.len();
+    let input = known.prompts.as_ref().map(|prompts| prompts.iter().map(|prompt| prompt.ids.len()).sum::<usize>());
+    let unknown = || "–".to_owned();
+    let bound = if cell.output_length == OutputLength::Fixed { "" } else { "≤ " };
+    let output = format!("{bound}{}", format::count((prompts * cell.max_new_tokens) as u64));
+    let memory = memory(cell, known);
+    let least = protocol.map(|protocol| least_time(protocol, prepared.plan.blocks));
+    println!(
+        "{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}",
+        cell.id.0,
+        cell.batch_size,
+        cell.max_new_tokens,
+        cell.dtype,
+        input.map_or_else(unknown, |input| format::count(input as u64)),
+        output,
+        memory.map_or_else(unknown, format::bytes),
+        least.map_or_else(unknown, |time| format!("≥ {}", format::duration(time))),
+    );
+    if let (Some(prompts), Some(summary)) = (&known.prompts, known.summary) {
+        if let Err(error) = model::check_lengths(cell, prompts, Some(summary.max_positions)) {
+            problems.push(error);
+        }
+    }
+    if let (Some(needed), Some(free)) = (memory, host::available_memory()) {
+        if !prepared.loader.device.is_gpu() && needed > free {
+            let message = format!("cell `{}` needs about {}, but {} are free", cell.id, format::bytes(needed), format::bytes(free));
+            problems.push(Error::input(message).hint("lower the batch size or the length, or use a smaller dtype"));
+        }
+    }
+}
+
+/// Weights and KV cache at the longest prompt; activations are small beside them.
+fn memory(cell: &CellSpec, known: &Known<'_>) -> Option<u64> {
+    let summary = known.summary?;
+    let longest = known.prompts.as_ref()?.iter().map(|prompt| prompt.ids.len()).max()?;
+    let length = longest + cell.max_new_tokens;
+    Some(summary.weight_bytes(&cell.dtype) + summary.kv_bytes(cell.batch_size, length, &cell.dtype))
+}
+
+/// Shortest time that a cell's repeats take: warm-up, guard and window; a pass that takes longer adds to it.
+fn least_time(protocol: &Protocol, blocks: u32) -> Seconds {
+    (protocol.warmup_s + protocol.guard_s * 2.0 + protocol.min_window_s) * f64::from(blocks)
+}
+
+fn summary(prepared: &Prepared, shown: usize, protocol: Option<&Protocol>) {
+    let blocks = prepared.plan.blocks;
+    let trials = shown * blocks as usize;
+    let time = protocol.map(|protocol| {
+        let loads = prepared.spec.models.len() as f64 * f64::from(blocks);
+        least_time(protocol, blocks) * shown as f64 + protocol.idle_s * loads
+    });
+    let time = time.map_or_else(|| "–".to_owned(), |time| format!("at least {}", format::duration(time)));
+    println!("\n{shown} cells × {blocks} repeats = {trials} trials; {} prompts a pass; {time}", prepared.prompts.items.len());
+}

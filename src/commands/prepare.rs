@@ -1,0 +1,102 @@
+//! Everything that is known before a model is loaded: the sweep, its prompts, what its models are, the plan.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::clock::{Clock, SimulatedDevice};
+use crate::engine::load::{DeviceChoice, ModelSummary};
+use crate::error::{Error, Result};
+use crate::meter::{MeterChoice, MeterOptions};
+use crate::model::Loader;
+use crate::prompts::PromptSet;
+use crate::sweep::spec::{AccuracySpec, ModelSource, PromptSpec};
+use crate::sweep::{Plan, SweepSpec};
+use crate::units::Watts;
+
+/// A sweep that is ready to be measured.
+pub struct Prepared {
+    /// The sweep file.
+    pub file: PathBuf,
+    /// Its text.
+    pub yaml: String,
+    /// What it says.
+    pub spec: SweepSpec,
+    /// Finds and loads its models.
+    pub loader: Loader,
+    /// The prompts of the energy windows.
+    pub prompts: PromptSet,
+    /// The prompts of the accuracy, where it is measured.
+    pub accuracy: Option<PromptSet>,
+    /// What each model is, by label, or why that isn't known.
+    pub models: BTreeMap<String, Result<Option<ModelSummary>>>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+impl Prepared {
+    /// Reads a sweep file and everything that it names.
+    ///
+    /// A model that can't be found or served doesn't stop the others: it is kept as an error.
+    ///
+    /// # Errors
+    /// The sweep file, a prompt file or the plan is wrong.
+    pub fn new(file: &Path, device: DeviceChoice, offline: bool) -> Result<Self> {
+        let (spec, yaml) = SweepSpec::read(file)?;
+        let base = file.parent().unwrap_or(Path::new("")).to_owned();
+        let loader = Loader { base, device, offline };
+        let prompts = energy_prompts(&spec.prompts, &loader)?;
+        let accuracy = spec.accuracy.as_ref().map(|accuracy| accuracy_prompts(accuracy, &loader)).transpose()?;
+        let inspect = |model: &crate::sweep::spec::ModelSpec| (model.label.clone(), loader.inspect(model));
+        let models: BTreeMap<_, _> = spec.models.iter().map(inspect).collect();
+        let dtypes = spec.models.iter().filter_map(|model| {
+            let summary = models.get(&model.label)?.as_ref().ok()?;
+            Some((model.label.clone(), loader.dtype(model, summary.as_ref())))
+        });
+        let plan = Plan::new(&spec, &dtypes.collect())?;
+        Ok(Self { file: file.to_owned(), yaml, spec, loader, prompts, accuracy, models, plan })
+    }
+
+    /// The clock: that of the simulated device where the models are simulated.
+    pub fn clock(&self) -> Clock {
+        let idle = self.spec.models.iter().find_map(|model| match &model.source {
+            ModelSource::Synthetic(spec) => Some(spec.idle_w),
+            ModelSource::Name(_) => None,
+        });
+        idle.map_or_else(Clock::monotonic, |idle_w| Clock::Simulated(SimulatedDevice::new(Watts(idle_w))))
+    }
+
+    /// Which meter measures: a simulated model needs the synthetic one.
+    pub fn meter_choice(&self, clock: &Clock) -> MeterChoice {
+        match clock {
+            Clock::Simulated(_) => MeterChoice::Synthetic,
+            Clock::Monotonic(_) => self.spec.measure.meter,
+        }
+    }
+
+    /// What the meter has to know.
+    pub fn meter_options(&self) -> MeterOptions {
+        MeterOptions {
+            gpu_indices: self.spec.measure.gpu_indices.clone(),
+            coefficients: self.spec.measure.modelled.unwrap_or_default(),
+            engine_on_gpu: self.loader.device.is_gpu(),
+        }
+    }
+}
+
+fn energy_prompts(spec: &PromptSpec, loader: &Loader) -> Result<PromptSet> {
+    let set = match (&spec.file, &spec.text) {
+        (Some(file), _) => PromptSet::read(&loader.base.join(file), &file.display().to_string())?,
+        (None, texts) => PromptSet::from_texts("the sweep file", texts.as_deref().unwrap_or_default()),
+    };
+    set.draw(spec.count, spec.seed)
+}
+
+fn accuracy_prompts(spec: &AccuracySpec, loader: &Loader) -> Result<PromptSet> {
+    let path = loader.base.join(&spec.file);
+    let set = PromptSet::read(&path, &spec.file.display().to_string())?;
+    if set.items.iter().any(|item| item.reference.is_none()) {
+        let message = format!("{}: a row has no `response`, so its answer can't be scored", path.display());
+        return Err(Error::input(message).hint("add the reference answers, or remove `accuracy`"));
+    }
+    set.draw(spec.count, spec.seed)
+}

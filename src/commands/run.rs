@@ -1,0 +1,110 @@
+//! `ept-sweep run`: measure what is left of a sweep, score the answers, write the report.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use crate::cli::RunArgs;
+use crate::cli::console::Console;
+use crate::cli::exit::Exit;
+use crate::commands::measure::Measuring;
+use crate::commands::prepare::Prepared;
+use crate::commands::{evaluate, info, report};
+use crate::error::{Error, Kind, Result};
+use crate::meter;
+use crate::record::{EnergyMethod, MeterInfo, Outcome, Trial};
+use crate::store::{Existing, Opened, RunDir};
+use crate::sweep::TrialKey;
+use crate::sweep::plan::CellFilter;
+
+/// Runs a sweep.
+///
+/// # Errors
+/// Bad input, a failure of the disk, or an interruption; a failed trial is a row, not an error.
+pub fn run(arguments: &RunArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
+    let prepared = Prepared::new(&arguments.sweep, arguments.place.device, arguments.place.offline)?;
+    let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
+    require_match(&prepared, only.as_ref())?;
+    let clock = prepared.clock();
+    let mut meter = meter::open(prepared.meter_choice(&clock), &prepared.meter_options(), &clock)?;
+    let run_info = info::run_info(&prepared, meter.info())?;
+    let root = arguments.out.clone().unwrap_or_else(|| default_root(&prepared.spec.name));
+    let existing = if arguments.fresh { Existing::Rotate } else { Existing::Resume };
+    let Opened { mut dir, trials, evaluations, rotated_to } = RunDir::open(&root, &run_info, existing)?;
+    if let Some(path) = rotated_to {
+        console.say(format!("moved the earlier run to `{}`", path.display()));
+    }
+    let done = done_trials(&trials, arguments.retry_failed);
+    let sessions = prepared.plan.remaining(&done, only.as_ref());
+    announce(&prepared, meter.info(), &root, done.len(), sessions.iter().map(|s| s.cells.len()).sum(), console);
+    let mut measured = Ok(());
+    let scores_missing = !evaluate::missing(&prepared, &evaluations, only.as_ref()).is_empty();
+    if !sessions.is_empty() || scores_missing {
+        dir.begin_part(&run_info)?;
+        let mut measuring = Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, console, stop };
+        measured = measuring.sessions(&sessions, done.len());
+        if measured.is_ok() {
+            measured = evaluate::evaluate(&prepared, &clock, &mut dir, &evaluations, only.as_ref(), console, stop);
+        }
+    }
+    finish(measured, &dir, console)
+}
+
+/// Writes the report of what is there, also after an interruption.
+fn finish(measured: Result<()>, dir: &RunDir, console: &Console) -> Result<Exit> {
+    match measured {
+        Err(error) if error.kind_of() == Kind::Interrupted => {
+            console.warn("interrupted: finished trials are kept; start again to go on");
+            report::write(dir.root(), console)?;
+            Ok(Exit::Interrupted)
+        }
+        Err(error) => Err(error),
+        Ok(()) => {
+            let written = report::write(dir.root(), console)?;
+            Ok(if written.failed > 0 { Exit::TrialsFailed } else { Exit::Done })
+        }
+    }
+}
+
+/// `reports/<name>` under the current directory.
+fn default_root(name: &str) -> PathBuf {
+    Path::new("reports").join(name)
+}
+
+fn done_trials(trials: &[Trial], retry_failed: bool) -> HashSet<TrialKey> {
+    let done = trials.iter().filter(|trial| !retry_failed || matches!(trial.outcome, Outcome::Measured(_)));
+    done.map(|trial| TrialKey { cell: trial.cell.id.clone(), block: trial.block }).collect()
+}
+
+fn require_match(prepared: &Prepared, only: Option<&CellFilter>) -> Result<()> {
+    let Some(filter) = only else { return Ok(()) };
+    if prepared.plan.cells.iter().any(|cell| filter.matches(&cell.id)) {
+        return Ok(());
+    }
+    let first = prepared.plan.cells.first().map_or_else(String::new, |cell| format!(", such as `{}`", cell.id));
+    Err(Error::input("`--only` matches no cell").hint(format!("`ept-sweep plan` lists the cell ids{first}")))
+}
+
+fn announce(prepared: &Prepared, meter: &MeterInfo, root: &Path, done: usize, left: usize, console: &Console) {
+    let plan = &prepared.plan;
+    console.say(format!(
+        "{}: {} cells × {} repeats, {} prompts, meter `{}` → {}",
+        prepared.spec.name,
+        plan.cells.len(),
+        plan.blocks,
+        prepared.prompts.items.len(),
+        meter.name,
+        root.display()
+    ));
+    if meter.method == EnergyMethod::Modelled {
+        console.warn(
+            "no energy sensor here: energy is modelled from processor time. Good for trying the tool, \
+             never for a claim (`ept-sweep meter` says what is missing)",
+        );
+    }
+    match (done, left) {
+        (0, _) => {}
+        (done, 0) => console.say(format!("all {done} trials are measured already; nothing is measured again")),
+        (done, left) => console.say(format!("resuming: {done} trials are measured already, {left} are left")),
+    }
+}

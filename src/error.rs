@@ -1,0 +1,111 @@
+//! The one error type of the crate: what went wrong, and what the user can do about it.
+
+use std::fmt;
+
+/// Result of anything that can fail with a message for the user.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in lower case and without a final period, and optionally what to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Error {
+    message: String,
+    hint: Option<String>,
+    kind: Kind,
+}
+
+/// Whose turn it is after an error: decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The user's input (a sweep file, a flag, a model folder) has to change.
+    Input,
+    /// The machine or a file failed while the work was under way.
+    Runtime,
+    /// The user asked to stop (Ctrl-C or SIGTERM); what was done is kept.
+    Interrupted,
+    /// The device or the host ran out of memory.
+    OutOfMemory,
+}
+
+impl Error {
+    /// A failure while running.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, kind: Kind::Runtime }
+    }
+
+    /// Something the user has to change.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Input, ..Self::new(message) }
+    }
+
+    /// The user asked to stop.
+    pub fn interrupted() -> Self {
+        Self { kind: Kind::Interrupted, ..Self::new("interrupted") }
+    }
+
+    /// Sets what the user can do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets the kind.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Puts where it happened in front of the message.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// What went wrong, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do next, where it is known.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whose turn it is.
+    pub fn kind_of(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Says where a foreign error happened: `fs::read(p).context(|| format!("can't read `{}`", p.display()))`.
+pub trait Context<T> {
+    /// A runtime failure, with `what` in front of the cause.
+    fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+
+    /// The same for something that the user has to change.
+    fn input_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
+    fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|cause| Error::new(format!("{}: {cause}", what())))
+    }
+
+    fn input_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|cause| Error::input(format!("{}: {cause}", what())))
+    }
+}

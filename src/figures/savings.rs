@@ -1,0 +1,183 @@
+//! What a student (or a control) saves against its teacher, at each batch size and output length.
+
+use super::axis::{Axis, Panel, label_ticks};
+use super::legend;
+use super::picture::{Align, HALF_DIGIT, Picture, Text};
+use super::theme::{FULL_WIDTH, HAIR, INK, MARGIN, MARKER, MEDIUM, MUTED, ModelStyle, SMALL, Styles, THIN, text_width};
+use crate::analysis::{Comparison, Estimate, Study, Verdict};
+use crate::format::{self, Scale};
+
+const ROW: f64 = 9.5;
+const GROUP_GAP: f64 = 5.0;
+
+/// What the figure shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    groups: Vec<Group>,
+    models: Vec<ModelStyle>,
+    teachers: Vec<String>,
+    inconclusive: bool,
+    caveat: Option<&'static str>,
+}
+
+/// The comparisons of one batch size and output length, or of all of them.
+#[derive(Debug, Clone, PartialEq)]
+struct Group {
+    label: String,
+    whole: bool,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    style: ModelStyle,
+    saving: Estimate,
+    verdict: Verdict,
+}
+
+/// The known savings; `None` where there is none.
+pub fn series(study: &Study) -> Option<Series> {
+    let styles = Styles::of(study);
+    let row = |model: &str, comparison: &Comparison| {
+        let saving = comparison.saving.filter(|s| s.value.is_finite())?;
+        Some(Row { style: styles.get(model), saving, verdict: comparison.verdict })
+    };
+    let mut groups: Vec<((usize, usize), Group)> = Vec::new();
+    for saving in &study.savings {
+        let Some(row) = row(&saving.student, &saving.ept_out) else { continue };
+        let key = (saving.batch_size, saving.max_new_tokens);
+        match groups.iter_mut().find(|(of, _)| *of == key) {
+            Some((_, group)) => group.rows.push(row),
+            None => groups.push((key, Group { label: group_label(key), whole: false, rows: vec![row] })),
+        }
+    }
+    groups.sort_by_key(|(key, _)| *key);
+    let mut groups: Vec<Group> = groups.into_iter().map(|(_, group)| group).collect();
+    let overall: Vec<Row> = study.overall.iter().filter_map(|o| row(&o.student, &o.ept_out)).collect();
+    if groups.len() > 1 && !overall.is_empty() {
+        groups.push(Group { label: "All cells".to_owned(), whole: true, rows: overall });
+    }
+    let rows = || groups.iter().flat_map(|g| &g.rows);
+    let models = styles.only(rows().map(|row| row.style.label.as_str()));
+    let inconclusive = rows().any(|row| row.verdict == Verdict::Inconclusive);
+    let mut teachers: Vec<String> = study.savings.iter().map(|s| s.teacher.clone()).collect();
+    teachers.sort();
+    teachers.dedup();
+    let caveat = format::caveat(&study.methods);
+    (!groups.is_empty()).then_some(Series { groups, models, teachers, inconclusive, caveat })
+}
+
+fn group_label((batch, length): (usize, usize)) -> String {
+    format!("Batch {batch}, {}", format::plural(length, "token"))
+}
+
+impl Series {
+    /// One sentence on what the figure shows.
+    pub fn caption(&self) -> String {
+        let hollow = if self.inconclusive { " Hollow markers: inconclusive." } else { "" };
+        format!(
+            "Energy per output token saved against {} at equal batch size and output length. Bars are 95 % intervals; \
+             right of zero is less energy.{hollow}",
+            self.against()
+        )
+    }
+
+    /// What somebody who can't see the figure should know.
+    pub fn alt(&self) -> String {
+        let last = self.groups.last().map(|group| {
+            let rows = group.rows.iter().map(|r| format!("{} {}", r.style.label, format::percent(&r.saving)));
+            format!("{}: {}.", group.label, rows.collect::<Vec<_>>().join("; "))
+        });
+        format!("Dot plot of the saving against {}. {}", self.against(), last.unwrap_or_default())
+    }
+
+    fn against(&self) -> String {
+        match self.teachers.as_slice() {
+            [one] => one.clone(),
+            _ => "each model's teacher".to_owned(),
+        }
+    }
+}
+
+/// Draws the figure: a group of rows for each batch size and output length, and the numbers at the right.
+pub fn draw(series: &Series) -> Picture {
+    let rows: usize = series.groups.iter().map(|group| group.rows.len()).sum();
+    let rows_height = rows as f64 * ROW + series.groups.len() as f64 * GROUP_GAP;
+    // the strip of the legend is measured on a scratch picture, since the height depends on it
+    let strip = legend::draw(&mut Picture::new(FULL_WIDTH, 100.0), &series.models, false, series.caveat);
+    let top = MARGIN + strip + 6.0;
+    let mut picture = Picture::new(FULL_WIDTH, top + rows_height + 36.0);
+    legend::draw(&mut picture, &series.models, false, series.caveat);
+    let panel = panel(series, top, rows_height);
+    let ticks = label_ticks(&panel.x.ticks(6), 100.0);
+    panel.grid_x(&mut picture, &ticks);
+    panel.axis_x(&mut picture, &ticks);
+    panel.title_x(&mut picture, &format!("Energy saved per output token against {} (%)", short(&series.against())));
+    zero(&mut picture, &panel);
+    let mut y = panel.top;
+    for group in &series.groups {
+        draw_group(&mut picture, &panel, group, &mut y);
+    }
+    picture
+}
+
+fn short(name: &str) -> String {
+    super::theme::fit(name, 120.0, MEDIUM, false)
+}
+
+fn panel(series: &Series, top: f64, height: f64) -> Panel {
+    let label = |g: &Group| text_width(&g.label, SMALL, g.whole);
+    let left = MARGIN + series.groups.iter().map(label).fold(0.0, f64::max) + 8.0;
+    let all = || series.groups.iter().flat_map(|group| &group.rows);
+    let number = |r: &Row| text_width(&numbers(r), SMALL, false);
+    let right = FULL_WIDTH - MARGIN - all().map(number).fold(0.0, f64::max) - 8.0;
+    // an interval far below zero would squeeze everything else: it's cut at the edge, with an arrow
+    let lowest = all().map(|r| r.saving.value).fold(0.0, f64::min);
+    let ends = all().map(|r| r.saving.interval.map_or(r.saving.value, |i| i.low)).filter(|v| v.is_finite());
+    let low = ends.fold(lowest, f64::min).max(lowest.min(-1.0));
+    let low = if low < 0.0 { low * 1.05 - 0.01 } else { 0.0 };
+    let highest = all().map(|r| r.saving.interval.map_or(r.saving.value, |i| i.high)).fold(0.0, f64::max);
+    let x = Axis::between(low, (highest * 1.05).clamp(0.1, 1.0));
+    Panel { left, top, right, bottom: top + height, x, y: Axis::between(0.0, 1.0) }
+}
+
+fn zero(picture: &mut Picture, panel: &Panel) {
+    let x = panel.x_at(0.0);
+    picture.line([(x, panel.top), (x, panel.bottom)], INK, THIN);
+}
+
+fn draw_group(picture: &mut Picture, panel: &Panel, group: &Group, y: &mut f64) {
+    if group.whole {
+        picture.line([(MARGIN, *y), (FULL_WIDTH - MARGIN, *y)], MUTED, HAIR);
+    }
+    let height = group.rows.len() as f64 * ROW + GROUP_GAP;
+    let middle = *y + height / 2.0;
+    let at = (MARGIN, middle + SMALL * HALF_DIGIT);
+    picture.text(Text { bold: group.whole, ..Text::new(group.label.clone(), at) });
+    for (i, row) in group.rows.iter().enumerate() {
+        draw_row(picture, panel, row, *y + GROUP_GAP / 2.0 + (i as f64 + 0.5) * ROW, group.whole);
+    }
+    *y += height;
+}
+
+fn draw_row(picture: &mut Picture, panel: &Panel, row: &Row, y: f64, whole: bool) {
+    if let Some(interval) = row.saving.interval {
+        let (x0, x1) = (panel.x_at(interval.low), panel.x_at(interval.high));
+        picture.bar_x((x0, x1), y, row.style.color);
+        if panel.x.place(interval.low) == 0.0 && panel.x.place(row.saving.value) > 0.0 {
+            picture.fill([(x0 - 3.0, y), (x0 + 1.0, y - 2.4), (x0 + 1.0, y + 2.4)], row.style.color);
+        }
+    }
+    let hollow = row.verdict == Verdict::Inconclusive;
+    picture.marker(row.style.shape, (panel.x_at(row.saving.value), y), row.style.color, hollow);
+    let at = (FULL_WIDTH - MARGIN, y + SMALL * HALF_DIGIT);
+    picture.text(Text { align: Align::Right, bold: whole, ..Text::new(numbers(row), at) });
+    debug_assert!(MARKER < ROW / 2.0);
+}
+
+fn numbers(row: &Row) -> String {
+    match row.saving.interval {
+        Some(_) => format::percent(&row.saving),
+        None => format!("{} % (n = {})", format::value(&row.saving, Scale::PERCENT), row.saving.n),
+    }
+}

@@ -1,0 +1,66 @@
+//! What machine this is, and what program: the provenance that every run stores.
+
+use std::fs;
+use std::time::SystemTime;
+
+use crate::record::Host;
+
+/// Version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Git revision that the program was built from, where it was built in a checkout.
+pub fn git_revision() -> Option<String> {
+    let revision = env!("EPT_SWEEP_REVISION");
+    (!revision.is_empty()).then(|| revision.to_owned())
+}
+
+/// This machine, as far as the system tells.
+pub fn describe() -> Host {
+    Host {
+        hostname: line("/proc/sys/kernel/hostname"),
+        os: operating_system(),
+        cpu: cpu_model(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: memory_bytes("MemTotal:"),
+    }
+}
+
+/// Memory that can be taken without swapping, where the system tells.
+pub fn available_memory() -> Option<u64> {
+    memory_bytes("MemAvailable:")
+}
+
+/// The time now, RFC 3339 in UTC with seconds.
+pub fn timestamp() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+fn line(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn operating_system() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").ok();
+    let pretty = release.as_deref().and_then(|text| {
+        let value = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+        Some(value.trim_matches('"').to_owned())
+    });
+    match (pretty, line("/proc/sys/kernel/osrelease")) {
+        (Some(name), Some(kernel)) => Some(format!("{name}, kernel {kernel}")),
+        (Some(name), None) => Some(name),
+        (None, Some(kernel)) => Some(format!("{} {kernel}", std::env::consts::OS)),
+        (None, None) => Some(std::env::consts::OS.to_owned()),
+    }
+}
+
+fn cpu_model() -> Option<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let value = info.lines().find(|line| line.starts_with("model name"))?.split_once(':')?.1;
+    Some(value.trim().to_owned())
+}
+
+fn memory_bytes(key: &str) -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = info.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?;
+    Some(kilobytes.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,37 @@
+//! Energy-per-token sweeps over language models: measure, analyse, draw and report.
+//!
+//! The modules in import order (a module imports only from modules above it) are described in `docs/design.md`.
+
+pub mod clock;
+pub mod digest;
+pub mod error;
+pub mod host;
+pub mod units;
+
+pub mod record;
+
+pub mod hub;
+pub mod table;
+pub mod template;
+
+pub mod prompts;
+
+pub mod engine;
+pub mod meter;
+
+pub mod sweep;
+
+pub mod store;
+
+pub mod evaluate;
+pub mod stage;
+
+pub mod frame;
+
+pub mod analysis;
+
+pub mod format;
+
+pub mod figures;
+
+pub mod report;

@@ -1,0 +1,40 @@
+//! The binary: reads the command line, installs the signal handler, and turns errors into messages and exit codes.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use ept_sweep::cli::Cli;
+use ept_sweep::cli::console::Console;
+use ept_sweep::cli::exit::Exit;
+use ept_sweep::commands::dispatch;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let console = Console::new(cli.quiet);
+    let stop = stop_on_signal(&console);
+    match dispatch(cli, &console, &stop) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            console.error(&error);
+            Exit::from(&error).into()
+        }
+    }
+}
+
+/// The first Ctrl-C or SIGTERM asks the work to stop at the next batch; a second one ends the process at once.
+fn stop_on_signal(console: &Console) -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(Exit::Interrupted as i32);
+        }
+        eprintln!("stopping after the batch under way (again to stop at once)");
+    });
+    if let Err(error) = handler {
+        console.warn(format!("Ctrl-C won't be handled: {error}"));
+    }
+    stop
+}

@@ -1,0 +1,306 @@
+//! Pure functions from a [`Trace`] to an energy between two instants. Reads no device and no clock.
+
+use crate::record::{
+    Domain, DomainEnergy, EnergyMethod, MeterInfo, Quantity, Reason, Sample, SourceTrace, Trace, Validity, WindowEnergy,
+};
+use crate::units::{Joules, Seconds};
+
+/// |residual| above this is a warning.
+pub const RESIDUAL_NOTICEABLE: f64 = 0.01;
+/// |residual| above this makes a window invalid.
+pub const RESIDUAL_TOO_LARGE: f64 = 0.05;
+/// Power samples have to cover this share of a window.
+pub const COVERAGE_NEEDED: f64 = 0.95;
+
+/// Longest gap between power samples that still counts as covered, for a source without a stated tick.
+const MAX_GAP: Seconds = Seconds(0.1);
+/// The same for a source that ticks, in ticks: an update that comes late is not a lost sample.
+const MAX_GAP_TICKS: f64 = 2.5;
+/// A hardware counter that stands still for this many of its ticks is stuck …
+const STUCK_TICKS: f64 = 10.0;
+/// … but not before this long, because readings can come much more slowly than ticks.
+const STUCK_AT_LEAST: Seconds = Seconds(0.5);
+
+/// Why a counter gives no energy for a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CounterFault {
+    /// It went backwards inside the window.
+    Reset,
+    /// It stood still although it should tick.
+    Stuck,
+    /// Its readings don't reach from one edge to the other.
+    NotCovered,
+}
+
+impl CounterFault {
+    fn reason(self) -> Reason {
+        match self {
+            CounterFault::Reset => Reason::CounterReset,
+            CounterFault::Stuck => Reason::CounterStuck,
+            CounterFault::NotCovered => Reason::CoverageTooLow,
+        }
+    }
+}
+
+/// The time integral of sampled power over a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PowerIntegral {
+    /// The energy, gaps bridged linearly and edges without samples held at the nearest one.
+    pub energy: Joules,
+    /// Share of the window that lies close enough to a sample.
+    pub coverage: f64,
+    /// Longest time inside the window without a sample.
+    pub max_gap: Seconds,
+}
+
+/// Energy between `t0` and `t1` by a running total, interpolated linearly at both edges.
+///
+/// A counter that states a tick is a staircase: repeated readings say only that no tick came, so the line goes
+/// through the ticks ([`ticks`]), not through the readings.
+///
+/// # Errors
+/// The counter went backwards or stood still inside the window, or its readings don't reach both edges.
+pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<Joules, CounterFault> {
+    if is_stuck(source, t0, t1) {
+        return Err(CounterFault::Stuck);
+    }
+    let points = ticks(source);
+    let from = points.partition_point(|point| point.t <= t0).saturating_sub(1);
+    let to = points.partition_point(|point| point.t < t1).min(points.len().saturating_sub(1));
+    let inside = points.get(from..=to).ok_or(CounterFault::NotCovered)?;
+    if inside.windows(2).any(|pair| pair[1].value < pair[0].value) {
+        return Err(CounterFault::Reset);
+    }
+    let reach = source.tick.unwrap_or_default();
+    let at = |t| value_at(inside, t, reach).ok_or(CounterFault::NotCovered);
+    Ok(Joules(at(t1)? - at(t0)?))
+}
+
+/// When a counter ticked, as well as its readings tell, and what it said then.
+///
+/// A reading that differs from the one before shows that a tick came between the two, at most one tick ago: it is
+/// stamped with the middle of that interval. Without a stated tick the readings themselves are returned.
+pub fn ticks(source: &SourceTrace) -> Vec<Sample> {
+    let Some(tick) = source.tick else { return source.samples.clone() };
+    let half_before = |reading: &Sample, gap: f64| Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading };
+    let first = source.samples.first().map(|reading| half_before(reading, tick.0));
+    let later = source
+        .samples
+        .windows(2)
+        .filter(|pair| pair[0].value != pair[1].value)
+        .map(|pair| half_before(&pair[1], (pair[1].t - pair[0].t).0.min(tick.0)));
+    first.into_iter().chain(later).collect()
+}
+
+/// Only hardware counters can stick; a simulated or computed one stands still where there is no power.
+fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
+    if source.method != EnergyMethod::Counter {
+        return false;
+    }
+    let tick = source.tick.unwrap_or_default().0;
+    let limit = (STUCK_TICKS * tick).max(STUCK_AT_LEAST.0);
+    let whole = (t1 - t0).0;
+    source.samples.chunk_by(|a, b| a.value == b.value).any(|run| {
+        let still = overlap((run[0].t, run[run.len() - 1].t), (t0, t1));
+        still > limit || (still >= whole && whole > 2.0 * tick)
+    })
+}
+
+/// Linear interpolation; past either end the nearest slope is followed for at most `reach`.
+fn value_at(points: &[Sample], t: Seconds, reach: Seconds) -> Option<f64> {
+    let after = points.partition_point(|point| point.t <= t);
+    let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
+    let (a, b) = (points[left], points[left + 1]);
+    let outside = (a.t - t).0.max((t - b.t).0);
+    let rise = (b.value - a.value) / (b.t - a.t).0;
+    (outside <= reach.0 && rise.is_finite()).then(|| a.value + rise * (t - a.t).0)
+}
+
+/// Energy between `t0` and `t1` by the trapezoid rule over every sample, interpolated linearly at both edges.
+///
+/// `None` without samples or for an empty window.
+pub fn power_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<PowerIntegral> {
+    let (first, last) = (source.samples.first()?, source.samples.last()?);
+    let whole = (t1 - t0).0;
+    if whole.is_nan() || whole <= 0.0 {
+        return None;
+    }
+    let reach = max_gap(source).0 / 2.0;
+    let mut energy = first.value * overlap((t0, first.t), (t0, t1)) + last.value * overlap((last.t, t1), (t0, t1));
+    let mut uncovered =
+        overlap((t0, Seconds(first.t.0 - reach)), (t0, t1)) + overlap((Seconds(last.t.0 + reach), t1), (t0, t1));
+    let mut max_gap = overlap((t0, first.t), (t0, t1)).max(overlap((last.t, t1), (t0, t1)));
+    for pair in source.samples.windows(2) {
+        let (a, b) = (pair[0], pair[1]);
+        energy += trapezoid(a, b, t0, t1);
+        uncovered += overlap((Seconds(a.t.0 + reach), Seconds(b.t.0 - reach)), (t0, t1));
+        max_gap = max_gap.max(overlap((a.t, b.t), (t0, t1)));
+    }
+    Some(PowerIntegral { energy: Joules(energy), coverage: 1.0 - uncovered / whole, max_gap: Seconds(max_gap) })
+}
+
+/// Area under the line from `a` to `b`, as far as it lies between `t0` and `t1`.
+fn trapezoid(a: Sample, b: Sample, t0: Seconds, t1: Seconds) -> f64 {
+    let (from, to) = (a.t.0.max(t0.0), b.t.0.min(t1.0));
+    if from >= to {
+        return 0.0;
+    }
+    let slope = (b.value - a.value) / (b.t.0 - a.t.0);
+    let middle = a.value + slope * ((from + to) / 2.0 - a.t.0);
+    middle * (to - from)
+}
+
+/// Seconds that two intervals share.
+fn overlap(one: (Seconds, Seconds), other: (Seconds, Seconds)) -> f64 {
+    (one.1.0.min(other.1.0) - one.0.0.max(other.0.0)).max(0.0)
+}
+
+fn max_gap(source: &SourceTrace) -> Seconds {
+    match (source.method, source.tick) {
+        // two samples at each change of power: nothing is lost between them, however far apart they are
+        (EnergyMethod::Simulated, None) => Seconds(f64::INFINITY),
+        (_, Some(tick)) => Seconds((tick.0 * MAX_GAP_TICKS).max(MAX_GAP.0)),
+        (_, None) => MAX_GAP,
+    }
+}
+
+/// Power averaged over intervals of at least `spacing` of a counter, stamped at their middles: for figures.
+///
+/// It keeps the counter's method, which says that it is no second source.
+pub fn derived_power(counter: &SourceTrace, spacing: Seconds) -> SourceTrace {
+    let mut samples = Vec::new();
+    let mut readings = counter.samples.iter();
+    if let Some(mut from) = readings.next() {
+        for to in readings.filter(|to| to.t.0 > from.t.0) {
+            if (to.t - from.t).0 >= spacing.0 {
+                let value = (to.value - from.value) / (to.t - from.t).0;
+                samples.push(Sample { t: Seconds((from.t.0 + to.t.0) / 2.0), value });
+                from = to;
+            }
+        }
+    }
+    SourceTrace { quantity: Quantity::Power, samples, ..counter.clone() }
+}
+
+/// Gross energy between `t0` and `t1`: counters where there are, integrated power elsewhere, the residual of the two
+/// where both are independent, and what speaks against the figure.
+///
+/// Where a domain of `info` has no usable source the total is `None`: a sum that leaves a domain out would pass for
+/// the whole.
+pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> (WindowEnergy, Validity) {
+    let duration = t1 - t0;
+    let mut validity = Validity::default();
+    if duration < info.min_window_s || duration <= Seconds(0.0) {
+        validity.invalid_reasons.push(Reason::WindowTooShort);
+    }
+    if duration <= Seconds(0.0) || info.domains.is_empty() {
+        validity.invalid_reasons.push(Reason::NoEnergySource);
+        return (WindowEnergy::default(), validity);
+    }
+    let readings: Vec<_> = info.domains.iter().map(|domain| Reading::of(trace, domain, t0, t1)).collect();
+    let energy = combine(&readings);
+    judge(&energy, &readings, &mut validity);
+    (energy, validity)
+}
+
+/// What the sources of one domain say about a window.
+struct Reading<'a> {
+    domain: &'a str,
+    counter: Option<(EnergyMethod, Option<Seconds>, Result<Joules, CounterFault>)>,
+    power: Option<(EnergyMethod, PowerIntegral)>,
+}
+
+impl<'a> Reading<'a> {
+    fn of(trace: &Trace, domain: &'a Domain, t0: Seconds, t1: Seconds) -> Self {
+        let find = |quantity| {
+            trace
+                .sources
+                .iter()
+                .find(|source| source.domain == domain.name && source.quantity == quantity && is_independent(source))
+        };
+        Self {
+            domain: &domain.name,
+            counter: find(Quantity::EnergyCounter)
+                .map(|source| (source.method, source.tick, counter_energy(source, t0, t1))),
+            power: find(Quantity::Power).and_then(|source| Some((source.method, power_energy(source, t0, t1)?))),
+        }
+    }
+
+    fn energy(&self) -> Option<DomainEnergy> {
+        let (method, energy_j) = match (&self.counter, &self.power) {
+            (Some((method, _, energy)), _) => (*method, (*energy).ok()?),
+            (None, Some((method, power))) => (*method, power.energy),
+            (None, None) => return None,
+        };
+        Some(DomainEnergy { domain: self.domain.to_owned(), energy_j, method })
+    }
+
+    fn invalid_reason(&self) -> Option<Reason> {
+        match (&self.counter, &self.power) {
+            (Some((_, _, energy)), _) => energy.err().map(CounterFault::reason),
+            (None, Some((_, power))) => (power.coverage < COVERAGE_NEEDED).then_some(Reason::CoverageTooLow),
+            (None, None) => Some(Reason::NoEnergySource),
+        }
+    }
+
+    /// The counter's figure stands, but what should confirm it has holes.
+    fn is_thinly_confirmed(&self) -> bool {
+        self.counter.is_some() && self.power.is_some_and(|(_, power)| power.coverage < COVERAGE_NEEDED)
+    }
+}
+
+/// Power that was computed from a counter carries the counter's method: it can't confirm that counter.
+fn is_independent(source: &SourceTrace) -> bool {
+    source.quantity == Quantity::EnergyCounter
+        || matches!(source.method, EnergyMethod::PowerIntegral | EnergyMethod::Simulated)
+}
+
+fn combine(readings: &[Reading]) -> WindowEnergy {
+    let domains: Vec<DomainEnergy> = readings.iter().filter_map(Reading::energy).collect();
+    let complete = !domains.is_empty() && domains.len() == readings.len();
+    let total_j = complete.then(|| domains.iter().map(|domain| domain.energy_j).sum());
+    let powers: Vec<PowerIntegral> = readings.iter().filter_map(|reading| Some(reading.power?.1)).collect();
+    let integral_j =
+        (!powers.is_empty() && powers.len() == readings.len()).then(|| powers.iter().map(|power| power.energy).sum());
+    let has_counters = readings.iter().all(|reading| reading.counter.is_some());
+    WindowEnergy {
+        total_j,
+        method: if complete { domains.iter().map(|domain| domain.method).max() } else { None },
+        residual: residual(total_j, integral_j).filter(|_| has_counters),
+        integral_j,
+        coverage: powers.iter().map(|power| power.coverage).reduce(f64::min),
+        max_gap_s: powers.iter().map(|power| power.max_gap).reduce(|a, b| if a < b { b } else { a }),
+        tick_s: readings
+            .iter()
+            .filter_map(|reading| reading.counter.as_ref()?.1)
+            .reduce(|a, b| if a < b { b } else { a }),
+        domains,
+    }
+}
+
+/// (counter − integral) / counter.
+fn residual(counter: Option<Joules>, integral: Option<Joules>) -> Option<f64> {
+    let (counter, integral) = (counter?.0, integral?.0);
+    (counter > 0.0).then(|| (counter - integral) / counter)
+}
+
+fn judge(energy: &WindowEnergy, readings: &[Reading], validity: &mut Validity) {
+    let Validity { invalid_reasons, warnings } = validity;
+    invalid_reasons.extend(readings.iter().filter_map(Reading::invalid_reason));
+    match energy.residual.map(f64::abs) {
+        Some(residual) if residual > RESIDUAL_TOO_LARGE => invalid_reasons.push(Reason::ResidualTooLarge),
+        Some(residual) if residual > RESIDUAL_NOTICEABLE => warnings.push(Reason::ResidualNoticeable),
+        _ => {}
+    }
+    if readings.iter().any(Reading::is_thinly_confirmed) {
+        warnings.push(Reason::CoverageTooLow);
+    }
+    if energy.domains.iter().any(|domain| domain.method == EnergyMethod::Modelled) {
+        warnings.push(Reason::Modelled);
+    }
+    invalid_reasons.sort();
+    invalid_reasons.dedup();
+}
+
+#[cfg(test)]
+mod tests;

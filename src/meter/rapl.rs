@@ -1,0 +1,265 @@
+//! The processor's energy counters through Linux powercap: packages and DRAM. Reads files below one folder only.
+//!
+//! Format: the kernel's `Documentation/power/powercap/powercap.rst`; `energy_uj` counts microjoules and starts again
+//! at 0 after `max_energy_range_uj`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::Meter;
+use super::integrate::derived_power;
+use super::sampler::{Sampler, Source};
+use crate::clock::Clock;
+use crate::error::{Context, Error, Result};
+use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Trace};
+use crate::units::Seconds;
+
+/// Name of the meter.
+pub const NAME: &str = "rapl";
+/// Where Linux shows the zones.
+pub const POWERCAP: &str = "/sys/class/powercap";
+
+/// The registers are updated about every millisecond (Intel SDM vol. 3B, RAPL interfaces; Hähnel et al. 2012).
+const TICK: Seconds = Seconds(0.001);
+/// A reading costs a system call and wakes a core: often enough for edges, too seldom to show in the energy.
+const PERIOD: Seconds = Seconds(0.01);
+/// Averaging time of the power that figures show.
+const POWER_SPACING: Seconds = Seconds(0.05);
+/// 100 readings: an edge that is off by a whole period costs 1 %.
+const MIN_WINDOW: Seconds = Seconds(1.0);
+/// Two readings inside the load at each edge.
+const GUARD: Seconds = Seconds(0.02);
+/// A socket's power without load wanders over seconds with what else the machine does.
+const IDLE: Seconds = Seconds(5.0);
+/// A live counter moves within this time, even an idle one.
+const MOVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// The RAPL meter.
+pub struct Rapl {
+    info: MeterInfo,
+    sampler: Sampler,
+}
+
+impl Rapl {
+    /// Opens every package and DRAM zone below `root` ([`POWERCAP`] except in tests).
+    ///
+    /// # Errors
+    /// There are no zones, they can't be read (usually a permission), or a package's counter stands still.
+    pub fn open(root: &Path, clock: &Clock) -> Result<Self> {
+        let (zones, still) = moving(zones(root)?)?;
+        let info = info(&zones, &still);
+        let sources = zones.into_iter().map(Zone::source).collect();
+        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
+    }
+}
+
+impl Meter for Rapl {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.sampler.start()
+    }
+
+    fn stop(&mut self) -> Result<Trace> {
+        let mut trace = self.sampler.stop()?;
+        let power: Vec<_> = trace.sources.iter().map(|counter| derived_power(counter, POWER_SPACING)).collect();
+        trace.sources.extend(power);
+        Ok(trace)
+    }
+}
+
+/// One energy counter.
+#[derive(Debug, Clone, PartialEq)]
+struct Zone {
+    domain: String,
+    path: PathBuf,
+    /// Microjoules after which the counter starts again at 0.
+    range: Option<f64>,
+}
+
+impl Zone {
+    fn microjoules(&self) -> Result<f64> {
+        let path = self.path.join("energy_uj");
+        fs::read_to_string(&path)
+            .map_err(|cause| unreadable(&path, &cause))?
+            .trim()
+            .parse()
+            .context(|| format!("`{}` is not a number", path.display()))
+    }
+
+    fn is_package(&self) -> bool {
+        self.domain.starts_with("package")
+    }
+
+    fn source(self) -> Source {
+        let mut counter = Unwrapped { range: self.range, last: None, base: 0.0 };
+        Source {
+            domain: self.domain.clone(),
+            quantity: Quantity::EnergyCounter,
+            method: EnergyMethod::Counter,
+            tick: Some(TICK),
+            period: PERIOD,
+            read: Box::new(move || Ok(counter.next(self.microjoules()?) * 1e-6)),
+        }
+    }
+}
+
+/// Turns a counter that starts again at 0 into one that only grows.
+struct Unwrapped {
+    range: Option<f64>,
+    last: Option<f64>,
+    base: f64,
+}
+
+impl Unwrapped {
+    /// A fall by less than half of the range is no wrap (at 10 ms a period that would take megawatts): it stays
+    /// visible, as the reset that it is.
+    fn next(&mut self, raw: f64) -> f64 {
+        if let (Some(last), Some(range)) = (self.last, self.range)
+            && last - raw > range / 2.0
+        {
+            self.base += range;
+        }
+        self.last = Some(raw);
+        self.base + raw
+    }
+}
+
+/// The package and DRAM zones of the MSR or TPMI interface, in order.
+///
+/// `core` and `uncore` are parts of their package, `psys` contains it, and `intel-rapl-mmio` shows the same package
+/// again: counting any of them would count energy twice.
+fn zones(root: &Path) -> Result<Vec<Zone>> {
+    let mut folders = control_zones(root)?;
+    folders.sort_by_key(|folder| zone_numbers(folder));
+    let mut seen = BTreeSet::new();
+    let zones: Vec<Zone> = folders
+        .iter()
+        .filter_map(|folder| Some((folder, domain(root, folder)?)))
+        .filter(|(_, domain)| seen.insert(domain.clone()))
+        .map(|(folder, domain)| zone(root.join(folder), domain))
+        .collect();
+    if zones.iter().any(Zone::is_package) { Ok(zones) } else { Err(no_zones(root)) }
+}
+
+fn control_zones(root: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(root).map_err(|_| no_zones(root))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| name.starts_with("intel-rapl:")).collect())
+}
+
+/// `intel-rapl:0:1` → `[0, 1]`.
+fn zone_numbers(folder: &str) -> Vec<u32> {
+    folder.split(':').skip(1).filter_map(|part| part.parse().ok()).collect()
+}
+
+fn zone(path: PathBuf, domain: String) -> Zone {
+    let range = fs::read_to_string(path.join("max_energy_range_uj")).ok().and_then(|text| text.trim().parse().ok());
+    Zone { domain, path, range: range.filter(|&range| range > 0.0) }
+}
+
+/// `package-0` for a package, `dram-0` for its memory, nothing for any other zone.
+fn domain(root: &Path, folder: &str) -> Option<String> {
+    let name = zone_name(root, folder)?;
+    if name.starts_with("package") {
+        return Some(name);
+    }
+    let (parent, _) = folder.rsplit_once(':')?;
+    (name == "dram").then(|| match zone_name(root, parent) {
+        Some(package) => package.replacen("package", "dram", 1),
+        None => name,
+    })
+}
+
+fn zone_name(root: &Path, folder: &str) -> Option<String> {
+    Some(fs::read_to_string(root.join(folder).join("name")).ok()?.trim().to_owned())
+}
+
+/// Parts the zones that count from DRAM zones that stand still, as they do where the platform has no such sensor.
+fn moving(zones: Vec<Zone>) -> Result<(Vec<Zone>, Vec<String>)> {
+    let before = zones.iter().map(Zone::microjoules).collect::<Result<Vec<_>>>()?;
+    thread::sleep(MOVES_WITHIN);
+    let (mut counting, mut still) = (Vec::new(), Vec::new());
+    for (zone, before) in zones.into_iter().zip(before) {
+        if zone.microjoules()? != before {
+            counting.push(zone);
+        } else if zone.is_package() {
+            let message = format!("the energy counter of {} (`{}`) stands still", zone.domain, zone.path.display());
+            return Err(Error::new(message).hint("virtual machines often show a counter that isn't connected"));
+        } else {
+            still.push(zone.domain);
+        }
+    }
+    Ok((counting, still))
+}
+
+fn no_zones(root: &Path) -> Error {
+    Error::new(format!("no RAPL zones in `{}`", root.display())).hint(
+        "they exist on Linux with an Intel or AMD processor: try `modprobe intel_rapl_msr`; virtual machines and \
+         containers usually hide them",
+    )
+}
+
+fn unreadable(path: &Path, cause: &io::Error) -> Error {
+    let error = Error::new(format!("can't read `{}`: {cause}", path.display()));
+    if cause.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    error.hint(format!(
+        "only root may read it by default: `sudo chmod a+r {POWERCAP}/*/energy_uj` until the next start, or for \
+         good a udev rule: SUBSYSTEM==\"powercap\", RUN+=\"/bin/chmod a+r {POWERCAP}/%k/energy_uj\""
+    ))
+}
+
+fn info(zones: &[Zone], still: &[String]) -> MeterInfo {
+    let describe = |zone: &Zone| Domain { name: zone.domain.clone(), description: zone.path.display().to_string() };
+    let mut notes = vec!["covers whole sockets, with everything else that runs on them, not this process".to_owned()];
+    if !zones.iter().any(|zone| !zone.is_package()) {
+        notes.push("no DRAM counter: the memory's energy is not included".into());
+    }
+    notes.extend(still.iter().map(|domain| format!("{domain} stands still and is left out")));
+    MeterInfo {
+        name: NAME.into(),
+        method: EnergyMethod::Counter,
+        domains: zones.iter().map(describe).collect(),
+        tick_s: Some(TICK),
+        min_window_s: MIN_WINDOW,
+        guard_s: GUARD,
+        idle_s: IDLE,
+        notes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_wraps_goes_on_growing() {
+        let mut counter = Unwrapped { range: Some(1000.0), last: None, base: 0.0 };
+        let values = [900.0, 990.0, 20.0, 500.0, 995.0, 5.0].map(|raw| counter.next(raw));
+        assert_eq!(values, [900.0, 990.0, 1020.0, 1500.0, 1995.0, 2005.0]);
+    }
+
+    #[test]
+    fn a_small_fall_is_no_wrap_and_stays_visible_as_a_reset() {
+        let mut counter = Unwrapped { range: Some(1000.0), last: None, base: 0.0 };
+        assert_eq!([400.0, 10.0].map(|raw| counter.next(raw)), [400.0, 10.0]);
+        let mut unknown = Unwrapped { range: None, last: None, base: 0.0 };
+        assert_eq!([900.0, 10.0].map(|raw| unknown.next(raw)), [900.0, 10.0]);
+    }
+
+    #[test]
+    fn a_denied_permission_says_how_to_get_it() {
+        let denied = unreadable(Path::new("/x/energy_uj"), &io::ErrorKind::PermissionDenied.into());
+        let hint = denied.hint_text().unwrap();
+        assert!(hint.contains("chmod") && hint.contains("udev") && hint.contains("root"), "{hint}");
+        assert_eq!(unreadable(Path::new("/x"), &io::ErrorKind::NotFound.into()).hint_text(), None);
+    }
+}

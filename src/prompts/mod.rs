@@ -1,0 +1,113 @@
+//! Prompt sets: where prompts come from, how they are drawn, and their text as the model sees it.
+
+mod dolly;
+mod numpy;
+
+use std::path::Path;
+
+use crate::digest::sha256_hex;
+use crate::error::{Context, Error, Result};
+
+pub use dolly::Row;
+pub use numpy::permutation;
+
+/// A list of prompts with its origin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptSet {
+    /// Where they come from, as the user named it.
+    pub source: String,
+    /// The prompts, in the order in which they run.
+    pub items: Vec<PromptItem>,
+}
+
+/// One prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptItem {
+    /// The text as the model sees it.
+    pub text: String,
+    /// The right answer, where the data set has one.
+    pub reference: Option<String>,
+    /// The kind of task, where the data set names one.
+    pub category: Option<String>,
+}
+
+impl PromptItem {
+    fn plain(text: &str) -> Self {
+        Self { text: text.trim().to_owned(), reference: None, category: None }
+    }
+}
+
+impl PromptSet {
+    /// Prompts given as text; blank ones are left out.
+    pub fn from_texts<S: AsRef<str>>(source: &str, texts: &[S]) -> Self {
+        let texts = texts.iter().map(AsRef::as_ref).filter(|text| !text.trim().is_empty());
+        Self { source: source.to_owned(), items: texts.map(PromptItem::plain).collect() }
+    }
+
+    /// Reads a `.jsonl` file in Dolly's schema, or a text file with one prompt a line (stripped, blank lines skipped).
+    ///
+    /// # Errors
+    /// Unreadable file, a malformed row (with its line), or no prompt at all.
+    pub fn read(path: &Path, shown: &str) -> Result<Self> {
+        let bytes = std::fs::read(path).input_context(|| format!("can't read the prompts `{}`", path.display()))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::input(format!("{}: not UTF-8 text", path.display())).hint("save the prompts as UTF-8"))?;
+        let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json");
+        let items = if is_jsonl {
+            dolly::parse(&text).map_err(|error| error.at(path.display()))?.iter().map(Row::prompt).collect()
+        } else {
+            text.lines().filter(|line| !line.trim().is_empty()).map(PromptItem::plain).collect::<Vec<_>>()
+        };
+        if items.is_empty() {
+            let hint = "one prompt a line, or one JSON object a line with `instruction` in a .jsonl file";
+            return Err(Error::input(format!("{}: no prompts", path.display())).hint(hint));
+        }
+        Ok(Self { source: shown.to_owned(), items })
+    }
+
+    /// Draws `count` prompts as Hugging Face `datasets` does: `shuffle(seed).select(range(count))`.
+    ///
+    /// # Errors
+    /// More are asked for than there are.
+    pub fn draw(mut self, count: Option<usize>, seed: u64) -> Result<Self> {
+        let Some(count) = count else { return Ok(self) };
+        if count > self.items.len() {
+            let message = format!("{} prompts asked for, but `{}` has {}", count, self.source, self.items.len());
+            return Err(Error::input(message).hint("lower `count`, or leave it out to take all"));
+        }
+        let order = permutation(seed, self.items.len());
+        self.items = order.into_iter().take(count).map(|index| self.items[index].clone()).collect();
+        Ok(self)
+    }
+
+    /// SHA-256 over the texts, each followed by a zero byte.
+    pub fn sha256(&self) -> String {
+        let mut bytes = Vec::new();
+        for item in &self.items {
+            bytes.extend_from_slice(item.text.as_bytes());
+            bytes.push(0);
+        }
+        sha256_hex(&bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_file_gives_one_stripped_prompt_a_line_without_blank_lines() {
+        let path = std::env::temp_dir().join(format!("ept-prompts-{}.txt", std::process::id()));
+        std::fs::write(&path, "  first \n\n\tsecond\r\n   \n").unwrap();
+        let set = PromptSet::read(&path, "p.txt").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let texts: Vec<_> = set.items.iter().map(|item| item.text.as_str()).collect();
+        assert_eq!(texts, ["first", "second"]);
+    }
+
+    #[test]
+    fn drawing_more_prompts_than_there_are_is_an_error_that_says_both_numbers() {
+        let error = PromptSet::from_texts("inline", &["a", "b"]).draw(Some(3), 42).unwrap_err();
+        assert!(error.message().contains("3 prompts asked for") && error.message().contains("has 2"), "{error}");
+    }
+}

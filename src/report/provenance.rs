@@ -1,0 +1,180 @@
+//! Where and with what a run was measured.
+
+use serde::Serialize;
+
+use super::context::{Cell, Column, Row, Table};
+use crate::format;
+use crate::record::{ModelInfo, Part, RunInfo};
+
+/// The section on provenance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Provenance {
+    /// Facts of the run.
+    pub run: Vec<Fact>,
+    /// Facts of each start that measured trials.
+    pub parts: Vec<PartFacts>,
+    /// The models as they were loaded, and their files.
+    pub tables: Vec<Table>,
+    /// Name of the sweep file.
+    pub sweep_file: String,
+    /// Its text.
+    pub sweep_yaml: String,
+    /// A fence longer than any in the text, for Markdown.
+    pub fence: String,
+}
+
+/// One start.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartFacts {
+    /// `Part 1 of 2`.
+    pub title: String,
+    /// Its facts.
+    pub facts: Vec<Fact>,
+}
+
+/// A fact with its name.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fact {
+    /// What it is.
+    pub name: &'static str,
+    /// What it says.
+    pub value: String,
+}
+
+/// The provenance of a run.
+pub fn provenance(run: &RunInfo) -> Provenance {
+    let n = run.parts.len();
+    let title = |i: usize| if n == 1 { "Machine".to_owned() } else { format!("Part {} of {n}", i + 1) };
+    let parts = run.parts.iter().enumerate().map(|(i, part)| PartFacts { title: title(i), facts: part_facts(part) });
+    Provenance {
+        run: run_facts(run),
+        parts: parts.collect(),
+        tables: [models(run), files(run)].into_iter().flatten().collect(),
+        sweep_file: run.sweep_file.clone(),
+        sweep_yaml: run.sweep_yaml.trim_end().to_owned(),
+        fence: "`".repeat(longest_run(&run.sweep_yaml, '`').max(2) + 1),
+    }
+}
+
+fn longest_run(text: &str, of: char) -> usize {
+    let mut longest = 0;
+    let mut current = 0;
+    for c in text.chars() {
+        current = if c == of { current + 1 } else { 0 };
+        longest = longest.max(current);
+    }
+    longest
+}
+
+fn fact(name: &'static str, value: impl Into<String>) -> Fact {
+    Fact { name, value: value.into() }
+}
+
+fn known(value: Option<&str>) -> String {
+    value.unwrap_or(format::UNKNOWN).to_owned()
+}
+
+fn run_facts(run: &RunInfo) -> Vec<Fact> {
+    let mut facts = vec![
+        fact("Sweep file", run.sweep_file.clone()),
+        fact("Sweep SHA-256", run.sweep_sha256.clone()),
+        fact("Prompts", format!("{} from {}", format::count(run.prompts.count as u64), run.prompts.source)),
+        fact("Prompts SHA-256", run.prompts.sha256.clone()),
+        fact("Record format", run.format.to_string()),
+    ];
+    for model in &run.models {
+        let teacher = model.teacher.as_ref().map_or(String::new(), |t| format!(", teacher {t}"));
+        let training = model.training.as_ref().map_or(String::new(), training);
+        let text = format!("{}: {}{teacher}, from {}{training}", model.label, format::role(model.role), model.source);
+        facts.push(fact("Model", text));
+    }
+    facts
+}
+
+fn training(cost: &crate::record::TrainingCost) -> String {
+    let recipe = cost.recipe.as_deref().map_or(String::new(), |r| format!(" by {r}"));
+    let time = cost.duration_s.map_or(String::new(), |t| format!(" in {}", format::duration(t)));
+    let energy = cost.energy_j.map(|_| {
+        let how = cost.energy_method.map_or(String::new(), |m| format!(" ({})", format::method(m)));
+        format!(" with {}{how}", format::joules(cost.energy_j))
+    });
+    let device = cost.device.as_deref().map_or(String::new(), |d| format!(" on {d}"));
+    format!("; trained{recipe}{time}{}{device}", energy.unwrap_or_default())
+}
+
+fn part_facts(part: &Part) -> Vec<Fact> {
+    let host = &part.host;
+    let mut facts = vec![
+        fact("Started", part.started_at.clone()),
+        fact("ept-sweep", part.version.clone()),
+        fact("Git revision", known(part.git_revision.as_deref())),
+        fact("Host", known(host.hostname.as_deref())),
+        fact("System", known(host.os.as_deref())),
+        fact("Processor", known(host.cpu.as_deref())),
+        fact("Logical processors", format::count(host.cores as u64)),
+        fact("Memory", host.memory_bytes.map_or(format::UNKNOWN.to_owned(), format::bytes)),
+        fact("Meter", format!("{} ({})", part.meter.name, format::method(part.meter.method))),
+    ];
+    facts.extend(part.meter.domains.iter().map(|d| fact("Domain", format!("{}: {}", d.name, d.description))));
+    facts
+}
+
+/// Each model as some part loaded it; parts that loaded the same show once.
+fn loaded(run: &RunInfo) -> Vec<(&str, &ModelInfo)> {
+    let mut loaded: Vec<(&str, &ModelInfo)> = Vec::new();
+    for (label, info) in run.parts.iter().flat_map(|part| &part.models) {
+        if !loaded.contains(&(label.as_str(), info)) {
+            loaded.push((label, info));
+        }
+    }
+    loaded
+}
+
+fn models(run: &RunInfo) -> Option<Table> {
+    let columns = vec![
+        Column::words("Model"),
+        Column::words("Architecture"),
+        Column::numbers("Parameters", ""),
+        Column::numbers("Weights", ""),
+        Column::words("Type"),
+        Column::words("Device"),
+        Column::words("Engine"),
+        Column::words("Notes"),
+    ];
+    let rows: Vec<Row> = loaded(run).into_iter().map(|(label, info)| model_row(label, info)).collect();
+    let caption = "The models as they were loaded.".to_owned();
+    (!rows.is_empty()).then_some(Table { id: "table-models", caption, caveat: None, columns, rows })
+}
+
+fn model_row(label: &str, info: &ModelInfo) -> Row {
+    let unknown = || format::UNKNOWN.to_owned();
+    let dtype = match &info.stored_dtype {
+        Some(stored) if *stored != info.dtype => Cell::new(info.dtype.clone()).with(format!("stored as {stored}")),
+        _ => Cell::new(info.dtype.clone()),
+    };
+    let revision = info.revision.as_ref().map(|r| format!("revision {r}"));
+    let notes: Vec<String> = revision.into_iter().chain(info.notes.iter().cloned()).collect();
+    Row::new(vec![
+        Cell::new(label),
+        Cell::new(info.architecture.clone()),
+        Cell::new(info.parameters.map_or_else(unknown, format::count)),
+        Cell::new(info.weight_bytes.map_or_else(unknown, format::bytes)),
+        dtype,
+        Cell::new(info.device.clone()),
+        Cell::new(info.engine.clone()),
+        Cell::new(notes.join("; ")),
+    ])
+}
+
+fn files(run: &RunInfo) -> Option<Table> {
+    let columns = vec![Column::words("Model"), Column::words("File"), Column::words("SHA-256")];
+    let of = |(label, info): (&str, &ModelInfo)| {
+        let row = |(file, hash): (&String, &String)| {
+            Row::new(vec![Cell::new(label), Cell::new(file.clone()), Cell::new(hash.clone())])
+        };
+        info.files.iter().map(row).collect::<Vec<_>>()
+    };
+    let rows: Vec<Row> = loaded(run).into_iter().flat_map(of).collect();
+    let caption = "The files of the models.".to_owned();
+    (!rows.is_empty()).then_some(Table { id: "table-files", caption, caveat: None, columns, rows })
+}

@@ -1,0 +1,277 @@
+//! The run directory: create, lock, commit a trial, read back, resume. The only place that touches run data on disk.
+//!
+//! ```text
+//! run.json           what was asked for, and where and with what it was measured
+//! records.jsonl      a line a trial or evaluation; the line is the commit
+//! generations.jsonl  what the models wrote, a line a prompt of a cell
+//! samples/           raw readings of the meter, a Parquet file a trial
+//! ```
+
+mod journal;
+mod read;
+
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::digest::sha256_hex;
+use crate::error::{Context, Error, Result};
+use crate::record::{CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, RunInfo, Trace, Trial};
+use crate::sweep::TrialKey;
+use crate::table;
+
+pub use read::{Stored, read, read_generations};
+
+const RUN: &str = "run.json";
+const RECORDS: &str = "records.jsonl";
+const GENERATIONS: &str = "generations.jsonl";
+const SAMPLES: &str = "samples";
+const LOCK: &str = ".lock";
+
+/// A run directory that this process may write to, until the value is dropped.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    info: RunInfo,
+    records: File,
+    generations: File,
+    generated: HashSet<CellId>,
+    _lock: File,
+}
+
+/// What to do with a run directory that is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Go on where it stopped.
+    Resume,
+    /// Move it aside and begin anew.
+    Rotate,
+}
+
+/// An opened run directory, and what was in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The directory.
+    pub dir: RunDir,
+    /// Trials that are done.
+    pub trials: Vec<Trial>,
+    /// Evaluations that are done.
+    pub evaluations: Vec<Evaluation>,
+    /// Where an older run was moved to.
+    pub rotated_to: Option<PathBuf>,
+}
+
+impl RunDir {
+    /// Creates a run directory, or opens the one that is there and goes on.
+    ///
+    /// `info.parts` holds one entry: this start. It is appended when there is anything left to measure
+    /// ([`RunDir::begin_part`]).
+    ///
+    /// # Errors
+    /// Another process holds the directory; it holds something else than a run, or a run of another sweep; its
+    /// records are damaged; the disk fails.
+    pub fn open(root: &Path, info: &RunInfo, existing: Existing) -> Result<Opened> {
+        let rotated_to = match existing {
+            Existing::Rotate if root.exists() => Some(rotate(root)?),
+            _ => None,
+        };
+        refuse_foreign(root)?;
+        fs::create_dir_all(root.join(SAMPLES)).context(|| format!("can't create `{}`", root.display()))?;
+        let lock = lock(root)?;
+        let info = match root.join(RUN).exists() {
+            true => resume_info(root, info)?,
+            false => RunInfo { parts: Vec::new(), ..info.clone() },
+        };
+        let (records, lines) = journal::open::<Line>(&root.join(RECORDS))?;
+        let (trials, evaluations) = read::split(lines);
+        let generations = drop_orphans(root, &trials)?;
+        let generated = measured_cells(&trials).cloned().collect();
+        let dir = Self { root: root.to_owned(), info, records, generations, generated, _lock: lock };
+        Ok(Opened { dir, trials, evaluations, rotated_to })
+    }
+
+    /// What is stored in `run.json`.
+    pub fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Stores `run.json` with one more part; the trials that follow belong to it.
+    ///
+    /// # Errors
+    /// The models, the meter or the program differ from those of the earlier parts, so that results can't be pooled;
+    /// or the disk fails.
+    pub fn begin_part(&mut self, info: &RunInfo) -> Result<()> {
+        let Some(part) = info.parts.first() else { return Ok(()) };
+        if let Some(earlier) = self.info.parts.last() {
+            if let Some(difference) = read::difference(earlier, part) {
+                let message = format!("can't continue `{}`: {difference}", self.root.display());
+                return Err(Error::input(message)
+                    .hint("results of different setups aren't pooled: use `--fresh`, or another `--out`"));
+            }
+        }
+        self.info.parts.push(part.clone());
+        write_json(&self.root.join(RUN), &self.info)
+    }
+
+    /// Stores what a model is, once it is loaded, with the part under way.
+    ///
+    /// # Errors
+    /// The model's files or its data type differ from those of an earlier part, or the disk fails.
+    pub fn record_model(&mut self, label: &str, model: &ModelInfo) -> Result<()> {
+        if let Some(part) = self.info.parts.iter().find(|part| read::model_differs(part, label, model)) {
+            let message = format!("model `{label}` isn't the one measured at {}: its files differ", part.started_at);
+            return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+        }
+        let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
+        if part.models.insert(label.to_owned(), model.clone()).is_some() {
+            return Ok(());
+        }
+        write_json(&self.root.join(RUN), &self.info)
+    }
+
+    /// Stores a trial: samples, then generations, then the record's line, which is the commit.
+    ///
+    /// `generations` are kept for the first measured trial of a cell only: greedy decoding writes the same each time.
+    ///
+    /// # Errors
+    /// The disk fails; the trial then isn't committed.
+    pub fn commit(&mut self, trial: Trial, generations: &[GenerationLine], trace: Option<&Trace>) -> Result<()> {
+        let key = TrialKey { cell: trial.cell.id.clone(), block: trial.block };
+        if let Some(trace) = trace {
+            table::write_samples(&samples_path(&self.root, &key), trace)?;
+        }
+        if !generations.is_empty() && !self.generated.contains(&key.cell) {
+            journal::append(&mut self.generations, generations)
+                .context(|| format!("can't write `{}`", self.root.join(GENERATIONS).display()))?;
+            self.generated.insert(key.cell);
+        }
+        self.append(&Line::Trial(Box::new(trial)))
+    }
+
+    /// Stores an evaluation.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn commit_evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
+        self.append(&Line::Evaluation(Box::new(evaluation)))
+    }
+
+    fn append(&mut self, line: &Line) -> Result<()> {
+        journal::append(&mut self.records, std::slice::from_ref(line))
+            .context(|| format!("can't write `{}`", self.root.join(RECORDS).display()))
+    }
+}
+
+/// Where the raw readings of a trial are. The name is a hash, since a label can hold anything.
+pub fn samples_path(root: &Path, key: &TrialKey) -> PathBuf {
+    let digest = sha256_hex(format!("{}\u{0}{}", key.cell, key.block).as_bytes());
+    root.join(SAMPLES).join(format!("{}.parquet", &digest[..16]))
+}
+
+/// Writes a JSON file such that a reader sees the old one or the new one, never half of one.
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context(|| format!("can't write `{}`", path.display()))?;
+    write_atomic(path, text.as_bytes())
+}
+
+/// Writes a file such that a reader sees the old one or the new one, never half of one.
+///
+/// # Errors
+/// The disk fails.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let what = || format!("can't write `{}`", path.display());
+    let part = path.with_added_extension("tmp");
+    let mut file = File::create(&part).context(what)?;
+    file.write_all(bytes).context(what)?;
+    file.sync_all().context(what)?;
+    fs::rename(&part, path).context(what)
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    let file = File::create(&path).context(|| format!("can't create `{}`", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::input(format!("another run is writing to `{}`", root.display()))
+            .hint("wait for it, or choose another directory with `--out`")),
+        Err(TryLockError::Error(error)) => Err(Error::new(format!("can't lock `{}`: {error}", path.display()))),
+    }
+}
+
+/// Moves `kd` to the first free of `kd.1`, `kd.2` …
+fn rotate(root: &Path) -> Result<PathBuf> {
+    let _lock = lock(root)?;
+    let free = (1..).map(|n| root.with_added_extension(n.to_string())).find(|path| !path.exists());
+    // the iterator has no end: there is always a free name
+    let target = free.unwrap_or_else(|| root.with_added_extension("old"));
+    let what = || format!("can't move `{}` to `{}`", root.display(), target.display());
+    fs::rename(root, &target).context(what)?;
+    Ok(target)
+}
+
+/// A folder with files but without `run.json` belongs to somebody else.
+fn refuse_foreign(root: &Path) -> Result<()> {
+    if !root.exists() || root.join(RUN).exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(root).context(|| format!("can't read `{}`", root.display()))?;
+    let ours = [LOCK, SAMPLES, RECORDS, GENERATIONS, "run.json.tmp"];
+    let mut names = entries.filter_map(|entry| entry.ok()).map(|entry| entry.file_name());
+    match names.find(|name| !ours.iter().any(|own| name == own)) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("`{}` holds `{}` and no run", root.display(), name.display());
+            Err(Error::input(message).hint("choose an empty or new directory with `--out`"))
+        }
+    }
+}
+
+fn resume_info(root: &Path, info: &RunInfo) -> Result<RunInfo> {
+    let stored = read::read_info(root)?;
+    if stored.sweep_sha256 != info.sweep_sha256 {
+        let message = format!("`{}` holds results of another version of this sweep", root.display());
+        return Err(Error::input(message)
+            .hint("`--fresh` moves it aside and begins anew; `--out DIR` writes elsewhere"));
+    }
+    if stored.prompts.sha256 != info.prompts.sha256 {
+        let message = format!("the prompts have changed since `{}` was measured", root.display());
+        return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+    }
+    Ok(stored)
+}
+
+fn measured_cells(trials: &[Trial]) -> impl Iterator<Item = &CellId> {
+    trials.iter().filter(|trial| matches!(trial.outcome, Outcome::Measured(_))).map(|trial| &trial.cell.id)
+}
+
+/// Removes what an interrupted start wrote for trials that it never committed.
+fn drop_orphans(root: &Path, trials: &[Trial]) -> Result<File> {
+    let committed: HashSet<PathBuf> = trials
+        .iter()
+        .map(|trial| samples_path(root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block }))
+        .collect();
+    let samples = root.join(SAMPLES);
+    let entries = fs::read_dir(&samples).context(|| format!("can't read `{}`", samples.display()))?;
+    for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
+        if !committed.contains(&path) {
+            fs::remove_file(&path).context(|| format!("can't remove `{}`", path.display()))?;
+        }
+    }
+    let path = root.join(GENERATIONS);
+    let (file, lines) = journal::open::<GenerationLine>(&path)?;
+    let cells: HashSet<&CellId> = measured_cells(trials).collect();
+    if lines.iter().all(|line| cells.contains(&line.cell)) {
+        return Ok(file);
+    }
+    let kept: Vec<_> = lines.into_iter().filter(|line| cells.contains(&line.cell)).collect();
+    write_atomic(&path, &journal::to_bytes(&kept).context(|| format!("can't write `{}`", path.display()))?)?;
+    Ok(journal::open::<GenerationLine>(&path)?.0)
+}

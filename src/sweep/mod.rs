@@ -1,0 +1,9 @@
+//! The sweep file and the plan made from it: what is to be measured, and in which order.
+
+pub mod plan;
+pub mod spec;
+mod validate;
+mod yaml;
+
+pub use plan::{Plan, TrialKey};
+pub use spec::SweepSpec;

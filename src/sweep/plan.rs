@@ -1,0 +1,161 @@
+//! The plan: all cells of a sweep, and the order in which their trials run.
+
+use std::collections::{BTreeMap, HashSet};
+
+use globset::{Glob, GlobMatcher};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::{Error, Result};
+use crate::record::{CellId, CellSpec, OutputLength};
+use crate::sweep::spec::{ModelSpec, SweepSpec};
+
+/// What is run: every cell once in each block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// All cells, in the order of the sweep file.
+    pub cells: Vec<CellSpec>,
+    /// Blocks.
+    pub blocks: u32,
+    /// Loads of a model with the cells that run on it, in order.
+    pub sessions: Vec<Session>,
+}
+
+/// One load of a model in one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// The block.
+    pub block: u32,
+    /// Label of the model.
+    pub model: String,
+    /// Indices into `Plan::cells`, in the order in which they run.
+    pub cells: Vec<usize>,
+}
+
+/// Names a trial: a cell in a block.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrialKey {
+    /// The cell.
+    pub cell: CellId,
+    /// The block.
+    pub block: u32,
+}
+
+impl Plan {
+    /// Plans a sweep. `dtypes` gives the data type that each model (by label) runs in, where it is known.
+    ///
+    /// In each block every model is loaded once, in random order, and its cells run in random order, so that all
+    /// models meet in every block and a drift of the machine can't favour one of them. The order depends on the seed
+    /// and the block alone: a continued run keeps it.
+    ///
+    /// # Errors
+    /// More cells than `sweep.max_cells`, or two labels that give the same cell id.
+    pub fn new(spec: &SweepSpec, dtypes: &BTreeMap<String, String>) -> Result<Self> {
+        let count: usize = spec.models.iter().map(|model| cells_of(spec, model)).fold(0, usize::saturating_add);
+        if count > spec.sweep.max_cells {
+            let message = format!("the sweep has {count} cells, more than `sweep.max_cells: {}`", spec.sweep.max_cells);
+            return Err(Error::input(message).hint("shorten an axis, or raise `max_cells` if you mean it"));
+        }
+        let cells: Vec<CellSpec> = spec.models.iter().flat_map(|model| model_cells(spec, model, dtypes)).collect();
+        let mut seen = HashSet::new();
+        if let Some(twice) = cells.iter().find(|cell| !seen.insert(&cell.id)) {
+            let message = format!("two cells have the id `{}`", twice.id);
+            return Err(Error::input(message).hint("labels that differ only in blanks give the same id: rename one"));
+        }
+        let sessions = (0..spec.measure.repeats).flat_map(|block| block_sessions(spec, &cells, block)).collect();
+        Ok(Self { cells, blocks: spec.measure.repeats, sessions })
+    }
+
+    /// The trials that are left once `done` is taken out and only cells that match `only` are kept.
+    pub fn remaining(&self, done: &HashSet<TrialKey>, only: Option<&CellFilter>) -> Vec<Session> {
+        let wanted = |session: &Session, index: usize| {
+            let id = &self.cells[index].id;
+            let key = TrialKey { cell: id.clone(), block: session.block };
+            only.is_none_or(|filter| filter.matches(id)) && !done.contains(&key)
+        };
+        let keep = |session: &Session| Session {
+            cells: session.cells.iter().copied().filter(|index| wanted(session, *index)).collect(),
+            ..session.clone()
+        };
+        self.sessions.iter().map(keep).filter(|session| !session.cells.is_empty()).collect()
+    }
+
+    /// Number of trials.
+    pub fn trials(&self) -> usize {
+        self.cells.len() * self.blocks as usize
+    }
+}
+
+/// `--only GLOB`: which cells to run.
+#[derive(Debug, Clone)]
+pub struct CellFilter(GlobMatcher);
+
+impl CellFilter {
+    /// Reads a glob such as `teacher.b8.*`.
+    ///
+    /// # Errors
+    /// The glob is malformed.
+    pub fn new(glob: &str) -> Result<Self> {
+        let bad = |error: globset::Error| {
+            Error::input(format!("bad glob `{glob}`: {}", error.kind())).hint("for example `teacher.b8.*` or `*.n32`")
+        };
+        Ok(Self(Glob::new(glob).map_err(bad)?.compile_matcher()))
+    }
+
+    /// Whether the cell is wanted.
+    pub fn matches(&self, id: &CellId) -> bool {
+        self.0.is_match(&id.0)
+    }
+}
+
+fn axes_of<'a>(spec: &'a SweepSpec, model: &'a ModelSpec) -> (&'a [usize], &'a [usize]) {
+    let own = model.sweep.as_ref();
+    let batch = own.and_then(|axes| axes.batch_size.as_ref()).unwrap_or(&spec.sweep.batch_size);
+    let length = own.and_then(|axes| axes.max_new_tokens.as_ref()).unwrap_or(&spec.sweep.max_new_tokens);
+    (&batch.0, &length.0)
+}
+
+fn cells_of(spec: &SweepSpec, model: &ModelSpec) -> usize {
+    let (batch, length) = axes_of(spec, model);
+    batch.len().saturating_mul(length.len())
+}
+
+fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, String>) -> Vec<CellSpec> {
+    let (batches, lengths) = axes_of(spec, model);
+    let asked = model.dtype.map(|dtype| dtype.name().to_owned());
+    let dtype = asked.or_else(|| dtypes.get(&model.label).cloned()).unwrap_or_else(|| "stored".to_owned());
+    let cell = |batch_size: usize, max_new_tokens: usize| CellSpec {
+        id: cell_id(&model.label, batch_size, max_new_tokens),
+        model: model.label.clone(),
+        batch_size,
+        max_new_tokens,
+        dtype: dtype.clone(),
+        output_length: spec.generation.length,
+    };
+    batches.iter().flat_map(|batch| lengths.iter().map(move |length| (*batch, *length))).map(|(b, n)| cell(b, n)).collect()
+}
+
+/// `student-kd.b8.n32`: the label with blanks turned into `-`, the batch size, the number of new tokens.
+fn cell_id(label: &str, batch_size: usize, max_new_tokens: usize) -> CellId {
+    let label: Vec<&str> = label.split_whitespace().collect();
+    CellId(format!("{}.b{batch_size}.n{max_new_tokens}", label.join("-")))
+}
+
+fn block_sessions(spec: &SweepSpec, cells: &[CellSpec], block: u32) -> Vec<Session> {
+    let mut random = ChaCha8Rng::seed_from_u64(spec.measure.seed);
+    random.set_stream(u64::from(block));
+    let mut models: Vec<&str> = spec.models.iter().map(|model| model.label.as_str()).collect();
+    models.shuffle(&mut random);
+    let mut session = |model: &str| {
+        let mut own: Vec<usize> = (0..cells.len()).filter(|index| cells[*index].model == model).collect();
+        own.shuffle(&mut random);
+        Session { block, model: model.to_owned(), cells: own }
+    };
+    models.into_iter().map(&mut session).collect()
+}
+
+/// Most output tokens of one pass: exact in `fixed` length, an upper bound in `natural`.
+pub fn pass_tokens_out(cell: &CellSpec, prompts: usize) -> (usize, bool) {
+    (prompts.saturating_mul(cell.max_new_tokens), cell.output_length == OutputLength::Fixed)
+}

@@ -1,0 +1,234 @@
+//! What a sweep file must satisfy beyond its types: every finding points into the file.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+
+use crate::error::{Error, Result};
+use crate::meter::MeterChoice;
+use crate::record::Role;
+use crate::sweep::spec::{Auto, Axis, ModelSource, ModelSpec, SweepSpec};
+use crate::sweep::yaml::Step::{Item, Key};
+use crate::sweep::yaml::{Source, Step, closest};
+
+/// Checks everything that the file alone can tell.
+///
+/// # Errors
+/// The first contradiction, with its place in the file and what to do.
+pub fn check(spec: &SweepSpec, source: &Source<'_>) -> Result<()> {
+    let check = Check { spec, source };
+    check.name()?;
+    check.models()?;
+    check.axes()?;
+    check.prompts()?;
+    check.measure()?;
+    check.accuracy()?;
+    check.report()
+}
+
+struct Check<'a> {
+    spec: &'a SweepSpec,
+    source: &'a Source<'a>,
+}
+
+impl Check<'_> {
+    fn fail(&self, path: &[Step<'_>], message: impl Display, hint: impl Into<String>) -> Error {
+        self.source.error_at(path, message).hint(hint)
+    }
+
+    fn name(&self) -> Result<()> {
+        let name = &self.spec.name;
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if name.is_empty() || name.starts_with('.') || !plain {
+            let hint = "the name is also the folder's: letters, digits, `-`, `_` and `.`, not starting with `.`";
+            return Err(self.fail(&[Key("name")], format!("bad sweep name `{name}`"), hint));
+        }
+        Ok(())
+    }
+
+    fn models(&self) -> Result<()> {
+        if self.spec.models.is_empty() {
+            return Err(self.fail(&[Key("models")], "no models", "list at least one model with `label` and `source`"));
+        }
+        let mut seen = HashSet::new();
+        for (index, model) in self.spec.models.iter().enumerate() {
+            let label = &[Key("models"), Item(index), Key("label")];
+            if model.label.trim().is_empty() {
+                return Err(self.fail(label, "empty label", "give the model a short name"));
+            }
+            if !seen.insert(&model.label) {
+                let message = format!("two models have the label `{}`", model.label);
+                return Err(self.fail(label, message, "labels name cells and must differ"));
+            }
+            self.model_source(index, model)?;
+            self.teacher(index, model)?;
+            if let Some(axes) = &model.sweep {
+                let at = |key| [Key("models"), Item(index), Key("sweep"), Key(key)];
+                axes.batch_size.as_ref().map_or(Ok(()), |axis| self.axis(axis, &at("batch_size")))?;
+                axes.max_new_tokens.as_ref().map_or(Ok(()), |axis| self.axis(axis, &at("max_new_tokens")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn model_source(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        let path = &[Key("models"), Item(index), Key("source")];
+        match &model.source {
+            ModelSource::Name(name) if name.trim().is_empty() => {
+                Err(self.fail(path, "empty source", "name a folder (`./my-model`) or a hub id (`owner/name`)"))
+            }
+            ModelSource::Synthetic(synthetic) => synthetic
+                .check()
+                .map_err(|error| self.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))),
+            ModelSource::Name(_) => Ok(()),
+        }
+    }
+
+    fn teacher(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        let role = [Key("models"), Item(index), Key("role")];
+        let path = [Key("models"), Item(index), Key("teacher")];
+        let needs_teacher = matches!(model.role, Role::Student | Role::Control);
+        let Some(teacher) = &model.teacher else {
+            if needs_teacher {
+                let message = format!("`{}` is a student or control, but names no teacher", model.label);
+                return Err(self.fail(&role, message, "add `teacher: <label of the teacher>`"));
+            }
+            return Ok(());
+        };
+        if !needs_teacher {
+            let hint = "add `role: student` (or `control`), or remove `teacher`";
+            return Err(self.fail(&path, format!("`{}` names a teacher, but is no student", model.label), hint));
+        }
+        match self.spec.model(teacher) {
+            Some(found) if found.role == Role::Teacher => Ok(()),
+            Some(_) => {
+                let hint = format!("add `role: teacher` to the model `{teacher}`");
+                Err(self.fail(&path, format!("`{teacher}` isn't a teacher"), hint))
+            }
+            None => {
+                let labels: Vec<&str> = self.spec.models.iter().map(|model| model.label.as_str()).collect();
+                let hint = match closest(teacher, &labels) {
+                    Some(label) => format!("did you mean `{label}`?"),
+                    None => format!("models here: {}", labels.join(", ")),
+                };
+                Err(self.fail(&path, format!("no model has the label `{teacher}`"), hint))
+            }
+        }
+    }
+
+    fn axes(&self) -> Result<()> {
+        self.axis(&self.spec.sweep.batch_size, &[Key("sweep"), Key("batch_size")])?;
+        self.axis(&self.spec.sweep.max_new_tokens, &[Key("sweep"), Key("max_new_tokens")])
+    }
+
+    fn axis(&self, axis: &Axis, path: &[Step<'_>]) -> Result<()> {
+        if axis.0.is_empty() {
+            return Err(self.fail(path, "empty axis", "give at least one value, such as `[1, 8]`"));
+        }
+        if axis.0.contains(&0) {
+            return Err(self.fail(path, "0 on an axis", "values start at 1"));
+        }
+        let distinct: HashSet<_> = axis.0.iter().collect();
+        if distinct.len() < axis.0.len() {
+            return Err(self.fail(path, "a value stands twice on an axis", "each value makes cells of its own: once is enough"));
+        }
+        Ok(())
+    }
+
+    fn prompts(&self) -> Result<()> {
+        let prompts = &self.spec.prompts;
+        match (&prompts.file, &prompts.text) {
+            (Some(_), Some(_)) => {
+                return Err(self.fail(&[Key("prompts"), Key("text")], "both `file` and `text`", "keep one of them"));
+            }
+            (None, None) => {
+                let hint = "add `file: prompts.jsonl` (or `.txt`), or `text: [\"…\"]`";
+                return Err(self.fail(&[Key("prompts")], "no prompts", hint));
+            }
+            (None, Some(text)) if text.iter().all(|prompt| prompt.trim().is_empty()) => {
+                return Err(self.fail(&[Key("prompts"), Key("text")], "no prompts", "give at least one prompt"));
+            }
+            _ => {}
+        }
+        if prompts.count == Some(0) {
+            return Err(self.fail(&[Key("prompts"), Key("count")], "0 prompts", "draw at least one, or leave it out"));
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> Result<()> {
+        let measure = &self.spec.measure;
+        let at = |key| [Key("measure"), Key(key)];
+        if measure.repeats == 0 {
+            return Err(self.fail(&at("repeats"), "0 repeats", "1 at least; 5 or more give an interval worth having"));
+        }
+        self.duration(measure.window_s, "window_s", f64::MIN_POSITIVE)?;
+        self.duration(measure.warmup_s, "warmup_s", 0.0)?;
+        self.duration(measure.idle_s, "idle_s", 0.0)?;
+        if measure.gpu_indices.as_ref().is_some_and(Vec::is_empty) {
+            return Err(self.fail(&at("gpu_indices"), "no GPUs", "name at least one index, or leave it out"));
+        }
+        if let Some(coefficients) = &measure.modelled {
+            let wrong = |watts: f64| !watts.is_finite() || watts < 0.0;
+            if wrong(coefficients.watts_per_core) || wrong(coefficients.idle_w) {
+                return Err(self.fail(&at("modelled"), "a negative or infinite power", "watts are 0 or more"));
+            }
+        }
+        self.synthetic_pair()
+    }
+
+    fn duration(&self, value: Auto<f64>, key: &'static str, least: f64) -> Result<()> {
+        match value {
+            Auto::Value(seconds) if !seconds.is_finite() || seconds < least || seconds > 86_400.0 => {
+                let message = format!("`{key}: {seconds}` isn't a time that can be waited for");
+                Err(self.fail(&[Key("measure"), Key(key)], message, "seconds, or `auto`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A simulated model runs on a simulated clock: its energy can't be measured, and that of a real one can't be
+    /// simulated.
+    fn synthetic_pair(&self) -> Result<()> {
+        let simulated = |model: &&ModelSpec| matches!(model.source, ModelSource::Synthetic(_));
+        let synthetic = self.spec.models.iter().filter(simulated).count();
+        let meter = self.spec.measure.meter;
+        if synthetic > 0 && synthetic < self.spec.models.len() {
+            let hint = "put the simulated models into a sweep of their own";
+            return Err(self.fail(&[Key("models")], "simulated and real models in one sweep", hint));
+        }
+        if synthetic > 0 && !matches!(meter, MeterChoice::Synthetic | MeterChoice::Auto) {
+            let message = format!("`meter: {meter}` can't measure a simulated model");
+            return Err(self.fail(&[Key("measure"), Key("meter")], message, "use `meter: synthetic`"));
+        }
+        if synthetic == 0 && meter == MeterChoice::Synthetic {
+            let hint = "use `meter: auto`; the synthetic meter goes with `source: { synthetic: … }`";
+            return Err(self.fail(&[Key("measure"), Key("meter")], "a synthetic meter for real models", hint));
+        }
+        Ok(())
+    }
+
+    fn accuracy(&self) -> Result<()> {
+        let Some(accuracy) = &self.spec.accuracy else { return Ok(()) };
+        let at = |key| [Key("accuracy"), Key(key)];
+        if accuracy.count == Some(0) {
+            return Err(self.fail(&at("count"), "0 prompts", "draw at least one, or leave out `accuracy`"));
+        }
+        if accuracy.batch_size == 0 {
+            return Err(self.fail(&at("batch_size"), "a batch of 0", "1 or more"));
+        }
+        if self.spec.models.iter().any(|model| matches!(model.source, ModelSource::Synthetic(_))) {
+            let hint = "remove `accuracy`: a simulated model writes nothing that could be right";
+            return Err(self.fail(&[Key("accuracy")], "accuracy of a simulated model", hint));
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Result<()> {
+        let floor = self.spec.report.floor;
+        if !(0.0..0.5).contains(&floor) {
+            let hint = "a share of the energy below which two cells count as equal, such as 0.01";
+            return Err(self.fail(&[Key("report"), Key("floor")], format!("`floor: {floor}` isn't a small share"), hint));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! The template environment: the one door to minijinja. Templates get finished strings and do no arithmetic.
+//!
+//! Every interpolated value is escaped for the kind of file that the template makes (HTML or Markdown); a name that
+//! the context doesn't have is an error.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value};
+use serde::Serialize;
+
+use crate::error::{Context, Error, Result};
+
+const TEMPLATES: [(&str, &str); 3] = [
+    ("report.html", include_str!("../templates/report.html")),
+    ("report.css", include_str!("../templates/report.css")),
+    ("report.md", include_str!("../templates/report.md")),
+];
+const MARKDOWN: &str = "markdown";
+
+/// Renders the embedded template `name`.
+///
+/// # Errors
+/// Where there is no such template, or the template uses a name that `context` doesn't have.
+pub fn render(name: &str, context: impl Serialize) -> Result<String> {
+    let env = environment()?;
+    let template = env.get_template(name).map_err(|cause| explain(name, &cause))?;
+    let context = serde_json::to_value(context).context(|| format!("context of template `{name}`"))?;
+    template.render(value(context)).map_err(|cause| explain(name, &cause))
+}
+
+/// Escapes text for a cell or a paragraph of a Markdown file; what means nothing where it stands is left alone.
+pub fn escape_markdown(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut out = String::with_capacity(text.len());
+    for (i, &c) in chars.iter().enumerate() {
+        let before = i.checked_sub(1).map(|i| chars[i]);
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\n' | '\r' => out.push(' '),
+            _ => {
+                if is_markup(before, c, chars.get(i + 1).copied()) {
+                    out.push('\\');
+                }
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
+/// Whether a character would be read as markup between its neighbours.
+fn is_markup(before: Option<char>, c: char, after: Option<char>) -> bool {
+    let inside_a_word = [before, after].iter().all(|c| c.is_some_and(char::is_alphanumeric));
+    match c {
+        '\\' | '|' | '`' | '*' | '~' | '$' => true,
+        '_' => !inside_a_word,
+        '#' | '-' | '+' | '=' => before.is_none(),
+        ']' => matches!(after, Some('(' | '[' | ':')),
+        _ => false,
+    }
+}
+
+fn environment() -> Result<Environment<'static>> {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
+    env.set_syntax(syntax.context(|| "template syntax")?);
+    env.set_auto_escape_callback(|name| match name.rsplit('.').next() {
+        Some("html") => AutoEscape::Html,
+        Some("md") => AutoEscape::Custom(MARKDOWN.into()),
+        _ => AutoEscape::None,
+    });
+    env.set_formatter(write_value);
+    for (name, source) in TEMPLATES {
+        env.add_template(name, source).context(|| format!("template `{name}`"))?;
+    }
+    Ok(env)
+}
+
+/// What is marked as safe is written as it is; everything else is escaped for the kind of file.
+fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
+    let markdown = *state.auto_escape() == AutoEscape::Custom(MARKDOWN.into());
+    match markdown {
+        false => minijinja::escape_formatter(out, state, value),
+        true if value.is_safe() => out.write_str(&value.to_string()).map_err(minijinja::Error::from),
+        true => out.write_str(&escape_markdown(&value.to_string())).map_err(minijinja::Error::from),
+    }
+}
+
+fn value(of: serde_json::Value) -> Value {
+    match of {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(flag) => Value::from(flag),
+        serde_json::Value::Number(number) => Value::from(number.to_string()),
+        serde_json::Value::String(text) => Value::from(text),
+        serde_json::Value::Array(items) => Value::from_iter(items.into_iter().map(value)),
+        serde_json::Value::Object(fields) => Value::from_pairs(fields.into_iter().map(|(name, of)| (name, value(of)))),
+    }
+}
+
+fn explain(name: &str, cause: &minijinja::Error) -> Error {
+    Error::new(format!("template `{name}`: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_template_name_is_an_error() {
+        let error = render("nothing.html", ()).unwrap_err();
+        assert!(error.message().contains("nothing.html"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_name_in_the_context_is_an_error() {
+        assert!(render("report.html", serde_json::json!({})).is_err());
+        assert!(render("report.md", serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn markdown_cells_keep_their_column() {
+        assert_eq!(escape_markdown("a|b\n<c> `d` *e*"), "a\\|b &lt;c&gt; \\`d\\` \\*e\\*");
+        assert_eq!(escape_markdown("[a](javascript:b) _c_"), "[a\\](javascript:b) \\_c\\_");
+        assert_eq!(escape_markdown("no_energy_source [69, 73]"), "no_energy_source [69, 73]");
+    }
+}

@@ -1,0 +1,109 @@
+//! The bundled models through the real binary: what a newcomer sees first.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Folder, program, repository, results, stderr, sweep};
+
+fn small_study(folder: &Folder) -> std::path::PathBuf {
+    let data = repository().join("data");
+    folder.write(
+        "small.yaml",
+        &format!(
+            "name: small\nmodels:\n  - {{label: teacher, source: {0}/models/teacher, role: teacher, dtype: f32}}\n  \
+             - {{label: kd, source: {0}/models/student-kd, role: student, teacher: teacher, dtype: f32}}\n\
+             sweep: {{batch_size: 4, max_new_tokens: 8}}\n\
+             prompts: {{file: {0}/instructions/heldout.jsonl, count: 8}}\n\
+             generation: {{length: fixed}}\nmeasure: {{meter: modelled, repeats: 2, window_s: 0.5}}\n\
+             accuracy: {{file: {0}/instructions/heldout.jsonl, count: 32}}\n",
+            data.display()
+        ),
+    )
+}
+
+#[test]
+fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&small_study(&folder), &out);
+    let rows = results(&out);
+    assert_eq!(rows.len(), 4);
+    for row in &rows {
+        assert_eq!((row["energy_method"].as_str(), row["valid"].as_str()), ("modelled", "true"), "{row:?}");
+        assert!(row["warnings"].contains("modelled"));
+        assert!(row["E_run_J"].parse::<f64>().unwrap() > 0.0);
+        assert_eq!(row["T_out"].parse::<u64>().unwrap(), 64 * row["passes"].parse::<u64>().unwrap());
+        assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+    }
+    for name in ["report.html", "report.md"] {
+        let text = fs::read_to_string(out.join(name)).unwrap();
+        assert!(text.to_lowercase().contains("modelled"), "{name} says that the energy is modelled");
+    }
+}
+
+#[test]
+fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
+    let folder = Folder::new();
+    let prompts = folder.write("prompts.txt", "Instruction: Add 2 and 3.\n\nInstruction: Sort: c a b\n");
+    let out = folder.path("bench.json");
+    let model = repository().join("data/models/student-kd");
+    let output = program()
+        .args(["bench", "--batch-size", "2", "--max-new-tokens", "8", "--model"])
+        .arg(&model)
+        .arg("--prompts")
+        .arg(&prompts)
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let record: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    let keys: Vec<&String> = record.as_object().unwrap().keys().take(7).collect();
+    let expected = [
+        "E_run_J",
+        "T_in",
+        "T_out",
+        "EPT_in_J_per_tok",
+        "EPT_out_J_per_tok",
+        "EPT_total_J_per_tok",
+        "energy_method",
+    ];
+    assert_eq!(keys, expected);
+    let get = |key: &str| record[key].as_f64().unwrap();
+    let close = |left: f64, right: f64| (left - right).abs() < 1e-9 * right;
+    assert!(get("E_run_J") > 0.0 && get("T_in") > 0.0 && get("T_out") > 0.0);
+    assert!(close(get("EPT_in_J_per_tok"), get("E_run_J") / get("T_in")));
+    assert!(close(get("EPT_out_J_per_tok"), get("E_run_J") / get("T_out")));
+    assert!(close(get("EPT_total_J_per_tok"), get("E_run_J") / (get("T_in") + get("T_out"))));
+}
+
+#[test]
+fn bench_on_a_folder_without_a_model_names_the_file_that_is_missing() {
+    let folder = Folder::new();
+    let prompts = folder.write("prompts.txt", "hello\n");
+    let output = program()
+        .args(["bench", "--model"])
+        .arg(&folder.0)
+        .arg("--prompts")
+        .arg(&prompts)
+        .arg("--out")
+        .arg(folder.path("o.json"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("config.json"), "{}", stderr(&output));
+    assert!(!Path::new(&folder.path("o.json")).exists());
+}
+
+#[test]
+fn the_bundled_models_stay_under_twenty_mebibytes() {
+    let mut bytes = 0;
+    for model in fs::read_dir(repository().join("data/models")).unwrap() {
+        for file in fs::read_dir(model.unwrap().path()).unwrap() {
+            bytes += file.unwrap().metadata().unwrap().len();
+        }
+    }
+    assert!(bytes < 20 << 20, "{bytes} bytes");
+}

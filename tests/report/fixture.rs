@@ -1,0 +1,310 @@
+//! A study with three models, three batch sizes and two lengths, and ways to spoil it.
+
+use ept_sweep::analysis::*;
+use ept_sweep::figures::PowerTrace;
+use ept_sweep::record::*;
+use ept_sweep::units::{Joules, Seconds};
+
+pub const TEACHER: &str = "teacher";
+pub const STUDENT: &str = "student-kd";
+pub const CONTROL: &str = "student-ce";
+const MODELS: [(&str, Role, f64, f64); 3] = [
+    (TEACHER, Role::Teacher, 0.0412, 0.94),
+    (STUDENT, Role::Student, 0.0119, 0.78),
+    (CONTROL, Role::Control, 0.01192, 0.66),
+];
+
+pub fn estimate(value: f64, half_width: f64, n: usize) -> Estimate {
+    Estimate { value, interval: Some(Interval { low: value - half_width, high: value + half_width }), n }
+}
+
+pub fn study() -> Study {
+    grid(&MODELS.map(|(label, role, ept, exact)| (label.to_owned(), role, ept, exact)), &[1, 4, 16], &[16, 64])
+}
+
+/// Every combination of models, batch sizes and lengths, compared with the first model.
+pub fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
+    let mut study = Study {
+        cells: Vec::new(),
+        accuracies: Vec::new(),
+        savings: Vec::new(),
+        overall: Vec::new(),
+        points: Vec::new(),
+        methods: vec![EnergyMethod::Counter],
+        reasons: Vec::new(),
+    };
+    for (label, role, ept, exact) in models {
+        for &length in lengths {
+            study.accuracies.push(accuracy(label, *role, exact * (1.0 - 2.0 / length as f64), length));
+            for &batch in batches {
+                let cell = cell(label, *role, ept / (batch as f64).powf(0.7) * (1.0 + 4.0 / length as f64), batch, length);
+                study.points.push(point(&cell, study.accuracies.last().unwrap().exact_match));
+                study.cells.push(cell);
+            }
+        }
+    }
+    mark_front(&mut study.points);
+    compare(&mut study, models);
+    study
+}
+
+fn accuracy(label: &str, role: Role, exact: f64, length: usize) -> Accuracy {
+    Accuracy {
+        model: label.to_owned(),
+        role,
+        max_new_tokens: length,
+        exact_match: estimate(exact, 0.08, 100),
+        exact_match_stderr: 0.041,
+        rouge_l: estimate(exact * 0.98, 0.06, 100),
+        rouge_l_stderr: 0.031,
+        by_category: vec![("closed_qa".to_owned(), exact, 60), ("summarization".to_owned(), exact * 0.9, 40)],
+        dataset: "heldout.jsonl".to_owned(),
+    }
+}
+
+fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: usize) -> CellSummary {
+    let of = |value: f64| Some(estimate(value, value * 0.018, 5));
+    let output = 50.0 * max_new_tokens as f64;
+    CellSummary {
+        id: format!("{model}.b{batch_size}.n{max_new_tokens}"),
+        model: model.to_owned(),
+        role,
+        batch_size,
+        max_new_tokens,
+        dtype: "f32".to_owned(),
+        output_length: OutputLength::Fixed,
+        counts: TrialCounts { planned: 5, valid: 5, ..TrialCounts::default() },
+        energy_per_pass_j: of(ept * output),
+        tokens_per_pass: Some(PassTokens { prompts: 50.0, input: 1_240.0, output, pad_fraction: 0.083 }),
+        ept_in_j: of(ept * output / 1_240.0),
+        ept_out_j: of(ept),
+        ept_total_j: of(ept * output / (1_240.0 + output)),
+        net_ept_out_j: of(ept * 0.7),
+        energy_per_prompt_j: of(ept * output / 50.0),
+        tokens_per_s: of(30.0 / ept),
+        power_w: of(31.4),
+        method: Some(EnergyMethod::Counter),
+        invalid_reasons: Vec::new(),
+        warnings: Vec::new(),
+        failures: Vec::new(),
+    }
+}
+
+fn point(cell: &CellSummary, accuracy: Estimate) -> Point {
+    Point {
+        cell: cell.id.clone(),
+        model: cell.model.clone(),
+        role: cell.role,
+        batch_size: cell.batch_size,
+        max_new_tokens: cell.max_new_tokens,
+        ept_out_j: cell.ept_out_j.unwrap(),
+        accuracy,
+        on_front: false,
+    }
+}
+
+fn mark_front(points: &mut [Point]) {
+    let all = points.to_vec();
+    for point in points {
+        let (e, a) = (point.ept_out_j.value, point.accuracy.value);
+        point.on_front = !all.iter().any(|other| {
+            let (oe, oa) = (other.ept_out_j.value, other.accuracy.value);
+            (oe < e && oa >= a) || (oe == e && oa > a)
+        });
+    }
+}
+
+pub fn comparison(saving: f64, half_width: f64, verdict: Verdict) -> Comparison {
+    let ratio = 1.0 - saving;
+    Comparison {
+        ratio: Some(estimate(ratio, half_width, 5)),
+        saving: Some(estimate(saving, half_width, 5)),
+        saved_j_per_token: Some(estimate(0.03 * saving, 0.03 * half_width, 5)),
+        factor: Some(estimate(1.0 / ratio, half_width / ratio / ratio, 5)),
+        p_adjusted: Some(0.0004),
+        verdict,
+    }
+}
+
+fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
+    let Some((teacher, _, base, exact)) = models.first().cloned() else { return };
+    let mut cells: Vec<(usize, usize)> = study.cells.iter().map(|c| (c.batch_size, c.max_new_tokens)).collect();
+    cells.sort_unstable();
+    cells.dedup();
+    for (i, (label, role, ept, own)) in models.iter().enumerate().skip(1) {
+        let saving = 1.0 - ept / base;
+        for &(batch_size, max_new_tokens) in &cells {
+            study.savings.push(Saving {
+                student: label.clone(),
+                role: *role,
+                teacher: teacher.clone(),
+                batch_size,
+                max_new_tokens,
+                ept_out: comparison(saving - 0.01 * (batch_size as f64).log2(), 0.02, Verdict::Improved),
+                accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
+                break_even: BreakEven::Tokens(estimate(1.24e6, 0.11e6, 5)),
+            });
+        }
+        study.overall.push(OverallSaving {
+            student: label.clone(),
+            role: *role,
+            teacher: teacher.clone(),
+            cells: cells.len(),
+            ept_out: comparison(saving, 0.018, Verdict::Improved),
+            student_accuracy: Some(estimate(*own, 0.08, 100)),
+            teacher_accuracy: Some(estimate(exact, 0.05, 100)),
+            accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
+            over_control: (i == 1).then(|| (CONTROL.to_owned(), estimate(0.12, 0.07, 100))),
+            measured: true,
+            break_even: BreakEven::Tokens(estimate(1.24e6, 0.11e6, 5)),
+        });
+    }
+}
+
+/// What a run looks like in which a third of the trials went wrong.
+pub fn spoiled() -> Study {
+    let mut study = study();
+    let cell = &mut study.cells[1];
+    cell.counts = TrialCounts { planned: 5, valid: 2, invalid: 2, failed: 1, skipped: 0 };
+    cell.invalid_reasons = vec![Reason::ResidualTooLarge, Reason::WindowTooShort];
+    cell.warnings = vec![Reason::ResidualNoticeable];
+    cell.failures = vec!["out of memory: `cuda:0` has 1.2 GiB left\nhint: use a smaller batch".to_owned()];
+    let cell = &mut study.cells[4];
+    cell.counts = TrialCounts { planned: 5, skipped: 5, ..TrialCounts::default() };
+    cell.failures = vec!["too long for the model: 4096 tokens".to_owned()];
+    for of in [&mut cell.energy_per_pass_j, &mut cell.ept_in_j, &mut cell.ept_out_j, &mut cell.ept_total_j] {
+        *of = None;
+    }
+    cell.net_ept_out_j = None;
+    cell.tokens_per_s = None;
+    cell.power_w = None;
+    cell.tokens_per_pass = None;
+    study.savings[0].ept_out = comparison(0.02, 0.31, Verdict::Inconclusive);
+    study.savings[0].break_even = BreakEven::Never;
+    study.savings[1].break_even = BreakEven::Unknown(BreakEvenUnknown::MixedMethods);
+    study.reasons = vec![
+        ReasonCount { reason: Reason::ResidualTooLarge, invalid: 2, warned: 0 },
+        ReasonCount { reason: Reason::ResidualNoticeable, invalid: 0, warned: 3 },
+    ];
+    study
+}
+
+pub fn modelled(mut study: Study) -> Study {
+    study.methods = vec![EnergyMethod::Modelled];
+    for cell in &mut study.cells {
+        cell.method = Some(EnergyMethod::Modelled);
+        cell.warnings = vec![Reason::Modelled];
+    }
+    for overall in &mut study.overall {
+        overall.measured = false;
+    }
+    let warned = study.cells.len() * 5;
+    study.reasons = vec![ReasonCount { reason: Reason::Modelled, invalid: 0, warned }];
+    study
+}
+
+pub fn power() -> Vec<PowerTrace> {
+    MODELS.iter().enumerate().map(|(i, (label, role, _, _))| trace(label, *role, i as f64)).collect()
+}
+
+pub fn trace(label: &str, role: Role, phase: f64) -> PowerTrace {
+    let watts = |t: f64| match t {
+        t if !(0.8..=7.2).contains(&t) => 9.0 + (t * 7.0).sin() * 0.4,
+        t => 31.0 + (t * 11.0 + phase).sin() * 2.5 + (t * 37.0).cos() - phase,
+    };
+    let points = (0..400).map(|i| f64::from(i) * 0.02).map(|t| (100.0 + t, watts(t))).collect();
+    PowerTrace { label: label.to_owned(), role, t0: 101.5, t1: 106.5, points, modelled: false }
+}
+
+pub fn run() -> RunInfo {
+    let study = study();
+    let cells = study.cells.iter().map(|c| CellSpec {
+        id: CellId(c.id.clone()),
+        model: c.model.clone(),
+        batch_size: c.batch_size,
+        max_new_tokens: c.max_new_tokens,
+        dtype: c.dtype.clone(),
+        output_length: c.output_length,
+    });
+    RunInfo {
+        format: FORMAT,
+        name: "distillation on the processor".to_owned(),
+        question: Some("How much energy per token does distillation save, and what does it cost?".to_owned()),
+        notes: Some("The teacher and both students\nare bundled models.\n\nA second paragraph.".to_owned()),
+        sweep_file: "kd.yaml".to_owned(),
+        sweep_yaml: "name: distillation\nmodels:\n  - label: teacher # <b>&\n```\n".to_owned(),
+        sweep_sha256: "4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b".to_owned(),
+        models: MODELS.map(|(label, role, _, _)| model(label, role)).to_vec(),
+        cells: cells.collect(),
+        blocks: 5,
+        protocol: Protocol {
+            min_window_s: Seconds(5.0),
+            guard_s: Seconds(0.5),
+            warmup_s: Seconds(3.0),
+            idle_s: Seconds(20.0),
+            seed: 42,
+        },
+        prompts: PromptInfo { source: "data/heldout.jsonl".to_owned(), count: 50, sha256: "9f86d081884c7d65".repeat(4) },
+        floor: 0.01,
+        parts: vec![part()],
+    }
+}
+
+fn model(label: &str, role: Role) -> ModelMeta {
+    ModelMeta {
+        label: label.to_owned(),
+        role,
+        teacher: (role != Role::Teacher).then(|| TEACHER.to_owned()),
+        source: format!("data/models/{label}"),
+        training: (role == Role::Student).then(|| TrainingCost {
+            recipe: Some("kd".to_owned()),
+            duration_s: Some(Seconds(1234.0)),
+            energy_j: Some(Joules(36_900.0)),
+            energy_method: Some(EnergyMethod::Counter),
+            device: Some("cpu".to_owned()),
+        }),
+    }
+}
+
+fn part() -> Part {
+    let info = |label: &str| ModelInfo {
+        architecture: "LlamaForCausalLM".to_owned(),
+        engine: "decoder".to_owned(),
+        parameters: Some(1_115_264),
+        weight_bytes: Some(4_461_056),
+        dtype: "f32".to_owned(),
+        stored_dtype: Some("f16".to_owned()),
+        device: "cpu".to_owned(),
+        revision: None,
+        files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
+        notes: Vec::new(),
+    };
+    Part {
+        started_at: "2026-03-04T05:06:07Z".to_owned(),
+        version: "0.1.0".to_owned(),
+        git_revision: Some("0123abc-dirty".to_owned()),
+        host: Host {
+            hostname: Some("bench-1".to_owned()),
+            os: Some("Linux 6.8".to_owned()),
+            cpu: Some("Example CPU 9".to_owned()),
+            cores: 16,
+            memory_bytes: Some(64 << 30),
+        },
+        meter: meter(EnergyMethod::Counter),
+        models: [TEACHER, STUDENT, CONTROL].map(|label| (label.to_owned(), info(label))).into(),
+    }
+}
+
+pub fn meter(method: EnergyMethod) -> MeterInfo {
+    let domain = |name: &str, description: &str| Domain { name: name.to_owned(), description: description.to_owned() };
+    MeterInfo {
+        name: if method == EnergyMethod::Modelled { "modelled" } else { "rapl" }.to_owned(),
+        method,
+        domains: vec![domain("package-0", "intel-rapl:0"), domain("dram-0", "intel-rapl:0:0")],
+        tick_s: Some(Seconds(0.001)),
+        min_window_s: Seconds(1.0),
+        guard_s: Seconds(0.2),
+        idle_s: Seconds(5.0),
+        notes: vec!["The package's counter wraps every 262 kJ; wraps are accounted for.".to_owned()],
+    }
+}

@@ -1,0 +1,153 @@
+//! The whole binary on a simulated device: every answer is known in closed form.
+
+mod common;
+
+use std::fs;
+
+use common::{Folder, experiment, results, run, stdout, sweep};
+
+fn close(left: f64, right: f64) -> bool {
+    (left - right).abs() <= 1e-9 * right.abs()
+}
+
+fn number(row: &std::collections::BTreeMap<String, String>, column: &str) -> f64 {
+    row[column].parse().unwrap_or_else(|_| panic!("{column} is `{}`", row[column]))
+}
+
+#[test]
+fn three_hundred_watts_for_ten_milliseconds_a_token_are_three_joules_a_token() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    let rows = results(&out);
+    assert_eq!(rows.len(), 8 * 3);
+    for row in &rows {
+        // a step takes as long for a batch as for one sequence: a batch of 4 costs a quarter for each token
+        let (watts, step) = if row["model"] == "teacher" { (300.0, 0.010) } else { (120.0, 0.005) };
+        let expected = watts * step / number(row, "batch_size");
+        assert!(close(number(row, "EPT_out_J_per_tok"), expected), "{}: {}", row["cell"], row["EPT_out_J_per_tok"]);
+        assert_eq!(row["energy_method"], "simulated");
+    }
+    let single = rows.iter().find(|row| row["cell"] == "teacher.b1.n8").unwrap();
+    assert!(close(number(single, "EPT_out_J_per_tok"), 3.0));
+    assert!(close(number(single, "idle_w"), 60.0));
+}
+
+#[test]
+fn the_energies_per_token_satisfy_their_definitions() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    for row in results(&out) {
+        let (energy, input, output) = (number(&row, "E_run_J"), number(&row, "T_in"), number(&row, "T_out"));
+        assert!(close(number(&row, "EPT_in_J_per_tok"), energy / input));
+        assert!(close(number(&row, "EPT_out_J_per_tok"), energy / output));
+        assert!(close(number(&row, "EPT_total_J_per_tok"), energy / (input + output)));
+        // 13 words in the four prompts, each pass
+        assert_eq!(input, 13.0 * number(&row, "passes"));
+        assert_eq!(output, 4.0 * number(&row, "max_new_tokens") * number(&row, "passes"));
+    }
+}
+
+#[test]
+fn the_saving_of_the_simulated_student_is_eighty_percent_everywhere() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    let out = out.to_str().unwrap();
+    let output = run(["diff", out, "--base", "teacher", "--new", "student", "--format", "json"]);
+    let diff: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(diff["rows"].as_array().unwrap().len(), 4);
+    for row in diff["rows"].as_array().unwrap() {
+        assert!(close(row["saving"]["value"].as_f64().unwrap(), 0.8), "{row}");
+        assert_eq!(row["verdict"], "improved");
+    }
+}
+
+#[test]
+fn a_run_leaves_everything_that_its_directory_promises() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    let output = sweep(&experiment("simulated.yaml"), &out);
+    assert_eq!(stdout(&output).trim(), out.join("report.html").to_str().unwrap());
+    for name in ["run.json", "records.jsonl", "generations.jsonl", "results.parquet", "results.csv", "report.md"] {
+        assert!(fs::metadata(out.join(name)).is_ok_and(|file| file.len() > 0), "{name}");
+    }
+    let samples = fs::read_dir(out.join("samples")).unwrap().count();
+    assert_eq!(samples, 24, "a file of raw samples for each trial");
+    let figures: Vec<_> =
+        fs::read_dir(out.join("figures")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    for name in ["savings", "ept_batch", "ept_length", "power"] {
+        for kind in ["svg", "png"] {
+            assert!(figures.contains(&format!("{name}.{kind}")), "{name}.{kind} of {figures:?}");
+        }
+    }
+    let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["format"], 1);
+    assert_eq!(run["parts"].as_array().unwrap().len(), 1);
+    assert_eq!(run["sweep_sha256"].as_str().unwrap().len(), 64);
+}
+
+#[test]
+fn what_the_models_wrote_is_kept_once_for_each_prompt_of_a_cell() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    let text = fs::read_to_string(out.join("generations.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 8 * 4);
+    for line in &lines {
+        let length = if line["cell"].as_str().unwrap().ends_with("n8") { 8 } else { 32 };
+        assert_eq!(line["output_ids"].as_array().unwrap().len(), length);
+        assert_eq!(line["finish"], "length");
+        assert_eq!(line["tokens_in"], line["prompt"].as_str().unwrap().split_whitespace().count());
+    }
+}
+
+#[test]
+fn a_cell_that_fails_is_a_row_with_a_kind_and_the_sweep_goes_on() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "fail.yaml",
+        "name: fail\nmodels:\n  - label: m\n    source: {synthetic: {power_w: 100, step_s: 0.01, fail: {kind: oom, from_batch_size: 8}}}\n\
+         sweep: {batch_size: [1, 8], max_new_tokens: 4}\nprompts: {text: [a, b, c, d, e, f, g, h]}\n\
+         measure: {repeats: 2}\n",
+    );
+    let out = folder.path("run");
+    let output = common::program().arg(&file).arg("--out").arg(&out).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", common::stderr(&output));
+    let rows = results(&out);
+    let failed: Vec<_> = rows.iter().filter(|row| row["outcome"] == "failed").collect();
+    assert_eq!(failed.len(), 2);
+    assert!(failed.iter().all(|row| row["failure"] == "out_of_memory" && row["E_run_J"].is_empty()));
+    assert_eq!(rows.iter().filter(|row| row["outcome"] == "measured").count(), 2);
+    let report = fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(report.contains("m.b8.n4") && report.contains("memory"), "the report names the failed cell and why");
+}
+
+#[test]
+fn explain_shows_the_trials_and_the_formula_behind_a_number() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    let output = run(["explain", "teacher.b1.n8", "--run", out.to_str().unwrap()]);
+    let text = stdout(&output);
+    for part in ["EPT_out   = E / T_out          = 3", "repeat 3", "3 planned, 3 valid", "simulated", ".parquet"] {
+        assert!(text.contains(part), "`{part}` in:\n{text}");
+    }
+}
+
+#[test]
+fn a_natural_answer_counts_its_end_of_sequence_token() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "natural.yaml",
+        "name: natural\nmodels:\n  - label: m\n    source: {synthetic: {power_w: 100, step_s: 0.01, eos_after: 5}}\n\
+         sweep: {batch_size: 2, max_new_tokens: 16}\nprompts: {text: [a, b]}\nmeasure: {repeats: 1}\n",
+    );
+    let out = folder.path("run");
+    sweep(&file, &out);
+    let rows = results(&out);
+    assert_eq!(number(&rows[0], "T_out") / number(&rows[0], "passes"), 10.0);
+    assert!(close(number(&rows[0], "EPT_out_J_per_tok"), 0.5));
+}
