@@ -59,8 +59,8 @@ def models():
     yield "mistral", MistralConfig(**SIZES, sliding_window=None), dict(spelling=4)
 
 
-def random_model(config, seed):
-    """A model whose answers vary and whose norms and biases matter."""
+def random_model(config, seed, dtype):
+    """A model whose answers vary and whose norms and biases matter, with weights that `dtype` holds exactly."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
@@ -72,6 +72,8 @@ def random_model(config, seed):
             else:
                 scale = 1.0 if "embed" in name else 3.0
                 parameter.copy_(scale * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+            # Not `model.to(dtype).float()`, which would round the frequencies of the rotary embedding, too.
+            parameter.copy_(parameter.to(dtype))
     return model
 
 
@@ -177,8 +179,7 @@ def varies(golden):
 
 def make_tiny(name, config, how):
     for seed in range(1, 200):
-        model = random_model(config, seed)
-        model = model.to(how.get("dtype", torch.float32)).float()
+        model = random_model(config, seed, how.get("dtype", torch.float32))
         prompts = random_prompts(config.vocab_size, how.get("longest", 12), seed)
         golden, smallest = reference(model, prompts, how.get("eos", 1))
         if smallest > SMALLEST_MARGIN and varies(golden) and len(golden["eos_ids"]) == how.get("eos", 1):

@@ -38,12 +38,8 @@ impl Scale {
 
     /// Counts with the prefix that suits `values`: thousands are written out, from a million on prefixes are used.
     pub fn counts(values: impl IntoIterator<Item = f64>) -> Self {
-        let steps = [
-            (1e-15, "quadrillion", 1e15),
-            (1e-12, "trillion", 1e12),
-            (1e-9, "billion", 1e9),
-            (1e-6, "million", 1e6),
-        ];
+        let steps =
+            [(1e-15, "quadrillion", 1e15), (1e-12, "trillion", 1e12), (1e-9, "billion", 1e9), (1e-6, "million", 1e6)];
         pick(values, &steps, Self::plain(""))
     }
 }
@@ -87,7 +83,7 @@ pub fn fixed(value: f64, decimals: usize) -> String {
 fn push_grouped(out: &mut String, whole: &str) {
     for (i, c) in whole.chars().enumerate() {
         let left = whole.len() - i;
-        if i > 0 && left % 3 == 0 && whole.len() > 4 {
+        if i > 0 && left.is_multiple_of(3) && whole.len() > 4 {
             out.push(NARROW_SPACE);
         }
         out.push(c);
@@ -108,7 +104,7 @@ fn decimals(value: f64, half_width: Option<f64>) -> usize {
     let of_value = if value == 0.0 { 0 } else { magnitude(value) };
     let wanted = match half_width {
         Some(half) if half.is_finite() && half > 0.0 => (1 - magnitude(half)).clamp(1 - of_value, 3 - of_value),
-        Some(half) if half == 0.0 => 3 - of_value,
+        Some(0.0) => 3 - of_value,
         _ => 2 - of_value,
     };
     wanted.clamp(0, 12) as usize
@@ -118,7 +114,7 @@ fn decimals(value: f64, half_width: Option<f64>) -> usize {
 fn percent_decimals(half_width: Option<f64>) -> usize {
     match half_width {
         Some(half) if half.is_finite() && half > 0.0 => (-(half.log10().floor() as i32)).clamp(0, 2) as usize,
-        Some(half) if half == 0.0 => 1,
+        Some(0.0) => 1,
         _ => 0,
     }
 }
@@ -212,7 +208,7 @@ pub fn points(difference: &Estimate) -> String {
 /// The same without the interval: `+16 points`.
 pub fn signed_points(difference: &Estimate) -> String {
     let digits = value(difference, Scale::PERCENT);
-    let sign = if difference.value > 0.0 && digits.trim_matches(['0', '.']) != "" { "+" } else { "" };
+    let sign = if difference.value > 0.0 && !digits.trim_matches(['0', '.']).is_empty() { "+" } else { "" };
     let unit = if digits.trim_start_matches(MINUS) == "1" { "point" } else { "points" };
     format!("{sign}{digits}{NO_BREAK}{unit}")
 }
@@ -283,7 +279,10 @@ pub fn seconds(time: Seconds) -> String {
 
 /// Three significant digits without trailing zeros: `5`, `12.3`, `0.25`.
 fn short(value: f64) -> String {
-    let digits = number(value, None);
+    trimmed(number(value, None))
+}
+
+fn trimmed(digits: String) -> String {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.').to_owned() } else { digits }
 }
 
@@ -311,13 +310,15 @@ fn with_unit(digits: &str, unit: &str) -> String {
     if unit.is_empty() { digits.to_owned() } else { format!("{digits}{NO_BREAK}{unit}") }
 }
 
-/// A share of tokens, trials or time: `12 %`, one decimal below 10 %.
+/// A share of tokens, trials or time: whole percent, two digits below 10 %.
 pub fn fraction(share: f64) -> String {
-    if share.is_nan() {
-        return UNKNOWN.to_owned();
-    }
-    let digits = if share != 0.0 && share.abs() < 0.1 { 1 } else { 0 };
-    with_unit(&fixed(share * 100.0, digits), "%")
+    let percent = share * 100.0;
+    let digits = match percent.abs() {
+        p if p.is_nan() => return UNKNOWN.to_owned(),
+        p if p >= 10.0 || p == 0.0 => fixed(percent, 0),
+        p => trimmed(fixed(percent, (1 - p.log10().floor() as i32).clamp(1, 6) as usize)),
+    };
+    with_unit(&digits, "%")
 }
 
 /// What a model is, in a word.
@@ -398,10 +399,7 @@ mod tests {
     #[test]
     fn prefixes_suit_the_size() {
         let unit = |v: f64| Scale::joules([v]).unit;
-        assert_eq!(
-            [2e-9, 2e-6, 2e-3, 0.99999, 2.0, 2e3, 2e7].map(unit),
-            ["nJ", "µJ", "mJ", "J", "J", "kJ", "MJ"]
-        );
+        assert_eq!([2e-9, 2e-6, 2e-3, 0.99999, 2.0, 2e3, 2e7].map(unit), ["nJ", "µJ", "mJ", "J", "J", "kJ", "MJ"]);
         assert_eq!(Scale::joules([]).unit, "J");
         assert_eq!(Scale::joules([0.0, f64::NAN]).unit, "J");
     }
@@ -443,6 +441,10 @@ mod tests {
         assert_eq!(times(&alone(31.4)), "31.4×");
         assert_eq!(plain(&bytes(1_610_612_736)), "1.50 GiB");
         assert_eq!(plain(&bytes(12)), "12 B");
+        assert_eq!(
+            [0.01, 0.083, -0.0042, 0.5, 0.0].map(fraction).map(|f| plain(&f)),
+            ["1 %", "8.3 %", "−0.42 %", "50 %", "0 %"]
+        );
         assert_eq!(plain(&duration(Seconds(0.5))), "500 ms");
         assert_eq!(plain(&duration(Seconds(5.0))), "5 s");
         assert_eq!(plain(&duration(Seconds(200.0))), "3 min 20 s");

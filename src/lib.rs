@@ -15,11 +15,14 @@ pub mod table;
 pub mod template;
 
 pub mod prompts;
+pub mod text;
 
 pub mod engine;
 pub mod meter;
 
 pub mod sweep;
+
+pub mod model;
 
 pub mod store;
 
@@ -35,3 +38,6 @@ pub mod format;
 pub mod figures;
 
 pub mod report;
+
+pub mod cli;
+pub mod commands;

@@ -146,9 +146,8 @@ impl Loader {
             }
             (ModelSource::Name(_), Location::Folder { path, commit }) => {
                 let dtype = model.dtype.map(crate::sweep::spec::Dtype::name);
-                let adapter = model.adapter.as_ref().map(|adapter| self.base.join(adapter));
-                let options = load::LoadOptions { dtype, adapter: adapter.as_deref(), revision: commit };
-                let engine = load::load(&path, &options, &self.device).map_err(at)?;
+                let options = load::LoadOptions { dtype, revision: commit };
+                let engine = load::load(&path, &options, self.device).map_err(at)?;
                 let tokenizer = Tokenizer::load(&path).map_err(at)?;
                 Ok(Model { engine, codec: Codec::Tokenizer(Box::new(tokenizer)) })
             }

@@ -55,7 +55,7 @@ fn is_markup(before: Option<char>, c: char, after: Option<char>) -> bool {
     match c {
         '\\' | '|' | '`' | '*' | '~' | '$' => true,
         '_' => !inside_a_word,
-        '#' | '-' | '+' | '=' => before.is_none(),
+        '#' | '-' | '+' | '=' => before.is_none() && after.is_none_or(|next| next.is_whitespace() || next == c),
         ']' => matches!(after, Some('(' | '[' | ':')),
         _ => false,
     }
@@ -123,6 +123,8 @@ mod tests {
     fn markdown_cells_keep_their_column() {
         assert_eq!(escape_markdown("a|b\n<c> `d` *e*"), "a\\|b &lt;c&gt; \\`d\\` \\*e\\*");
         assert_eq!(escape_markdown("[a](javascript:b) _c_"), "[a\\](javascript:b) \\_c\\_");
+        assert_eq!(escape_markdown("- a"), "\\- a");
+        assert_eq!(escape_markdown("+8 # -3"), "+8 # -3");
         assert_eq!(escape_markdown("no_energy_source [69, 73]"), "no_energy_source [69, 73]");
     }
 }

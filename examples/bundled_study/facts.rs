@@ -52,7 +52,7 @@ fn attribute_value(d: &mut Draw, which: usize) -> String {
 pub fn closed_qa(d: &mut Draw) -> Drawn {
     let count = d.int(2, 3) as usize;
     let people = d.distinct(count, Draw::name);
-    let wanted = d.int(4, 6) as usize;
+    let wanted = d.int(3, 5) as usize;
     let keys = d.distinct(wanted, |d| (d.index(count), d.index(ATTRIBUTES.len())));
     let mut facts: Vec<(usize, usize, String)> = Vec::new();
     for (person, which) in keys {
@@ -195,7 +195,7 @@ fn kinds(d: &mut Draw) -> Drawn {
 
 /// The largest or smallest number, or whose value is the highest or lowest.
 pub fn comparison(d: &mut Draw) -> Drawn {
-    let count = d.int(3, 6) as usize;
+    let count = d.int(3, 5) as usize;
     let most = d.coin();
     let values = d.distinct(count, |d| d.int(1, 999));
     let best = if most { values.iter().max() } else { values.iter().min() };
@@ -218,20 +218,22 @@ pub fn comparison(d: &mut Draw) -> Drawn {
     drawn(instruction, format!("{}.", people.join(", ")), &names[winner])
 }
 
-/// A cell of a small table with two columns.
+/// A cell of a small table: what stands beside a name, or which name stands beside it.
 pub fn table_lookup(d: &mut Draw) -> Drawn {
-    let rows = d.int(4, 6) as usize;
+    let rows = d.int(3, 5) as usize;
     let names = d.distinct(rows, Draw::name);
-    let cities = d.distinct(rows, Draw::city);
-    let scores = d.distinct(rows, |d| d.int(10, 99));
-    let lines: Vec<String> = (0..rows).map(|i| format!("{}: {}, {}", names[i], cities[i], scores[i])).collect();
-    let row = d.index(rows);
-    let (name, city, score) = (&names[row], &cities[row], scores[row].to_string());
-    let (instruction, answer) = match d.index(4) {
-        0 => (phrase(d, &["Which town is listed for {0}?", "Look up the town of {0}."], &[name]), city.clone()),
-        1 => (phrase(d, &["Which score does {0} have?", "Look up the score of {0}."], &[name]), score),
-        2 => (phrase(d, &["Who is listed with {0}?", "Which name has the town {0}?"], &[city]), name.clone()),
-        _ => (phrase(d, &["Who has a score of {0}?", "Which name has the score {0}?"], &[&score]), name.clone()),
+    let column = d.pick(&["town", "score"]);
+    let values = match column {
+        "town" => d.distinct(rows, Draw::city),
+        _ => d.distinct(rows, |d| d.int(10, 99).to_string()),
     };
-    drawn(instruction, format!("name: town, score\n{}", lines.join("\n")), answer)
+    let lines: Vec<String> = names.iter().zip(&values).map(|(name, value)| format!("{name}: {value}")).collect();
+    let row = d.index(rows);
+    let (name, value) = (&names[row], &values[row]);
+    let (instruction, answer) = if d.index(4) == 0 {
+        (phrase(d, &["Who is listed with {0}?", "Which name stands beside {0}?"], &[value]), name)
+    } else {
+        (phrase(d, &["Which {1} is listed for {0}?", "Look up the {1} of {0}."], &[name, column]), value)
+    };
+    drawn(instruction, format!("name: {column}\n{}", lines.join("\n")), answer)
 }

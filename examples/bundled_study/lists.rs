@@ -53,9 +53,9 @@ pub fn arithmetic(d: &mut Draw) -> Drawn {
 
 /// How often a word stands in a list, or how many words or how many of a kind there are.
 pub fn counting(d: &mut Draw) -> Drawn {
-    let kinds = d.int(2, 4) as usize;
+    let kinds = d.int(2, 3) as usize;
     let pool = d.words(kinds);
-    let length = d.int(5, 12) as usize;
+    let length = d.int(4, 8) as usize;
     let list: Vec<&str> = (0..length).map(|_| d.pick(&pool)).collect();
     let context = join(&list);
     if d.index(4) == 0 {

@@ -257,10 +257,7 @@ fn write_data(options: &Options, train_sample: u64) -> Res<()> {
         let rows: Vec<Item> = (0..train_sample).map(|i| tasks::train_item(options.seed, i)).collect();
         write_rows(&folder.join("train-sample.jsonl"), &rows)?;
     }
-    write_text(
-        &folder.join("README.md"),
-        &include_str!("instructions.md").replace("{seed}", &options.seed.to_string()),
-    )
+    write_text(&folder.join("README.md"), &include_str!("instructions.md").replace("{seed}", &options.seed.to_string()))
 }
 
 fn write_rows(path: &Path, rows: &[Item]) -> Res<()> {

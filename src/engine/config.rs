@@ -120,16 +120,6 @@ impl Config {
         Ok(config)
     }
 
-    /// Query heads that share one key and value head.
-    pub fn heads_per_kv(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    /// Rows of the fused query, key and value projection.
-    pub fn qkv_size(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-
     fn from_fields(fields: &Fields) -> Result<Self> {
         if fields.get("quantization_config").is_some() {
             return Err(fields

@@ -1,6 +1,20 @@
 //! Running a model: token ids in, token ids out. Knows nothing of energy, windows or records.
 
+mod attention;
+mod cache;
+mod config;
+mod cpu;
+mod decoder;
+mod failure;
+pub mod generate;
+mod linear;
+pub mod load;
+mod pick;
+mod rope;
 pub mod synthetic;
+mod weights;
+
+pub use linear::Kernels;
 
 use crate::error::Result;
 use crate::record::{Finish, ModelInfo, OutputLength};

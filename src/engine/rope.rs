@@ -8,26 +8,44 @@ use candle_core::{DType, Device, Tensor};
 use super::config::{Rope, RopeScaling};
 use crate::error::Result;
 
-/// Cosines and sines, each `(positions, head_dim / 2)`.
+/// Cosines and sines of the positions from 0 on, each `(positions, head_dim / 2)`, on the host.
 pub(super) struct RopeTable {
-    /// Cosines of the angles.
-    pub cos: Tensor,
-    /// Sines of the angles.
-    pub sin: Tensor,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
 }
 
 impl RopeTable {
     /// Computes the table for positions 0 to `positions - 1`.
-    pub fn new(rope: &Rope, head_dim: usize, positions: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(rope: &Rope, head_dim: usize, positions: usize) -> Self {
         let frequencies = frequencies(rope, head_dim);
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |frequency| p as f32 * frequency));
-        let table = |values: Vec<f32>| -> Result<Tensor> {
-            Ok(Tensor::from_vec(values, (positions, head_dim / 2), device)?.to_dtype(dtype)?)
+        Self {
+            cos: angles().map(|angle| f64::from(angle).cos() as f32).collect(),
+            sin: angles().map(|angle| f64::from(angle).sin() as f32).collect(),
+            half: head_dim / 2,
+        }
+    }
+
+    /// How many positions the table has.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// Cosines and sines of a position.
+    #[inline(always)]
+    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.half..(position + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+
+    /// Cosines and sines of the first `positions` on the device, each `(positions, head_dim / 2)`.
+    pub fn to_device(&self, positions: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        let upload = |values: &[f32]| -> Result<Tensor> {
+            let values = &values[..positions * self.half];
+            Ok(Tensor::from_slice(values, (positions, self.half), device)?.to_dtype(dtype)?)
         };
-        Ok(Self {
-            cos: table(angles().map(|angle| f64::from(angle).cos() as f32).collect())?,
-            sin: table(angles().map(|angle| f64::from(angle).sin() as f32).collect())?,
-        })
+        Ok((upload(&self.cos)?, upload(&self.sin)?))
     }
 }
 

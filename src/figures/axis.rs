@@ -107,10 +107,11 @@ impl Axis {
 /// The smallest and the largest finite value; 0 and 0 where there is none.
 fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let finite = values.into_iter().filter(|v| v.is_finite());
-    finite.fold(None, |so_far: Option<(f64, f64)>, v| {
-        Some(so_far.map_or((v, v), |(low, high)| (low.min(v), high.max(v))))
-    })
-    .unwrap_or((0.0, 0.0))
+    finite
+        .fold(None, |so_far: Option<(f64, f64)>, v| {
+            Some(so_far.map_or((v, v), |(low, high)| (low.min(v), high.max(v))))
+        })
+        .unwrap_or((0.0, 0.0))
 }
 
 /// A tick: where, and what it says.
@@ -124,7 +125,8 @@ pub struct Tick {
 
 /// Labels `ticks` with as few decimals as tell them apart.
 pub fn label_ticks(ticks: &[f64], factor: f64) -> Vec<Tick> {
-    let decimals = |v: f64| (0..6).find(|&d| (v * 10f64.powi(d) - (v * 10f64.powi(d)).round()).abs() < 1e-6).unwrap_or(6);
+    let decimals =
+        |v: f64| (0..6).find(|&d| (v * 10f64.powi(d) - (v * 10f64.powi(d)).round()).abs() < 1e-6).unwrap_or(6);
     let each: Vec<usize> = ticks.iter().map(|tick| decimals(tick * factor) as usize).collect();
     let spread = ticks.first().zip(ticks.last()).is_some_and(|(a, b)| *a > 0.0 && b / a > 20.0);
     let most = each.iter().copied().max().unwrap_or(0);
@@ -226,8 +228,11 @@ pub fn kind(axis: &Axis) -> &'static str {
     if axis.is_log() { ", log scale" } else { "" }
 }
 
-/// A remark in grey.
+/// A remark in grey, where there is one.
 pub fn remark(picture: &mut Picture, at: At, align: Align, text: &str) {
+    if text.is_empty() {
+        return;
+    }
     picture.text(Text { align, color: MUTED, ..Text::new(text, at) });
 }
 
@@ -261,7 +266,8 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_share_their_decimals() {
-        let labels = |ticks: &[f64], factor: f64| label_ticks(ticks, factor).into_iter().map(|t| t.label).collect::<Vec<_>>();
+        let labels =
+            |ticks: &[f64], factor: f64| label_ticks(ticks, factor).into_iter().map(|t| t.label).collect::<Vec<_>>();
         assert_eq!(labels(&[0.0, 0.5, 1.0], 1.0), ["0.0", "0.5", "1.0"]);
         assert_eq!(labels(&[0.1, 1.0, 10.0], 1.0), ["0.1", "1", "10"]);
         assert_eq!(labels(&[0.0, 0.25], 100.0), ["0", "25"]);

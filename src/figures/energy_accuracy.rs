@@ -8,6 +8,8 @@ use crate::analysis::{Estimate, Point, Study};
 use crate::format::{self, Scale};
 
 const HEIGHT: f64 = 250.0;
+/// Above this number of points only those of the front have bars and labels.
+const CROWD: usize = 48;
 
 /// What the figure shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,18 +82,21 @@ pub fn series(study: &Study) -> Option<Series> {
         label: naming.label(p),
         on_front: p.on_front,
     });
-    let points: Vec<Dot> = dots.collect();
+    let mut points: Vec<Dot> = dots.collect();
+    points.sort_by_key(|dot| dot.on_front);
     (!points.is_empty()).then(|| Series { points, models, naming, caveat: format::caveat(&study.methods) })
 }
 
 impl Series {
     /// One sentence on what the figure shows.
     pub fn caption(&self) -> String {
-        let front = if self.has_front() { " The stepped line is the Pareto front: filled points on it are beaten by no \
-            other cell in both energy and accuracy; hollow ones are." } else { "" };
+        let front = " The stepped line is the Pareto front: no other cell has both less energy and more accuracy than \
+            a filled point.";
+        let front = if self.has_front() { front } else { "" };
+        let crowd = if self.crowded() { " Only points of the front have bars and labels." } else { "" };
         format!(
             "Energy per output token against exact match on held-out prompts, one point for each cell. Bars are 95 % \
-             intervals (repeats for energy, prompts for accuracy).{front} {}",
+             intervals (repeats for energy, prompts for accuracy).{front}{crowd} {}",
             self.naming.explanation()
         )
         .trim_end()
@@ -115,6 +120,15 @@ impl Series {
         )
     }
 
+    fn crowded(&self) -> bool {
+        self.points.len() > CROWD && self.has_front()
+    }
+
+    /// The points that have bars and labels.
+    fn detailed(&self) -> impl Iterator<Item = &Dot> {
+        self.points.iter().filter(|dot| dot.on_front || !self.crowded())
+    }
+
     fn has_front(&self) -> bool {
         self.points.iter().filter(|p| p.on_front).count() > 1
     }
@@ -124,24 +138,7 @@ impl Series {
 pub fn draw(series: &Series) -> Picture {
     let mut picture = Picture::new(FULL_WIDTH, HEIGHT);
     let top = MARGIN + legend::draw(&mut picture, &series.models, false, series.caveat);
-    let ends = |e: &Estimate| e.interval.map_or([e.value; 2], |i| [i.low, i.high]).into_iter().chain([e.value]);
-    let x = Axis::spanning(series.points.iter().flat_map(|p| ends(&p.energy)));
-    let accuracies: Vec<f64> = series.points.iter().flat_map(|p| ends(&p.accuracy)).collect();
-    let y = accuracy_axis(&accuracies);
-    let scale = Scale::joules(series.points.iter().map(|p| p.energy.value));
-    let x_ticks = label_ticks(&x.ticks(7), scale.factor);
-    let y_ticks = label_ticks(&y.ticks(6), 100.0);
-    let left = MARGIN + labels_width(&y_ticks) + 5.0;
-    let panel = Panel { left, top: top + 17.0, right: FULL_WIDTH - MARGIN - 8.0, bottom: HEIGHT - 34.0, x, y };
-    title_y(&mut picture, (MARGIN, top + 10.0), "Exact match (%)");
-    if !series.naming.explanation().is_empty() {
-        remark(&mut picture, (panel.right, top + 10.0), Align::Right, series.naming.explanation());
-    }
-    panel.grid_x(&mut picture, &x_ticks);
-    panel.grid_y(&mut picture, &y_ticks);
-    panel.axis_x(&mut picture, &x_ticks);
-    panel.axis_y(&mut picture, &y_ticks);
-    panel.title_x(&mut picture, &format!("Energy per output token ({}){}", scale.unit, axis::kind(&x)));
+    let panel = axes(&mut picture, series, top);
     if series.has_front() {
         front(&mut picture, &panel, series);
     }
@@ -154,6 +151,25 @@ pub fn draw(series: &Series) -> Picture {
     picture
 }
 
+fn axes(picture: &mut Picture, series: &Series, top: f64) -> Panel {
+    let ends = |e: &Estimate| e.interval.map_or([e.value; 2], |i| [i.low, i.high]).into_iter().chain([e.value]);
+    let x = Axis::spanning(series.points.iter().flat_map(|p| ends(&p.energy)));
+    let y = accuracy_axis(&series.points.iter().flat_map(|p| ends(&p.accuracy)).collect::<Vec<_>>());
+    let scale = Scale::joules(series.points.iter().map(|p| p.energy.value));
+    let x_ticks = label_ticks(&x.ticks(7), scale.factor);
+    let y_ticks = label_ticks(&y.ticks(6), 100.0);
+    let left = MARGIN + labels_width(&y_ticks) + 5.0;
+    let panel = Panel { left, top: top + 17.0, right: FULL_WIDTH - MARGIN - 8.0, bottom: HEIGHT - 34.0, x, y };
+    title_y(picture, (MARGIN, top + 10.0), "Exact match (%)");
+    remark(picture, (panel.right, top + 10.0), Align::Right, series.naming.explanation());
+    panel.grid_x(picture, &x_ticks);
+    panel.grid_y(picture, &y_ticks);
+    panel.axis_x(picture, &x_ticks);
+    panel.axis_y(picture, &y_ticks);
+    panel.title_x(picture, &format!("Energy per output token ({}){}", scale.unit, axis::kind(&x)));
+    panel
+}
+
 /// The part of 0–100 % that the points need, and never less than 20 points of it.
 fn accuracy_axis(values: &[f64]) -> Axis {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -163,7 +179,7 @@ fn accuracy_axis(values: &[f64]) -> Axis {
 }
 
 fn bars(picture: &mut Picture, panel: &Panel, series: &Series) {
-    for dot in &series.points {
+    for dot in series.detailed() {
         let (x, y) = panel.at(dot.energy.value, dot.accuracy.value);
         if let Some(i) = dot.energy.interval {
             picture.bar_x((panel.x_at(i.low), panel.x_at(i.high)), y, dot.style.color);
@@ -198,7 +214,7 @@ fn labels(picture: &mut Picture, panel: &Panel, series: &Series) {
     let mut taken: Vec<[f64; 4]> = series.points.iter().map(|dot| around(panel, dot)).collect();
     taken.extend(picture.marks.iter().filter_map(error_bar));
     taken.extend(picture.texts().map(Text::bounds));
-    for dot in series.points.iter().filter(|dot| !dot.label.is_empty()) {
+    for dot in series.detailed().filter(|dot| !dot.label.is_empty()) {
         let at = panel.at(dot.energy.value, dot.accuracy.value);
         let free = candidates(&dot.label, at).into_iter().find(|text| {
             let b = text.bounds();
@@ -249,4 +265,3 @@ fn candidates(label: &str, (x, y): At) -> Vec<Text> {
 fn overlap(a: &[f64; 4], b: &[f64; 4]) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
-

@@ -1,7 +1,7 @@
 //! Energy per output token against output length, a panel for each batch size.
 
-pub use super::lines::{Series, draw};
 use super::lines::{self, Along};
+pub use super::lines::{Series, draw};
 use crate::analysis::Study;
 
 /// What the figure shows; `None` where the study has fewer than two output lengths.

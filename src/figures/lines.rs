@@ -6,6 +6,7 @@ use super::picture::{At, Picture};
 use super::theme::{FULL_WIDTH, LINE, MARGIN, ModelStyle, Styles};
 use crate::analysis::{CellSummary, Estimate, Study};
 use crate::format::{self, Scale};
+use crate::units::Joules;
 
 const PANELS_IN_A_ROW: usize = 4;
 /// Points of different models at the same place are set this far apart.
@@ -121,8 +122,9 @@ impl Series {
     pub fn alt(&self) -> String {
         let ends = self.panels.iter().flat_map(|(_, curves)| curves).take(6).filter_map(|curve| {
             let ((x0, from), (x1, to)) = (curve.known().next()?, curve.known().last()?);
-            let (from, to) = (format::energy(&from), format::energy(&to));
-            Some(format!("{} goes from {from} at {x0} to {to} at {x1}", curve.style.label))
+            let energy = |e: Estimate| format::joules(Some(Joules(e.value)));
+            let change = format!("{} goes from {} at {x0} to {} at {x1}", curve.style.label, energy(from), energy(to));
+            (x1 > x0).then_some(change)
         });
         format!("Line chart. {}.", ends.collect::<Vec<_>>().join("; "))
     }
@@ -142,8 +144,8 @@ impl Series {
 
 /// Draws the figure.
 pub fn draw(series: &Series) -> Picture {
-    let columns = series.panels.len().min(PANELS_IN_A_ROW);
-    let rows = series.panels.len().div_ceil(columns.max(1));
+    let rows = series.panels.len().div_ceil(PANELS_IN_A_ROW).max(1);
+    let columns = series.panels.len().div_ceil(rows).max(1);
     let panel_height = if rows > 1 { 110.0 } else { 150.0 };
     let row_height = panel_height + 20.0 + 34.0;
     let strip = legend::draw(&mut Picture::new(FULL_WIDTH, 100.0), &series.models, true, series.caveat);
@@ -184,7 +186,7 @@ fn draw_panel(picture: &mut Picture, panel: &Panel, series: &Series, curves: &[C
 fn dodge(series: &Series, curve: &Curve) -> f64 {
     let n = series.models.len();
     let i = series.models.iter().position(|m| m.label == curve.style.label).unwrap_or(0);
-    let step = DODGE.min(12.0 / n.max(1) as f64);
+    let step = DODGE.min(8.0 / n.max(1) as f64);
     (i as f64 - (n as f64 - 1.0) / 2.0) * step
 }
 

@@ -6,7 +6,7 @@ use plotters::backend::{BitMapBackend, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::DrawingAreaErrorKind;
 use plotters::element::{Circle, PathElement, Polygon};
-use plotters::prelude::{Color as _, DrawingArea, DrawingBackend, FontStyle, IntoDrawingArea, IntoTextStyle, RGBColor};
+use plotters::prelude::{Color as _, DrawingArea, DrawingBackend, IntoDrawingArea, IntoTextStyle, RGBColor};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
 
@@ -342,7 +342,8 @@ fn halve(large: &[u8], width: usize, height: usize) -> Vec<u8> {
         let (upper, lower) = (&large[2 * y * row..][..row], &large[(2 * y + 1) * row..][..row]);
         for (a, b) in upper.chunks_exact(6).zip(lower.chunks_exact(6)) {
             for channel in 0..3 {
-                let sum = [a[channel], a[channel + 3], b[channel], b[channel + 3]].into_iter().map(u32::from).sum::<u32>();
+                let sum =
+                    [a[channel], a[channel + 3], b[channel], b[channel + 3]].into_iter().map(u32::from).sum::<u32>();
                 small.push(((sum + 2) / 4) as u8);
             }
         }

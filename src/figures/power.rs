@@ -93,11 +93,7 @@ pub fn draw(series: &Series) -> Picture {
     let mut picture = Picture::new(FULL_WIDTH, top + 4.0 + rows as f64 * row_height + 34.0);
     legend::draw(&mut picture, &[], false, series.caveat);
     title_y(&mut picture, (MARGIN, top - 2.0), "Power (W)");
-    let points = || series.traces.iter().flat_map(|trace| &trace.points);
-    let y = Axis::from_zero(points().map(|(_, watts)| *watts));
-    let (first, last) = points().fold((0.0, 0.0), |(a, b): (f64, f64), (t, _)| (a.min(*t), b.max(*t)));
-    let last = series.traces.iter().map(|trace| trace.length).fold(last, f64::max);
-    let x = Axis::between(first, last);
+    let (x, y) = axes(series);
     let (x_ticks, y_ticks) = (label_ticks(&x.ticks(8 / columns + 1), 1.0), label_ticks(&y.ticks(4), 1.0));
     let left = MARGIN + labels_width(&y_ticks) + 5.0;
     let width = (FULL_WIDTH - MARGIN - left + 12.0) / columns as f64;
@@ -113,6 +109,14 @@ pub fn draw(series: &Series) -> Picture {
         bottom(&mut picture, &panel, &x_ticks, lowest);
     }
     picture
+}
+
+/// The axes that all panels share: time over all traces, power from zero.
+fn axes(series: &Series) -> (Axis, Axis) {
+    let points = || series.traces.iter().flat_map(|trace| &trace.points);
+    let (first, last) = points().fold((0.0, 0.0), |(a, b): (f64, f64), (t, _)| (a.min(*t), b.max(*t)));
+    let last = series.traces.iter().map(|trace| trace.length).fold(last, f64::max);
+    (Axis::between(first, last), Axis::from_zero(points().map(|(_, watts)| *watts)))
 }
 
 fn draw_panel(picture: &mut Picture, panel: &Panel, trace: &Trace, y_ticks: &[Tick]) {

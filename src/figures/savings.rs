@@ -1,14 +1,18 @@
 //! What a student (or a control) saves against its teacher, at each batch size and output length.
 
+use std::collections::BTreeMap;
+
 use super::axis::{Axis, Panel, label_ticks};
 use super::legend;
 use super::picture::{Align, HALF_DIGIT, Picture, Text};
-use super::theme::{FULL_WIDTH, HAIR, INK, MARGIN, MARKER, MEDIUM, MUTED, ModelStyle, SMALL, Styles, THIN, text_width};
+use super::theme::{FULL_WIDTH, HAIR, INK, MARGIN, MEDIUM, MUTED, ModelStyle, SMALL, Styles, THIN, text_width};
 use crate::analysis::{Comparison, Estimate, Study, Verdict};
 use crate::format::{self, Scale};
 
 const ROW: f64 = 9.5;
 const GROUP_GAP: f64 = 5.0;
+/// Above this number of rows the cells of a model share one.
+const MOST_ROWS: usize = 48;
 
 /// What the figure shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +21,8 @@ pub struct Series {
     models: Vec<ModelStyle>,
     teachers: Vec<String>,
     inconclusive: bool,
+    /// There are too many cells for a row each.
+    condensed: bool,
     caveat: Option<&'static str>,
 }
 
@@ -33,38 +39,62 @@ struct Row {
     style: ModelStyle,
     saving: Estimate,
     verdict: Verdict,
+    /// The savings of the single cells, where they share this row.
+    cells: Vec<f64>,
 }
 
 /// The known savings; `None` where there is none.
 pub fn series(study: &Study) -> Option<Series> {
     let styles = Styles::of(study);
-    let row = |model: &str, comparison: &Comparison| {
-        let saving = comparison.saving.filter(|s| s.value.is_finite())?;
-        Some(Row { style: styles.get(model), saving, verdict: comparison.verdict })
-    };
-    let mut groups: Vec<((usize, usize), Group)> = Vec::new();
-    for saving in &study.savings {
-        let Some(row) = row(&saving.student, &saving.ept_out) else { continue };
-        let key = (saving.batch_size, saving.max_new_tokens);
-        match groups.iter_mut().find(|(of, _)| *of == key) {
-            Some((_, group)) => group.rows.push(row),
-            None => groups.push((key, Group { label: group_label(key), whole: false, rows: vec![row] })),
-        }
-    }
-    groups.sort_by_key(|(key, _)| *key);
-    let mut groups: Vec<Group> = groups.into_iter().map(|(_, group)| group).collect();
-    let overall: Vec<Row> = study.overall.iter().filter_map(|o| row(&o.student, &o.ept_out)).collect();
-    if groups.len() > 1 && !overall.is_empty() {
+    let mut groups = by_cell(study, &styles);
+    let overall: Vec<Row> = study.overall.iter().filter_map(|o| row(&styles, &o.student, &o.ept_out)).collect();
+    let rows = groups.iter().map(|group| group.rows.len()).sum::<usize>();
+    let condensed = rows > MOST_ROWS && !overall.is_empty();
+    if condensed {
+        groups = by_model(study, overall);
+    } else if groups.len() > 1 && !overall.is_empty() {
         groups.push(Group { label: "All cells".to_owned(), whole: true, rows: overall });
     }
     let rows = || groups.iter().flat_map(|g| &g.rows);
-    let models = styles.only(rows().map(|row| row.style.label.as_str()));
+    // a group of one model names it beside the row
+    let named = if condensed { Vec::new() } else { rows().map(|row| row.style.label.as_str()).collect() };
+    let models = styles.only(named);
     let inconclusive = rows().any(|row| row.verdict == Verdict::Inconclusive);
     let mut teachers: Vec<String> = study.savings.iter().map(|s| s.teacher.clone()).collect();
     teachers.sort();
     teachers.dedup();
     let caveat = format::caveat(&study.methods);
-    (!groups.is_empty()).then_some(Series { groups, models, teachers, inconclusive, caveat })
+    (!groups.is_empty()).then_some(Series { groups, models, teachers, inconclusive, condensed, caveat })
+}
+
+fn row(styles: &Styles, model: &str, comparison: &Comparison) -> Option<Row> {
+    let saving = comparison.saving.filter(|s| s.value.is_finite())?;
+    Some(Row { style: styles.get(model), saving, verdict: comparison.verdict, cells: Vec::new() })
+}
+
+/// A group for each batch size and output length.
+fn by_cell(study: &Study, styles: &Styles) -> Vec<Group> {
+    let mut groups: BTreeMap<(usize, usize), Vec<Row>> = BTreeMap::new();
+    for saving in &study.savings {
+        if let Some(row) = row(styles, &saving.student, &saving.ept_out) {
+            groups.entry((saving.batch_size, saving.max_new_tokens)).or_default().push(row);
+        }
+    }
+    groups.into_iter().map(|(cell, rows)| Group { label: group_label(cell), whole: false, rows }).collect()
+}
+
+/// A group with one row for each model, over all its cells.
+fn by_model(study: &Study, overall: Vec<Row>) -> Vec<Group> {
+    let cells = |model: &str| {
+        let own = study.savings.iter().filter(move |s| s.student == model);
+        own.filter_map(|s| s.ept_out.saving).map(|s| s.value).filter(|v| v.is_finite()).collect()
+    };
+    let group = |row: Row| Group {
+        label: short(&row.style.name()),
+        whole: false,
+        rows: vec![Row { cells: cells(&row.style.label), ..row }],
+    };
+    overall.into_iter().map(group).collect()
 }
 
 fn group_label((batch, length): (usize, usize)) -> String {
@@ -74,21 +104,25 @@ fn group_label((batch, length): (usize, usize)) -> String {
 impl Series {
     /// One sentence on what the figure shows.
     pub fn caption(&self) -> String {
+        let ticks = if self.condensed { " Small ticks are the single cells." } else { "" };
         let hollow = if self.inconclusive { " Hollow markers: inconclusive." } else { "" };
         format!(
             "Energy per output token saved against {} at equal batch size and output length. Bars are 95 % intervals; \
-             right of zero is less energy.{hollow}",
+             right of zero is less energy.{ticks}{hollow}",
             self.against()
         )
     }
 
     /// What somebody who can't see the figure should know.
     pub fn alt(&self) -> String {
-        let last = self.groups.last().map(|group| {
+        let from = if self.condensed { 0 } else { self.groups.len().saturating_sub(1) };
+        let each = self.groups[from..].iter().map(|group| {
             let rows = group.rows.iter().map(|r| format!("{} {}", r.style.label, format::percent(&r.saving)));
-            format!("{}: {}.", group.label, rows.collect::<Vec<_>>().join("; "))
+            let rows = rows.collect::<Vec<_>>().join("; ");
+            if self.condensed { rows } else { format!("{}: {rows}", group.label) }
         });
-        format!("Dot plot of the saving against {}. {}", self.against(), last.unwrap_or_default())
+        let each = each.collect::<Vec<_>>().join("; ");
+        format!("Dot plot of the saving against {}. {each}.", self.against())
     }
 
     fn against(&self) -> String {
@@ -135,8 +169,10 @@ fn panel(series: &Series, top: f64, height: f64) -> Panel {
     let lowest = all().map(|r| r.saving.value).fold(0.0, f64::min);
     let ends = all().map(|r| r.saving.interval.map_or(r.saving.value, |i| i.low)).filter(|v| v.is_finite());
     let low = ends.fold(lowest, f64::min).max(lowest.min(-1.0));
+    let low = all().flat_map(|r| &r.cells).copied().fold(low, f64::min).max(lowest.min(-1.0));
     let low = if low < 0.0 { low * 1.05 - 0.01 } else { 0.0 };
     let highest = all().map(|r| r.saving.interval.map_or(r.saving.value, |i| i.high)).fold(0.0, f64::max);
+    let highest = all().flat_map(|r| &r.cells).copied().fold(highest, f64::max);
     let x = Axis::between(low, (highest * 1.05).clamp(0.1, 1.0));
     Panel { left, top, right, bottom: top + height, x, y: Axis::between(0.0, 1.0) }
 }
@@ -161,6 +197,9 @@ fn draw_group(picture: &mut Picture, panel: &Panel, group: &Group, y: &mut f64) 
 }
 
 fn draw_row(picture: &mut Picture, panel: &Panel, row: &Row, y: f64, whole: bool) {
+    for x in row.cells.iter().map(|cell| panel.x_at(*cell)) {
+        picture.line([(x, y - 2.6), (x, y + 2.6)], row.style.color, HAIR);
+    }
     if let Some(interval) = row.saving.interval {
         let (x0, x1) = (panel.x_at(interval.low), panel.x_at(interval.high));
         picture.bar_x((x0, x1), y, row.style.color);
@@ -172,7 +211,6 @@ fn draw_row(picture: &mut Picture, panel: &Panel, row: &Row, y: f64, whole: bool
     picture.marker(row.style.shape, (panel.x_at(row.saving.value), y), row.style.color, hollow);
     let at = (FULL_WIDTH - MARGIN, y + SMALL * HALF_DIGIT);
     picture.text(Text { align: Align::Right, bold: whole, ..Text::new(numbers(row), at) });
-    debug_assert!(MARKER < ROW / 2.0);
 }
 
 fn numbers(row: &Row) -> String {

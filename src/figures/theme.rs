@@ -156,8 +156,7 @@ pub fn fit(text: &str, width: f64, size: f64, bold: bool) -> String {
     let chars: Vec<char> = text.chars().collect();
     for kept in (2..chars.len()).rev() {
         let (head, tail) = (kept.div_ceil(2), kept / 2);
-        let shorter: String =
-            chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - tail..]).collect();
+        let shorter: String = chars[..head].iter().chain(&['…']).chain(&chars[chars.len() - tail..]).collect();
         if text_width(&shorter, size, bold) <= width {
             return shorter;
         }

@@ -106,7 +106,7 @@ fn fixed_length(run: &RunInfo) -> Option<String> {
 fn over_control(main: &OverallSaving) -> Option<String> {
     let (control, difference) = main.over_control.as_ref()?;
     Some(format!(
-        "Distillation's part: {} answers {} exactly compared with {control}, which was trained without the teacher.",
+        "Exact match of {} minus that of {control}, which was trained without the teacher: {}.",
         main.student,
         format::points(difference)
     ))
@@ -114,11 +114,9 @@ fn over_control(main: &OverallSaving) -> Option<String> {
 
 fn break_even(main: &OverallSaving) -> Option<String> {
     match &main.break_even {
-        BreakEven::Tokens(tokens) => Some(format!(
-            "The energy of training {} is paid back after {}.",
-            main.student,
-            format::tokens(tokens)
-        )),
+        BreakEven::Tokens(tokens) => {
+            Some(format!("The energy of training {} is paid back after {}.", main.student, format::tokens(tokens)))
+        }
         BreakEven::Never => Some(format!(
             "The energy of training {} is never paid back for certain: the saving may be zero.",
             main.student
@@ -128,8 +126,10 @@ fn break_even(main: &OverallSaving) -> Option<String> {
 }
 
 fn without_comparison(study: &Study) -> String {
-    let energy = |cell: &&CellSummary| cell.ept_out_j.filter(|e| e.value.is_finite()).map_or(f64::INFINITY, |e| e.value);
-    let best = study.cells.iter().filter(|cell| energy(cell).is_finite()).min_by(|a, b| energy(a).total_cmp(&energy(b)));
+    let energy =
+        |cell: &&CellSummary| cell.ept_out_j.filter(|e| e.value.is_finite()).map_or(f64::INFINITY, |e| e.value);
+    let best =
+        study.cells.iter().filter(|cell| energy(cell).is_finite()).min_by(|a, b| energy(a).total_cmp(&energy(b)));
     let Some((best, ept)) = best.and_then(|best| Some((best, best.ept_out_j?))) else {
         return "No cell has a valid energy: nothing can be answered yet.".to_owned();
     };

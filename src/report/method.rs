@@ -93,7 +93,7 @@ fn source(meter: &MeterInfo) -> String {
         EnergyMethod::Simulated => "that of a simulated device with known power: it is not a measurement",
     };
     let tick = meter.tick_s.map_or(String::new(), |t| format!(" The source updates every {}.", format::duration(t)));
-    format!("Energy (meter `{}`) is {how}. It covers {}.{tick}", meter.name, domains(meter))
+    format!("Energy (meter: {}) is {how}. It covers {}.{tick}", meter.name, domains(meter))
 }
 
 fn domains(meter: &MeterInfo) -> String {
@@ -148,13 +148,20 @@ fn coverage(meters: &[&MeterInfo]) -> String {
     if names.is_empty() {
         return "No energy source was available.".to_owned();
     }
-    let mut names = names;
-    names.dedup();
+    let mut distinct: Vec<&str> = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    let (last, others) = distinct.split_last().unwrap_or((&format::UNKNOWN, &[]));
+    let (list, are) = match others {
+        [] => ((*last).to_owned(), "is"),
+        others => (format!("{} and {last}", others.join(", ")), "are"),
+    };
     format!(
-        "Only {} {} counted. Whatever else the machine draws (other components, losses of the power supply, cooling) \
-         isn't.",
-        names.join(", "),
-        if names.len() == 1 { "is" } else { "are" }
+        "Only {list} {are} counted. Whatever else the machine draws (other components, losses of the power supply, \
+         cooling) isn't."
     )
 }
 

@@ -83,7 +83,7 @@ fn run_facts(run: &RunInfo) -> Vec<Fact> {
         fact("Record format", run.format.to_string()),
     ];
     for model in &run.models {
-        let teacher = model.teacher.as_ref().map_or(String::new(), |t| format!(", teacher {t}"));
+        let teacher = model.teacher.as_ref().map_or(String::new(), |t| format!(" of {t}"));
         let training = model.training.as_ref().map_or(String::new(), training);
         let text = format!("{}: {}{teacher}, from {}{training}", model.label, format::role(model.role), model.source);
         facts.push(fact("Model", text));

@@ -14,7 +14,8 @@ pub fn savings(study: &Study) -> Option<Table> {
     if study.savings.is_empty() && study.overall.is_empty() {
         return None;
     }
-    let pairs: Vec<_> = study.savings.iter().map(|s| (s, ept(study, &s.teacher, s), ept(study, &s.student, s))).collect();
+    let pairs: Vec<_> =
+        study.savings.iter().map(|s| (s, ept(study, &s.teacher, s), ept(study, &s.student, s))).collect();
     let known = pairs.iter().flat_map(|(_, teacher, student)| [teacher, student]).flatten().map(|e| e.value);
     let scale = Scale::joules(known);
     let mut rows: Vec<Row> = pairs.iter().map(|(s, t, o)| saving_row(s, t.as_ref(), o.as_ref(), scale)).collect();
@@ -24,23 +25,23 @@ pub fn savings(study: &Study) -> Option<Table> {
         Column::words("Against"),
         Column::numbers("Batch", ""),
         Column::numbers("New tokens", ""),
-        Column::numbers("Teacher", scale.unit),
-        Column::numbers("Model", scale.unit),
+        Column::numbers("EPT teacher", scale.unit),
+        Column::numbers("EPT model", scale.unit),
         Column::numbers("Saving", "%"),
         Column::numbers("Factor", ""),
         Column::words("Verdict"),
         Column::numbers("Accuracy", "points"),
-        Column::words("Training paid back after"),
+        Column::numbers("Break-even", "tokens"),
     ];
     let caption = "Energy per output token of each model against its teacher at equal batch size and output length, \
-        with 95 % intervals. p values are adjusted over the cells (Holm).";
+        with 95 % intervals. p values are adjusted over the cells (Holm). Break-even: output tokens after which the \
+        energy of training is paid back.";
     Some(Table { id: "table-savings", caption: caption.to_owned(), caveat: caveat(study), columns, rows })
 }
 
 fn ept(study: &Study, model: &str, at: &Saving) -> Option<Estimate> {
-    let same = |c: &&CellSummary| {
-        c.model == model && c.batch_size == at.batch_size && c.max_new_tokens == at.max_new_tokens
-    };
+    let same =
+        |c: &&CellSummary| c.model == model && c.batch_size == at.batch_size && c.max_new_tokens == at.max_new_tokens;
     study.cells.iter().filter(same).find_map(|cell| cell.ept_out_j)
 }
 
@@ -106,15 +107,15 @@ fn points(difference: &Estimate) -> Cell {
 fn break_even(pays: &BreakEven) -> Cell {
     match pays {
         BreakEven::Tokens(tokens) => {
-            let text = format::tokens(tokens);
-            let (value, detail) = text.split_once(" [").map_or((text.as_str(), None), |(v, d)| (v, Some(d)));
-            let cell = Cell::new(value);
-            detail.map_or(cell.clone(), |detail| cell.with(format!("[{detail}")))
+            let scale = Scale::counts([tokens.value]);
+            let number = format::value(tokens, scale);
+            let text = if scale.unit.is_empty() { number } else { format!("{number} {}", scale.unit) };
+            Cell::new(text).with(format::interval(tokens, scale))
         }
-        BreakEven::Never => Cell::new("never").with("the saving may be zero"),
+        BreakEven::Never => Cell::new("never").with("no sure saving"),
         BreakEven::Unknown(why) => Cell::unknown().with(match why {
             BreakEvenUnknown::NoTrainingEnergy => "no training energy",
-            BreakEvenUnknown::MixedMethods => "methods that don't mix",
+            BreakEvenUnknown::MixedMethods => "mixed methods",
             BreakEvenUnknown::UnknownSaving => "saving unknown",
         }),
     }
@@ -136,8 +137,8 @@ pub fn results(study: &Study) -> Table {
         Column::numbers("Batch", ""),
         Column::numbers("New tokens", ""),
         Column::numbers("Valid", ""),
-        Column::numbers("T in", "tokens"),
-        Column::numbers("T out", "tokens"),
+        Column::numbers("T_in", "tokens"),
+        Column::numbers("T_out", "tokens"),
     ];
     columns.extend(numbers.iter().map(|(title, scale, _)| Column::numbers(*title, scale.unit)));
     columns.push(Column::words("Remarks"));
@@ -151,16 +152,16 @@ pub fn results(study: &Study) -> Table {
 fn result_numbers(study: &Study) -> Vec<(&'static str, Scale, Get<CellSummary>)> {
     let energies: [(&'static str, Get<CellSummary>); 5] = [
         ("E per pass", |c| c.energy_per_pass_j),
-        ("EPT in", |c| c.ept_in_j),
-        ("EPT out", |c| c.ept_out_j),
-        ("EPT total", |c| c.ept_total_j),
-        ("EPT out, net", |c| c.net_ept_out_j),
+        ("EPT_in", |c| c.ept_in_j),
+        ("EPT_out", |c| c.ept_out_j),
+        ("EPT_total", |c| c.ept_total_j),
+        ("EPT_out, net", |c| c.net_ept_out_j),
     ];
-    let known = |get: Get<CellSummary>| study.cells.iter().filter_map(move |c| get(c)).map(|e| e.value);
+    let known = |get: Get<CellSummary>| study.cells.iter().filter_map(get).map(|e| e.value);
     let scaled = energies.into_iter().map(|(title, get)| (title, Scale::joules(known(get)), get));
     let rates: [(&'static str, Scale, Get<CellSummary>); 2] =
         [("Speed", Scale::plain("tokens/s"), |c| c.tokens_per_s), ("Power", Scale::plain("W"), |c| c.power_w)];
-    let needed = |get: Get<CellSummary>, title: &str| title != "EPT out, net" || known(get).next().is_some();
+    let needed = |get: Get<CellSummary>, title: &str| title != "EPT_out, net" || known(get).next().is_some();
     scaled.chain(rates).filter(|(title, _, get)| needed(*get, title)).collect()
 }
 
@@ -223,9 +224,9 @@ fn by_model(study: &Study) -> Table {
         Column::words("Model"),
         Column::numbers("New tokens", ""),
         Column::numbers("Exact match", "%"),
-        Column::numbers("Standard error", "points"),
+        Column::numbers("SE, exact match", "points"),
         Column::numbers("ROUGE-L", ""),
-        Column::numbers("Standard error", ""),
+        Column::numbers("SE, ROUGE-L", ""),
         Column::numbers("Prompts", ""),
         Column::words("Data set"),
     ];
@@ -242,7 +243,7 @@ fn by_model(study: &Study) -> Table {
         ])
     };
     let caption = "Accuracy on held-out prompts, scored outside every energy window, with 95 % intervals (Wilson for \
-        exact match, Student's t for ROUGE-L).";
+        exact match, Student's t for ROUGE-L) and standard errors (SE).";
     let rows = study.accuracies.iter().map(row).collect();
     Table { id: "table-accuracy", caption: caption.to_owned(), caveat: None, columns, rows }
 }

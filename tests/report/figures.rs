@@ -135,6 +135,8 @@ fn twelve_models_with_hostile_labels_are_drawn() {
     let power: Vec<_> = models.iter().map(|(label, role, _, _)| fixture::trace(label, *role, 0.0)).collect();
     assert_eq!(check(&study, &power).len(), 5);
     for (name, picture) in pictures(&study, &power) {
+        // 240 mm: a page
+        assert!(picture.height < 680.0, "{name} is {} points high", picture.height);
         assert!(!picture.svg("<alt>").unwrap().contains("<script"), "{name}");
     }
 }

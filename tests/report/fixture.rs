@@ -37,7 +37,8 @@ pub fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[u
         for &length in lengths {
             study.accuracies.push(accuracy(label, *role, exact * (1.0 - 2.0 / length as f64), length));
             for &batch in batches {
-                let cell = cell(label, *role, ept / (batch as f64).powf(0.7) * (1.0 + 4.0 / length as f64), batch, length);
+                let cell =
+                    cell(label, *role, ept / (batch as f64).powf(0.7) * (1.0 + 4.0 / length as f64), batch, length);
                 study.points.push(point(&cell, study.accuracies.last().unwrap().exact_match));
                 study.cells.push(cell);
             }
@@ -244,7 +245,11 @@ pub fn run() -> RunInfo {
             idle_s: Seconds(20.0),
             seed: 42,
         },
-        prompts: PromptInfo { source: "data/heldout.jsonl".to_owned(), count: 50, sha256: "9f86d081884c7d65".repeat(4) },
+        prompts: PromptInfo {
+            source: "data/heldout.jsonl".to_owned(),
+            count: 50,
+            sha256: "9f86d081884c7d65".repeat(4),
+        },
         floor: 0.01,
         parts: vec![part()],
     }

@@ -2,7 +2,7 @@ use std::fs;
 
 use ept_sweep::analysis::{BreakEven, Study, Verdict};
 use ept_sweep::figures::{FigureFile, draw_all};
-use ept_sweep::record::{EnergyMethod, OutputLength, RunInfo};
+use ept_sweep::record::{EnergyMethod, OutputLength, Role, RunInfo};
 use ept_sweep::report::{Rendered, render};
 
 use crate::figures::pictures;
@@ -32,7 +32,12 @@ fn plain(text: &str) -> String {
 fn look() {
     let root = std::path::PathBuf::from(std::env::var("EPT_SWEEP_LOOK").unwrap());
     let mut run = fixture::run();
+    let label =
+        |i: usize| format!("{}-of-a-model-<b>&{i}", if i.is_multiple_of(2) { "a-rather-long-label" } else { "m" });
+    let role = |i: usize| if i == 0 { Role::Teacher } else { Role::Student };
+    let many: Vec<_> = (0..12).map(|i| (label(i), role(i), 0.1 / (i + 1) as f64, 0.95 - 0.05 * i as f64)).collect();
     for (name, study) in [
+        ("many", fixture::grid(&many, &[1, 2, 4, 8, 16, 32], &[8, 16, 32, 64, 128])),
         ("full", fixture::study()),
         ("spoiled", fixture::spoiled()),
         ("modelled", fixture::modelled(fixture::spoiled())),
@@ -67,7 +72,10 @@ fn each_verdict_has_its_own_headline() {
         study.overall[0].ept_out = fixture::comparison(saving, 0.05, verdict);
         headline(&render(&fixture::run(), &study, &[]).unwrap().html)
     };
-    assert!(with(Verdict::Regressed, -0.2).contains("takes 20 % more energy per generated token than teacher (95 % interval 15–25 %"));
+    assert!(
+        with(Verdict::Regressed, -0.2)
+            .contains("takes 20 % more energy per generated token than teacher (95 % interval 15–25 %")
+    );
     assert!(with(Verdict::Equivalent, 0.01).contains("takes as much energy per generated token as teacher"));
     assert!(with(Verdict::Inconclusive, 0.02).contains("the data don&#x27;t tell whether student-kd"));
 }
@@ -78,7 +86,10 @@ fn fixed_length_says_that_the_saving_is_the_sizes() {
     let said = "the saving is the size's, and distillation's part is the accuracy";
     let report = render(&run, &fixture::study(), &[]).unwrap();
     assert!(report.markdown.contains(said));
-    assert!(plain(&report.markdown).contains("student-kd answers +12 points [5, 19] exactly compared with student-ce"));
+    assert!(plain(&report.markdown).contains(
+        "Exact match of student-kd minus that of student-ce, which was trained without the \
+        teacher: +12 points [5, 19]."
+    ));
     run.cells.iter_mut().for_each(|cell| cell.output_length = OutputLength::Natural);
     assert!(!render(&run, &fixture::study(), &[]).unwrap().markdown.contains(said));
 }
@@ -89,7 +100,10 @@ fn a_study_without_a_comparison_names_its_thriftiest_cell() {
     study.overall.clear();
     study.savings.clear();
     let report = render(&fixture::run(), &study, &[]).unwrap();
-    assert!(headline(&report.html).starts_with("Of 18 cells, student-kd with batch size 16 and 64 new tokens takes the least"));
+    assert!(
+        headline(&report.html)
+            .starts_with("Of 18 cells, student-kd with batch size 16 and 64 new tokens takes the least")
+    );
     for cell in &mut study.cells {
         cell.ept_out_j = None;
     }
@@ -197,11 +211,13 @@ fn check_markdown_tables(markdown: &str) -> usize {
 fn what_went_wrong_is_shown_with_its_meaning() {
     let report = rendered(&fixture::run(), &fixture::spoiled());
     let html = plain(&report.html);
-    for text in ["residual_too_large", "disagree by more than 5 %", "out of memory", "too long for the model", "2&#x2f;5"] {
+    for text in
+        ["residual_too_large", "disagree by more than 5 %", "out of memory", "too long for the model", "2&#x2f;5"]
+    {
         assert!(html.contains(text), "{text}");
     }
     assert!(html.contains("<dt>Valid trials</dt><dd>82 of 90</dd>"));
-    assert!(html.contains("methods that don&#x27;t mix") && html.contains(">never <"));
+    assert!(html.contains("mixed methods") && html.contains(">never <"));
 }
 
 #[test]

@@ -1,0 +1,325 @@
+//! Attention over a KV cache in panels, as two operations: rotate and store the new keys and values; rotate the
+//! queries and attend. Padding is skipped rather than masked.
+
+use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::exp::exp;
+use super::panels::{PanelView, Rows, TILE, WIDTH, multiply_body};
+use super::{threads_for, values, vectorised};
+use crate::engine::config::Config;
+use crate::engine::rope::RopeTable;
+
+/// Heads of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads.
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Heads {
+    /// The heads of a model.
+    pub fn of(config: &Config) -> Self {
+        Self { queries: config.heads, keys: config.kv_heads, width: config.head_dim }
+    }
+
+    /// Values in a row of queries, keys and values together.
+    fn qkv(self) -> usize {
+        (self.queries + 2 * self.keys) * self.width
+    }
+
+    /// Query heads that share a key head.
+    fn shared(self) -> usize {
+        self.queries / self.keys
+    }
+}
+
+/// The keys and values of one layer: for each row of the batch and each key head, keys in panels of 16 positions
+/// `(capacity / 16, width, 16)`, then values in panels of 16 dimensions `(width / 16, capacity, 16)`.
+pub struct PanelCache {
+    tensor: Tensor,
+    shape: CacheShape,
+}
+
+#[derive(Clone, Copy)]
+struct CacheShape {
+    heads: Heads,
+    capacity: usize,
+}
+
+impl CacheShape {
+    fn keys(self) -> usize {
+        self.capacity * self.heads.width
+    }
+
+    fn head(self) -> usize {
+        self.keys() + self.capacity * self.heads.width.next_multiple_of(WIDTH)
+    }
+
+    fn key_slot(self, position: usize) -> usize {
+        (position / WIDTH) * self.heads.width * WIDTH + position % WIDTH
+    }
+
+    fn value_slot(self, panel: usize, position: usize) -> usize {
+        self.keys() + (panel * self.capacity + position) * WIDTH
+    }
+}
+
+impl PanelCache {
+    /// An empty cache for `batch` rows of up to `length` positions.
+    pub fn new(heads: Heads, batch: usize, length: usize) -> Result<Self> {
+        let shape = CacheShape { heads, capacity: length.next_multiple_of(WIDTH) };
+        let tensor = Tensor::zeros(batch * heads.keys * shape.head(), candle_core::DType::F32, &Device::Cpu)?;
+        Ok(Self { tensor, shape })
+    }
+
+    /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
+    ///
+    /// The new tokens take the columns from `past` on; row r of the batch begins at column `starts[r]`.
+    pub fn attend(&self, qkv: &Tensor, rope: &RopeTable, past: usize, starts: &[usize]) -> Result<Tensor> {
+        let step = Step { shape: self.shape, rope, past, starts };
+        self.tensor.inplace_op2(qkv, &Store(step))?;
+        qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))
+    }
+}
+
+/// Where the new tokens stand.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    shape: CacheShape,
+    rope: &'a RopeTable,
+    past: usize,
+    starts: &'a [usize],
+}
+
+impl Step<'_> {
+    /// Tokens of each row of the batch in a tensor with this many rows.
+    fn tokens(&self, rows: usize) -> usize {
+        rows / self.starts.len()
+    }
+
+    /// Rotates one head by the angles of a position and scales it.
+    #[inline(always)]
+    fn rotate(&self, head: &[f32], position: usize, scale: f32, mut set: impl FnMut(usize, f32)) {
+        let half = self.shape.heads.width / 2;
+        let (cos, sin) = self.rope.at(position);
+        for i in 0..half {
+            let (a, b, cos, sin) = (head[i] * scale, head[half + i] * scale, cos[i], sin[i]);
+            set(i, a * cos - b * sin);
+            set(half + i, b * cos + a * sin);
+        }
+    }
+}
+
+struct Store<'a>(Step<'a>);
+
+impl InplaceOp2 for Store<'_> {
+    fn name(&self) -> &'static str {
+        "store-keys-and-values"
+    }
+
+    fn cpu_fwd(&self, cache: &mut CpuStorage, _: &Layout, qkv: &CpuStorage, qkv_at: &Layout) -> Result<()> {
+        let CpuStorage::F32(cache) = cache else { candle_core::bail!("the cache has to be f32") };
+        let heads = self.0.shape.heads;
+        let qkv = values(qkv, qkv_at)?;
+        let tokens = self.0.tokens(qkv.len() / heads.qkv());
+        for (row, rows) in qkv.chunks(tokens * heads.qkv()).enumerate() {
+            let mut caches: Vec<&mut [f32]> =
+                cache[row * heads.keys * self.0.shape.head()..].chunks_mut(self.0.shape.head()).take(heads.keys).collect();
+            for (token, qkv) in rows.chunks(heads.qkv()).enumerate() {
+                self.store(&mut caches, row, self.0.past + token, &qkv[heads.queries * heads.width..]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store<'_> {
+    /// Stores one token: `kv` holds its keys, then its values. Padding isn't stored.
+    fn store(&self, caches: &mut [&mut [f32]], row: usize, column: usize, kv: &[f32]) {
+        let Some(position) = column.checked_sub(self.0.starts[row]) else { return };
+        let shape = self.0.shape;
+        let width = shape.heads.width;
+        let (keys, values) = kv.split_at(shape.heads.keys * width);
+        for ((cache, key), value) in caches.iter_mut().zip(keys.chunks(width)).zip(values.chunks(width)) {
+            let slot = shape.key_slot(column);
+            self.0.rotate(key, position, 1.0, |i, rotated| cache[slot + i * WIDTH] = rotated);
+            for (panel, value) in value.chunks(WIDTH).enumerate() {
+                cache[shape.value_slot(panel, column)..][..value.len()].copy_from_slice(value);
+            }
+        }
+    }
+}
+
+struct Attend<'a>(Step<'a>);
+
+impl CustomOp2 for Attend<'_> {
+    fn name(&self) -> &'static str {
+        "attend"
+    }
+
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        qkv_at: &Layout,
+        cache: &CpuStorage,
+        cache_at: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let heads = self.0.shape.heads;
+        let (qkv, cache) = (values(qkv, qkv_at)?, values(cache, cache_at)?);
+        let rows = qkv.len() / heads.qkv();
+        let tokens = self.0.tokens(rows);
+        let mut attended = vec![0.0; rows * heads.queries * heads.width];
+        // One token: a task for each key head of each row of the batch. Several: a task for each row of the batch.
+        let heads_in_task = if tokens == 1 { 1 } else { heads.keys };
+        let task = |(index, attended): (usize, &mut [f32])| {
+            let (row, first) = (index * heads_in_task / heads.keys, index * heads_in_task % heads.keys);
+            let qkv = &qkv[row * tokens * heads.qkv()..][..tokens * heads.qkv()];
+            let cache = &cache[row * heads.keys * self.0.shape.head()..];
+            for head in 0..heads_in_task {
+                attend_head(&self.0, qkv, &cache[(first + head) * self.0.shape.head()..], row, first + head, attended, head);
+            }
+        };
+        let chunk = tokens * heads_in_task * heads.shared() * heads.width;
+        let work = 2 * attended.len() * (self.0.past + tokens);
+        if threads_for(work) == 1 {
+            attended.chunks_mut(chunk).enumerate().for_each(task);
+        } else {
+            attended.par_chunks_mut(chunk).enumerate().for_each(task);
+        }
+        Ok((CpuStorage::F32(attended), (rows, heads.queries * heads.width).into()))
+    }
+}
+
+vectorised! {
+    /// The queries that share one key head of one row of the batch; their results go into `attended` as the
+    /// `slot`-th group of heads of each token.
+    fn attend_head(
+        step: &Step<'_>,
+        qkv: &[f32],
+        cache: &[f32],
+        row: usize,
+        head: usize,
+        attended: &mut [f32],
+        slot: usize,
+    ) = attend_body
+}
+
+#[inline(always)]
+fn attend_body<const FMA: bool>(
+    step: &Step<'_>,
+    qkv: &[f32],
+    cache: &[f32],
+    row: usize,
+    head: usize,
+    attended: &mut [f32],
+    slot: usize,
+) {
+    let (width, shared) = (step.shape.heads.width, step.shape.heads.shared());
+    let tokens = qkv.len() / step.shape.heads.qkv();
+    let group = attended.len() / tokens;
+    let start = step.starts[row];
+    let padding = start.saturating_sub(step.past);
+    let queries = rotated_queries(step, qkv, head, start);
+    let mut room = Room::new(step.shape);
+    // Queries in the order of tokens, the heads of a token side by side; padding has none.
+    for (block, queries) in queries.chunks(TILE * width).enumerate() {
+        let token = |index: usize| padding + (block * TILE + index) / shared;
+        room.attend::<FMA>(cache, queries, start, |index| step.past + token(index) + 1);
+        for (index, result) in room.results.chunks(width).take(queries.len() / width).enumerate() {
+            let at = token(index) * group + (slot * shared + (block * TILE + index) % shared) * width;
+            attended[at..][..width].copy_from_slice(result);
+        }
+    }
+}
+
+/// The queries of one key head, rotated and scaled, without those of padding.
+fn rotated_queries(step: &Step<'_>, qkv: &[f32], head: usize, start: usize) -> Vec<f32> {
+    let heads = step.shape.heads;
+    let (width, group) = (heads.width, heads.shared() * heads.width);
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut queries = vec![0.0; qkv.len() / heads.qkv() * group];
+    let mut used = 0;
+    for (token, qkv) in qkv.chunks(heads.qkv()).enumerate() {
+        let Some(position) = (step.past + token).checked_sub(start) else { continue };
+        for query in qkv[head * group..][..group].chunks(width) {
+            let rotated = &mut queries[used..][..width];
+            step.rotate(query, position, scale, |i, value| rotated[i] = value);
+            used += width;
+        }
+    }
+    queries.truncate(used);
+    queries
+}
+
+/// Room for a few queries of one key head.
+struct Room {
+    shape: CacheShape,
+    scores: Vec<f32>,
+    results: Vec<f32>,
+}
+
+impl Room {
+    fn new(shape: CacheShape) -> Self {
+        Self { shape, scores: vec![0.0; TILE * shape.capacity], results: vec![0.0; TILE * shape.heads.width] }
+    }
+
+    /// Up to [`TILE`] queries over the columns from `start` to `end(query)`, which must not fall from one to the next.
+    #[inline(always)]
+    fn attend<const FMA: bool>(&mut self, cache: &[f32], queries: &[f32], start: usize, end: impl Fn(usize) -> usize) {
+        let (width, capacity) = (self.shape.heads.width, self.shape.capacity);
+        let count = queries.len() / width;
+        let (first, last) = (start / WIDTH * WIDTH, end(count - 1));
+        let queries = Rows { data: queries, stride: width, length: width };
+        let keys = PanelView { data: &cache[self.shape.key_slot(first)..], stride: width * WIDTH };
+        let mut rows = rows_of(&mut self.scores, capacity, last - first);
+        multiply_body::<FMA>(queries, keys, &mut rows[..count]);
+
+        let mut sums = [1.0; TILE];
+        for (index, scores) in self.scores.chunks_mut(capacity).take(count).enumerate() {
+            sums[index] = exponentials::<FMA>(&mut scores[start - first..end(index) - first]);
+            scores[end(index) - first..last - first].fill(0.0);
+        }
+        let scores = Rows { data: &self.scores[start - first..], stride: capacity, length: last - start };
+        let values = PanelView { data: &cache[self.shape.value_slot(0, start)..], stride: capacity * WIDTH };
+        let mut rows = rows_of(&mut self.results, width, width);
+        multiply_body::<FMA>(scores, values, &mut rows[..count]);
+        for (result, sum) in self.results.chunks_mut(width).zip(sums) {
+            result.iter_mut().for_each(|value| *value /= sum);
+        }
+    }
+}
+
+/// The beginnings of the rows of a buffer.
+#[inline(always)]
+fn rows_of(buffer: &mut [f32], stride: usize, length: usize) -> [&mut [f32]; TILE] {
+    let mut rows = buffer.chunks_mut(stride);
+    std::array::from_fn(|_| rows.next().map_or(&mut [][..], |row| &mut row[..length]))
+}
+
+/// Replaces scores by e^(score − largest score) and sums them up.
+#[inline(always)]
+fn exponentials<const FMA: bool>(scores: &mut [f32]) -> f32 {
+    let largest = fold(scores, f32::MIN, |a, b| if a > b { a } else { b });
+    for score in scores.iter_mut() {
+        *score = exp::<FMA>(*score - largest);
+    }
+    fold(scores, 0.0, |a, b| a + b)
+}
+
+/// Folds values in 16 lanes, then the lanes.
+#[inline(always)]
+fn fold(values: &[f32], empty: f32, join: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    let mut lanes = [empty; WIDTH];
+    let (whole, rest) = values.as_chunks::<WIDTH>();
+    for values in whole {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane = join(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(empty, join)
+}
