@@ -45,7 +45,9 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Threads that share work of this many multiplications.
 fn threads_for(multiplications: usize) -> usize {
-    rayon::current_num_threads().min(multiplications / PARALLEL_FROM + 1)
+    static T: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let from = *T.get_or_init(|| std::env::var("PF").map_or(PARALLEL_FROM, |v| 1 << v.parse::<usize>().unwrap()));
+    rayon::current_num_threads().min(multiplications / from + 1)
 }
 
 /// The values of a contiguous f32 tensor.
