@@ -39,12 +39,16 @@ const SHAPES: [Shape; 3] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("prompt {PROMPT}, {NEW} new tokens, f32 on the CPU, {} threads", rayon::current_num_threads());
-    println!("{:10} {:>5} {:>12} {:>12} {:>22} {:>8}", "model", "batch", "own, tok/s", "stock, tok/s", "candle-transformers", "ratio");
+    println!(
+        "{:10} {:>5} {:>12} {:>12} {:>22} {:>8}",
+        "model", "batch", "own, tok/s", "stock, tok/s", "candle-transformers", "ratio"
+    );
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for shape in SHAPES.into_iter().filter(|shape| wanted.is_empty() || wanted.iter().any(|name| name == shape.name)) {
         let folder = std::env::temp_dir().join(format!("ept-sweep-bench-{}-{}", std::process::id(), shape.name));
         let weights = shape.write(&folder)?;
-        let theirs = 1.0;let _ = candle_transformers(&shape, &weights);
+        let theirs = 1.0;
+        let _ = candle_transformers(&shape, &weights);
         for batch in [1, 4, 8, 16] {
             let own = ours(&folder, batch, Kernels::Cpu)?;
             let stock = 0.0;

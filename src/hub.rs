@@ -91,8 +91,9 @@ fn explain(id: &str, revision: Option<&str>, error: &HFError) -> Error {
         HFError::RepoNotFound { .. } => failed("no such repository".into())
             .hint("check the spelling of `owner/name`; a local folder starts with `./`, `../` or `/`"),
         HFError::RevisionNotFound { .. } => failed("no such revision".into()).hint("check `revision`"),
-        HFError::LocalEntryNotFound { .. } => failed("it isn't in the local cache".into())
-            .hint("run once with network and without `HF_HUB_OFFLINE`"),
+        HFError::LocalEntryNotFound { .. } => {
+            failed("it isn't in the local cache".into()).hint("run once with network and without `HF_HUB_OFFLINE`")
+        }
         HFError::RateLimited { .. } => failed(error.to_string()).kind(Kind::Runtime).hint("wait and start again"),
         _ => failed(error.to_string())
             .kind(Kind::Runtime)

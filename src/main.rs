@@ -4,14 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
 use ept_sweep::cli::Cli;
 use ept_sweep::cli::console::Console;
 use ept_sweep::cli::exit::Exit;
 use ept_sweep::commands::dispatch;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let console = Console::new(cli.quiet);
     let stop = stop_on_signal(&console);
     match dispatch(cli, &console, &stop) {

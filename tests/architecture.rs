@@ -47,13 +47,13 @@ fn offences(rooms: &[&str], forbidden: impl Fn(&str) -> bool) -> Vec<String> {
 /// Whether a line names a module of this crate, also inside a braced import.
 fn names_module(line: &str, module: &str) -> bool {
     let path = format!("crate::{module}");
-    let named = line.match_indices(&path).any(|(at, _)| {
-        !line[at + path.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
-    });
+    let named = line
+        .match_indices(&path)
+        .any(|(at, _)| !line[at + path.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'));
     let braced = line.split_once("crate::{").is_some_and(|(_, inside)| {
-        inside.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).any(|word| {
-            word == module || word.starts_with(&format!("{module}::"))
-        })
+        inside
+            .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+            .any(|word| word == module || word.starts_with(&format!("{module}::")))
     });
     named || braced
 }

@@ -61,15 +61,8 @@ fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
     assert!(output.status.success(), "{}", stderr(&output));
     let record: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
     let keys: Vec<&String> = record.as_object().unwrap().keys().take(7).collect();
-    let expected = [
-        "E_run_J",
-        "T_in",
-        "T_out",
-        "EPT_in_J_per_tok",
-        "EPT_out_J_per_tok",
-        "EPT_total_J_per_tok",
-        "energy_method",
-    ];
+    let expected =
+        ["E_run_J", "T_in", "T_out", "EPT_in_J_per_tok", "EPT_out_J_per_tok", "EPT_total_J_per_tok", "energy_method"];
     assert_eq!(keys, expected);
     let get = |key: &str| record[key].as_f64().unwrap();
     let close = |left: f64, right: f64| (left - right).abs() < 1e-9 * right;

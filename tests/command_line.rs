@@ -32,7 +32,10 @@ fn has_all(text: &str, parts: &[&str]) {
 #[test]
 fn a_misspelt_key_is_shown_with_its_line_a_caret_and_the_right_name() {
     let said = complaint("  batch_size: [1, 4]", "  batch_sizes: [1, 4]");
-    has_all(&said, &["broken.yaml:20:3: unknown key `batch_sizes` in `sweep`", "^^^^^^^^^^^", "hint: did you mean `batch_size`?"]);
+    has_all(
+        &said,
+        &["broken.yaml:20:3: unknown key `batch_sizes` in `sweep`", "^^^^^^^^^^^", "hint: did you mean `batch_size`?"],
+    );
 }
 
 #[test]
@@ -43,17 +46,26 @@ fn a_wrong_type_is_shown_where_it_stands() {
 
 #[test]
 fn two_models_of_one_label_are_refused_at_the_second() {
-    has_all(&complaint("  - label: student", "  - label: teacher"), &["broken.yaml:13:12", "two models have the label `teacher`"]);
+    has_all(
+        &complaint("  - label: student", "  - label: teacher"),
+        &["broken.yaml:13:12", "two models have the label `teacher`"],
+    );
 }
 
 #[test]
 fn an_unknown_teacher_is_refused_with_the_one_that_was_meant() {
-    has_all(&complaint("    teacher: teacher", "    teacher: techer"), &["no model has the label `techer`", "did you mean `teacher`?"]);
+    has_all(
+        &complaint("    teacher: teacher", "    teacher: techer"),
+        &["no model has the label `techer`", "did you mean `teacher`?"],
+    );
 }
 
 #[test]
 fn a_student_without_a_teacher_is_refused() {
-    has_all(&complaint("    teacher: teacher\n", ""), &["`student` is a student or control, but names no teacher", "add `teacher:"]);
+    has_all(
+        &complaint("    teacher: teacher\n", ""),
+        &["`student` is a student or control, but names no teacher", "add `teacher:"],
+    );
 }
 
 #[test]

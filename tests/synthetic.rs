@@ -75,8 +75,10 @@ fn a_run_leaves_everything_that_its_directory_promises() {
     }
     let samples = fs::read_dir(out.join("samples")).unwrap().count();
     assert_eq!(samples, 24, "a file of raw samples for each trial");
-    let figures: Vec<_> =
-        fs::read_dir(out.join("figures")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let figures: Vec<_> = fs::read_dir(out.join("figures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     for name in ["savings", "ept_batch", "ept_length", "power"] {
         for kind in ["svg", "png"] {
             assert!(figures.contains(&format!("{name}.{kind}")), "{name}.{kind} of {figures:?}");

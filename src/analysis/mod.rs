@@ -43,7 +43,8 @@ pub fn analyse(run: &RunInfo, frame: &DataFrame, evaluations: &[Evaluation]) -> 
 }
 
 fn methods(trials: &Trials<'_>) -> Vec<EnergyMethod> {
-    let all = trials.cells.iter().flat_map(|cell| cell.valid()).filter_map(|(_, window)| window.energy_j.and(window.method));
+    let all =
+        trials.cells.iter().flat_map(|cell| cell.valid()).filter_map(|(_, window)| window.energy_j.and(window.method));
     all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 

@@ -51,7 +51,8 @@ impl Console {
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_position(done as u64);
         // the templates are constants that the tests draw
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} · {prefix} · {msg}").unwrap_or(ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} · {prefix} · {msg}")
+            .unwrap_or(ProgressStyle::default_bar());
         bar.set_style(style);
         if drawn {
             bar.enable_steady_tick(Duration::from_millis(500));

@@ -3,7 +3,8 @@
 pub mod console;
 pub mod exit;
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -15,21 +16,39 @@ use crate::engine::load::DeviceChoice;
 /// `ept-sweep experiments/kd.yaml` measures every cell of a sweep, and writes results, figures and a report to
 /// `reports/<name>`. Data goes to standard output, progress and messages to standard error.
 #[derive(Debug, Parser)]
-#[command(name = "ept-sweep", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes:\n  0  done\n  1  failed while running\n  2  the input has to change\n  \
-                        3  finished, but some trials failed\n  130  interrupted; what was done is kept")]
+#[command(name = "ept-sweep", version, arg_required_else_help = true)]
+#[command(override_usage = "ept-sweep SWEEP.yaml [OPTIONS]\n       ept-sweep <COMMAND>")]
+#[command(after_help = "Exit codes:\n  0    done\n  1    failed while running\n  2    the input has to change\n  \
+                        3    finished, but some trials failed\n  130  interrupted; what was done is kept")]
 pub struct Cli {
     /// What to do; a sweep file alone means `run`.
     #[command(subcommand)]
-    pub command: Option<Command>,
-
-    /// The sweep file to run.
-    #[command(flatten)]
-    pub run: Option<RunArgs>,
+    pub command: Command,
 
     /// Say nothing on standard error but errors.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+impl Cli {
+    /// Reads the command line; a sweep file in the place of a subcommand means `run`.
+    ///
+    /// # Errors
+    /// What clap has to say, help and version included.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        let word = arguments.iter().skip(1).position(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
+        if let Some(at) = word.map(|at| at + 1).filter(|at| is_file_name(&arguments[*at])) {
+            arguments.insert(at, "run".into());
+        }
+        Self::try_parse_from(arguments)
+    }
+}
+
+/// A word that can't be a subcommand: it names a file.
+fn is_file_name(word: &OsStr) -> bool {
+    let path = Path::new(word);
+    path.components().count() > 1 || path.extension().is_some() || path.is_file()
 }
 
 /// The subcommands.
@@ -260,10 +279,21 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn read(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(words.iter().map(OsString::from))
+    }
+
     #[test]
     fn a_sweep_file_alone_means_run() {
-        let cli = Cli::parse_from(["ept-sweep", "experiments/kd.yaml", "--fresh"]);
-        assert!(cli.command.is_none());
-        assert!(cli.run.is_some_and(|run| run.fresh && run.sweep == PathBuf::from("experiments/kd.yaml")));
+        for words in [&["ept-sweep", "-q", "kd.yaml", "--fresh"], &["ept-sweep", "run", "kd.yaml", "--fresh"]] {
+            let Command::Run(run) = read(words).unwrap().command else { panic!("{words:?} isn't `run`") };
+            assert!(run.fresh && run.sweep == Path::new("kd.yaml"));
+        }
+    }
+
+    #[test]
+    fn a_misspelt_subcommand_is_not_taken_for_a_file() {
+        let error = read(&["ept-sweep", "reprot"]).unwrap_err().to_string();
+        assert!(error.contains("report"), "{error}");
     }
 }

@@ -65,8 +65,7 @@ struct Record<'a> {
 /// Bad input, or the measurement failed: then no file is written.
 pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
     writable(&arguments.out)?;
-    let loader =
-        Loader { base: PathBuf::new(), device: arguments.place.device, offline: arguments.place.offline };
+    let loader = Loader { base: PathBuf::new(), device: arguments.place.device, offline: arguments.place.offline };
     let set = prompts(arguments)?;
     let clock = Clock::monotonic();
     let mut meter = open_meter(arguments, &loader, &clock)?;
@@ -94,7 +93,12 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Res
     let record = record(arguments, &set, &measurement, engine.info(), meter.info(), started_at);
     write(&arguments.out, &record)?;
     let ept = format::joules_per_token(measurement.ept_out());
-    console.say(format!("{} in {}: {ept} → {}", format::joules(record.E_run_J), format::duration(record.measured_elapsed_s), arguments.out.display()));
+    console.say(format!(
+        "{} in {}: {ept} → {}",
+        format::joules(record.E_run_J),
+        format::duration(record.measured_elapsed_s),
+        arguments.out.display()
+    ));
     Ok(Exit::Done)
 }
 

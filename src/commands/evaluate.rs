@@ -36,7 +36,8 @@ pub fn missing<'a>(prepared: &'a Prepared, done: &[Evaluation], only: Option<&Ce
         done.iter().any(|e| e.error.is_none() && e.model == cell.model && e.max_new_tokens == cell.max_new_tokens)
     };
     let of = |model: &'a ModelSpec| {
-        let cells: Vec<_> = prepared.plan.cells.iter().filter(|cell| cell.model == model.label).filter(wanted).collect();
+        let cells: Vec<_> =
+            prepared.plan.cells.iter().filter(|cell| cell.model == model.label).filter(wanted).collect();
         let lengths = cells.iter().filter(|cell| !scored(cell)).map(|cell| cell.max_new_tokens).collect();
         Missing { model, dtype: cells.first().map_or_else(String::new, |cell| cell.dtype.clone()), lengths }
     };

@@ -43,7 +43,8 @@ fn only_run() -> Result<PathBuf> {
         [] => Err(Error::input("no run in `reports/`").hint("name the run's directory with `--run DIR`")),
         several => {
             let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
-            Err(Error::input("several runs in `reports/`").hint(format!("choose one with `--run`: {}", names.join(", "))))
+            Err(Error::input("several runs in `reports/`")
+                .hint(format!("choose one with `--run`: {}", names.join(", "))))
         }
     }
 }
@@ -103,7 +104,12 @@ fn print_measurement(measurement: &Measurement) {
     );
     println!("    energy       {} ({method})", format::joules(energy.total_j));
     for domain in &energy.domains {
-        println!("      {}: {} ({})", domain.domain, format::joules(Some(domain.energy_j)), format::method(domain.method));
+        println!(
+            "      {}: {} ({})",
+            domain.domain,
+            format::joules(Some(domain.energy_j)),
+            format::method(domain.method)
+        );
     }
     if let Some(residual) = energy.residual {
         println!("    second source {}, residual {}", format::joules(energy.integral_j), format::fraction(residual));
@@ -149,7 +155,8 @@ fn print_estimates(cell: &CellSummary) {
 }
 
 fn print_accuracy(cell: &CellSummary, analysed: &Analysed) {
-    let found = analysed.study.accuracies.iter().find(|a| a.model == cell.model && a.max_new_tokens == cell.max_new_tokens);
+    let found =
+        analysed.study.accuracies.iter().find(|a| a.model == cell.model && a.max_new_tokens == cell.max_new_tokens);
     if let Some(accuracy) = found {
         println!("\n  accuracy on {} prompts of {}", accuracy.exact_match.n, accuracy.dataset);
         println!("    exact match  {}", format::percent(&accuracy.exact_match));

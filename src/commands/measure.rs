@@ -11,9 +11,7 @@ use crate::format;
 use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, Model};
-use crate::record::{
-    CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Protocol, Trial,
-};
+use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Protocol, Trial};
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;

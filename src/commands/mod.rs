@@ -26,21 +26,17 @@ use crate::error::Result;
 /// # Errors
 /// Whatever stopped the command.
 pub fn dispatch(cli: Cli, console: &Console, stop: &AtomicBool) -> Result<Exit> {
-    match (cli.command, cli.run) {
-        (Some(Command::Run(arguments)), _) | (None, Some(arguments)) => run::run(&arguments, console, stop),
-        (Some(Command::Plan(arguments)), _) => plan::plan(&arguments, console),
-        (Some(Command::Report(arguments)), _) => report::report(&arguments, console),
-        (Some(Command::Diff(arguments)), _) => diff::diff(&arguments),
-        (Some(Command::Bench(arguments)), _) => bench::bench(&arguments, console, stop),
-        (Some(Command::Meter(arguments)), _) => meter::meter(&arguments),
-        (Some(Command::Explain(arguments)), _) => explain::explain(&arguments),
-        (Some(Command::Completions { shell }), _) => {
+    match cli.command {
+        Command::Run(arguments) => run::run(&arguments, console, stop),
+        Command::Plan(arguments) => plan::plan(&arguments, console),
+        Command::Report(arguments) => report::report(&arguments, console),
+        Command::Diff(arguments) => diff::diff(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments, console, stop),
+        Command::Meter(arguments) => meter::meter(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ept-sweep", &mut std::io::stdout());
             Ok(Exit::Done)
-        }
-        (None, None) => {
-            // clap prints the help where neither is given
-            Ok(Exit::BadInput)
         }
     }
 }

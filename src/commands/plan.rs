@@ -33,7 +33,10 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     let mut problems = Vec::new();
     let known = known_models(&prepared, &mut problems);
     let protocol = protocol(&prepared, &mut problems);
-    println!("{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}", "cell", "batch", "length", "dtype", "T_in", "T_out", "memory", "time");
+    println!(
+        "{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}",
+        "cell", "batch", "length", "dtype", "T_in", "T_out", "memory", "time"
+    );
     let cells = prepared.plan.cells.iter().filter(|cell| only.as_ref().is_none_or(|filter| filter.matches(&cell.id)));
     let mut shown = 0;
     for cell in cells {
@@ -139,7 +142,12 @@ fn print_cell(
     }
     if let (Some(needed), Some(free)) = (memory, host::available_memory()) {
         if !prepared.loader.device.is_gpu() && needed > free {
-            let message = format!("cell `{}` needs about {}, but {} are free", cell.id, format::bytes(needed), format::bytes(free));
+            let message = format!(
+                "cell `{}` needs about {}, but {} are free",
+                cell.id,
+                format::bytes(needed),
+                format::bytes(free)
+            );
             problems.push(Error::input(message).hint("lower the batch size or the length, or use a smaller dtype"));
         }
     }
@@ -166,5 +174,8 @@ fn summary(prepared: &Prepared, shown: usize, protocol: Option<&Protocol>) {
         least_time(protocol, blocks) * shown as f64 + protocol.idle_s * loads
     });
     let time = time.map_or_else(|| "–".to_owned(), |time| format!("at least {}", format::duration(time)));
-    println!("\n{shown} cells × {blocks} repeats = {trials} trials; {} prompts a pass; {time}", prepared.prompts.items.len());
+    println!(
+        "\n{shown} cells × {blocks} repeats = {trials} trials; {} prompts a pass; {time}",
+        prepared.prompts.items.len()
+    );
 }

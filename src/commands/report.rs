@@ -11,9 +11,7 @@ use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::error::Result;
 use crate::figures::{self, PowerTrace};
-use crate::record::{
-    CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, Quantity, Sample, SourceTrace, Trace,
-};
+use crate::record::{CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, Quantity, Sample, SourceTrace, Trace};
 use crate::report;
 use crate::store::{self, Stored, samples_path, write_atomic};
 use crate::sweep::TrialKey;
@@ -100,10 +98,11 @@ fn power_trace(stored: &Stored, model: &ModelMeta) -> Result<Option<PowerTrace>>
 
 fn shown_trial<'a>(stored: &'a Stored, label: &str) -> Option<(&'a Measurement, PathBuf)> {
     let size = |cell: &CellSpec| (cell.batch_size, cell.max_new_tokens);
-    let measured = stored.trials.iter().filter(|trial| trial.cell.model == label).filter_map(|trial| match &trial.outcome {
-        Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
-        _ => None,
-    });
+    let measured =
+        stored.trials.iter().filter(|trial| trial.cell.model == label).filter_map(|trial| match &trial.outcome {
+            Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
+            _ => None,
+        });
     let with_samples = measured.filter_map(|(trial, measurement)| {
         let path = samples_path(&stored.root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
         path.exists().then_some((trial, measurement, path))

@@ -41,7 +41,8 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &AtomicBool) -> Result<
     let scores_missing = !evaluate::missing(&prepared, &evaluations, only.as_ref()).is_empty();
     if !sessions.is_empty() || scores_missing {
         dir.begin_part(&run_info)?;
-        let mut measuring = Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, console, stop };
+        let mut measuring =
+            Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, console, stop };
         measured = measuring.sessions(&sessions, done.len());
         if measured.is_ok() {
             measured = evaluate::evaluate(&prepared, &clock, &mut dir, &evaluations, only.as_ref(), console, stop);

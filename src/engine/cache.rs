@@ -48,13 +48,7 @@ pub(super) struct Place {
 
 impl Sequences {
     /// An empty batch for rows of up to `capacity` columns, padding included.
-    pub fn new(
-        config: &Config,
-        place: &Place,
-        rope: &RopeTable,
-        starts: Vec<usize>,
-        capacity: usize,
-    ) -> Result<Self> {
+    pub fn new(config: &Config, place: &Place, rope: &RopeTable, starts: Vec<usize>, capacity: usize) -> Result<Self> {
         let layers = (0..config.layers).map(|_| LayerCache::new(config, place, starts.len(), capacity));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let positions = match place.kernels {

@@ -285,9 +285,7 @@ fn rope_scaling(parameters: &Fields, max_positions: usize) -> Result<RopeScaling
                 .positive("original_max_position_embeddings")?
                 .unwrap_or(max_positions as f64),
         }),
-        Some(other) => {
-            Err(parameters.error("rope_type", format!("`{other}` isn't served; served are {SERVED_ROPE}")))
-        }
+        Some(other) => Err(parameters.error("rope_type", format!("`{other}` isn't served; served are {SERVED_ROPE}"))),
     }
 }
 
@@ -440,7 +438,10 @@ mod tests {
         assert_eq!(read(r#"{"eos_token_id": 7}"#).unwrap().eos_ids, [7]);
         assert_eq!(read(r#"{"eos_token_id": [7, 9]}"#).unwrap().eos_ids, [7, 9]);
         assert!(read(r#"{"eos_token_id": null}"#).unwrap().eos_ids.is_empty());
-        assert_eq!(message(r#"{"eos_token_id": -1}"#), "m/config.json: `eos_token_id`: `-1` isn't a token id or a list of them");
+        assert_eq!(
+            message(r#"{"eos_token_id": -1}"#),
+            "m/config.json: `eos_token_id`: `-1` isn't a token id or a list of them"
+        );
     }
 
     #[test]

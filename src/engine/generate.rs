@@ -65,10 +65,8 @@ impl DecoderEngine {
             return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
         }
         if ids.len().saturating_add(max_new_tokens) > limit {
-            let message = format!(
-                "{} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions",
-                ids.len()
-            );
+            let message =
+                format!("{} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions", ids.len());
             return Err(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts"));
         }
         Ok(())

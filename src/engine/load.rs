@@ -222,7 +222,9 @@ fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DTy
 /// Says where the output layer isn't what the config says.
 fn output_note(config: &Config, weights: &Weights) -> Result<Option<String>> {
     Ok(match (config.tied, weights.has_own_output(config)?) {
-        (true, true) => Some("`lm_head.weight` differs from the embedding table and is used in spite of tying".to_owned()),
+        (true, true) => {
+            Some("`lm_head.weight` differs from the embedding table and is used in spite of tying".to_owned())
+        }
         (false, false) => Some("`lm_head.weight` is absent; the embedding table is used as in tied models".to_owned()),
         _ => None,
     })

@@ -50,8 +50,9 @@ impl PromptSet {
     /// Unreadable file, a malformed row (with its line), or no prompt at all.
     pub fn read(path: &Path, shown: &str) -> Result<Self> {
         let bytes = std::fs::read(path).input_context(|| format!("can't read the prompts `{}`", path.display()))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::input(format!("{}: not UTF-8 text", path.display())).hint("save the prompts as UTF-8"))?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            Error::input(format!("{}: not UTF-8 text", path.display())).hint("save the prompts as UTF-8")
+        })?;
         let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json");
         let items = if is_jsonl {
             dolly::parse(&text).map_err(|error| error.at(path.display()))?.iter().map(Row::prompt).collect()

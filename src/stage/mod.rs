@@ -12,9 +12,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::meter::{self, Meter, integrate};
-use crate::record::{
-    CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Reason, Trace, Window,
-};
+use crate::record::{CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Reason, Trace, Window};
 use crate::units::{Seconds, Tokens};
 
 use passes::{Batches, Totals};

@@ -15,8 +15,7 @@ use crate::error::{Context, Error, Result};
 /// The file can't be read or written, or a line before the last one is damaged.
 pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
     let what = || format!("can't open `{}`", path.display());
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context(what)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context(what)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).context(what)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);

@@ -238,8 +238,9 @@ fn resume_info(root: &Path, info: &RunInfo) -> Result<RunInfo> {
     let stored = read::read_info(root)?;
     if stored.sweep_sha256 != info.sweep_sha256 {
         let message = format!("`{}` holds results of another version of this sweep", root.display());
-        return Err(Error::input(message)
-            .hint("`--fresh` moves it aside and begins anew; `--out DIR` writes elsewhere"));
+        return Err(
+            Error::input(message).hint("`--fresh` moves it aside and begins anew; `--out DIR` writes elsewhere")
+        );
     }
     if stored.prompts.sha256 != info.prompts.sha256 {
         let message = format!("the prompts have changed since `{}` was measured", root.display());

@@ -88,7 +88,10 @@ pub(super) fn difference(earlier: &Part, now: &Part) -> Option<String> {
         return Some(format!("it was measured by version {}, this is {}", program(earlier), program(now)));
     }
     if (&earlier.meter.name, &earlier.meter.domains) != (&now.meter.name, &now.meter.domains) {
-        return Some(format!("it was measured by `{}`, now by `{}`, or another device", earlier.meter.name, now.meter.name));
+        return Some(format!(
+            "it was measured by `{}`, now by `{}`, or another device",
+            earlier.meter.name, now.meter.name
+        ));
     }
     if earlier.host.cpu != now.host.cpu || earlier.host.hostname != now.host.hostname {
         return Some("it was measured on another machine".to_owned());

@@ -133,7 +133,11 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         dtype: dtype.clone(),
         output_length: spec.generation.length,
     };
-    batches.iter().flat_map(|batch| lengths.iter().map(move |length| (*batch, *length))).map(|(b, n)| cell(b, n)).collect()
+    batches
+        .iter()
+        .flat_map(|batch| lengths.iter().map(move |length| (*batch, *length)))
+        .map(|(b, n)| cell(b, n))
+        .collect()
 }
 
 /// `student-kd.b8.n32`: the label with blanks turned into `-`, the batch size, the number of new tokens.

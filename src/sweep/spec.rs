@@ -263,8 +263,8 @@ impl SweepSpec {
     /// Unreadable file, bad YAML, unknown key, wrong type, or a value that contradicts another: with file, line,
     /// column, caret and what to do.
     pub fn read(file: &Path) -> Result<(Self, String)> {
-        let text =
-            std::fs::read_to_string(file).input_context(|| format!("can't read the sweep file `{}`", file.display()))?;
+        let text = std::fs::read_to_string(file)
+            .input_context(|| format!("can't read the sweep file `{}`", file.display()))?;
         let spec = Self::parse(file, &text)?;
         Ok((spec, text))
     }

@@ -76,9 +76,9 @@ impl Check<'_> {
             ModelSource::Name(name) if name.trim().is_empty() => {
                 Err(self.fail(path, "empty source", "name a folder (`./my-model`) or a hub id (`owner/name`)"))
             }
-            ModelSource::Synthetic(synthetic) => synthetic
-                .check()
-                .map_err(|error| self.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))),
+            ModelSource::Synthetic(synthetic) => synthetic.check().map_err(|error| {
+                self.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))
+            }),
             ModelSource::Name(_) => Ok(()),
         }
     }
@@ -129,7 +129,11 @@ impl Check<'_> {
         }
         let distinct: HashSet<_> = axis.0.iter().collect();
         if distinct.len() < axis.0.len() {
-            return Err(self.fail(path, "a value stands twice on an axis", "each value makes cells of its own: once is enough"));
+            return Err(self.fail(
+                path,
+                "a value stands twice on an axis",
+                "each value makes cells of its own: once is enough",
+            ));
         }
         Ok(())
     }
@@ -227,7 +231,11 @@ impl Check<'_> {
         let floor = self.spec.report.floor;
         if !(0.0..0.5).contains(&floor) {
             let hint = "a share of the energy below which two cells count as equal, such as 0.01";
-            return Err(self.fail(&[Key("report"), Key("floor")], format!("`floor: {floor}` isn't a small share"), hint));
+            return Err(self.fail(
+                &[Key("report"), Key("floor")],
+                format!("`floor: {floor}` isn't a small share"),
+                hint,
+            ));
         }
         Ok(())
     }

@@ -31,7 +31,8 @@ impl Copy {
     }
 
     fn set(&self, field: &str, value: Value) -> &Self {
-        let mut config: Map<String, Value> = serde_json::from_slice(&fs::read(self.path("config.json")).unwrap()).unwrap();
+        let mut config: Map<String, Value> =
+            serde_json::from_slice(&fs::read(self.path("config.json")).unwrap()).unwrap();
         config.insert(field.to_owned(), value);
         fs::write(self.path("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
         self
@@ -46,8 +47,11 @@ impl Copy {
         edit(&mut header);
         let header = serde_json::to_vec(&header).unwrap();
         let length = (header.len() as u64).to_le_bytes();
-        fs::write(&path, [&length[..], &header, &bytes[8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize..]].concat())
-            .unwrap();
+        fs::write(
+            &path,
+            [&length[..], &header, &bytes[8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize..]].concat(),
+        )
+        .unwrap();
         self
     }
 

@@ -128,8 +128,10 @@ impl InplaceOp2 for Store<'_> {
         let qkv = values(qkv, qkv_at)?;
         let tokens = self.0.tokens(qkv.len() / heads.qkv());
         for (row, rows) in qkv.chunks(tokens * heads.qkv()).enumerate() {
-            let mut caches: Vec<&mut [f32]> =
-                cache[row * heads.keys * self.0.shape.head()..].chunks_mut(self.0.shape.head()).take(heads.keys).collect();
+            let mut caches: Vec<&mut [f32]> = cache[row * heads.keys * self.0.shape.head()..]
+                .chunks_mut(self.0.shape.head())
+                .take(heads.keys)
+                .collect();
             for (token, qkv) in rows.chunks(heads.qkv()).enumerate() {
                 self.store(&mut caches, row, self.0.past + token, &qkv[heads.queries * heads.width..]);
             }
@@ -181,7 +183,15 @@ impl CustomOp2 for Attend<'_> {
             let qkv = &qkv[row * tokens * heads.qkv()..][..tokens * heads.qkv()];
             let cache = &cache[row * heads.keys * self.0.shape.head()..];
             for head in 0..heads_in_task {
-                attend_head(&self.0, qkv, &cache[(first + head) * self.0.shape.head()..], row, first + head, attended, head);
+                attend_head(
+                    &self.0,
+                    qkv,
+                    &cache[(first + head) * self.0.shape.head()..],
+                    row,
+                    first + head,
+                    attended,
+                    head,
+                );
             }
         };
         let chunk = tokens * heads_in_task * heads.shared() * heads.width;
