@@ -17,9 +17,11 @@ use ept_sweep::engine::{Engine, GenerateOptions, Kernels, Prompt};
 use ept_sweep::record::OutputLength;
 use serde_json::json;
 
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
 const PROMPT: usize = 64;
 const NEW: usize = 64;
-const MEASURE_FOR: Duration = Duration::from_secs(2);
+const MEASURE_FOR: Duration = Duration::from_secs(3);
 
 struct Shape {
     name: &'static str,
@@ -37,7 +39,7 @@ const SHAPES: [Shape; 3] = [
     Shape { name: "30M", hidden: 576, inner: 1536, layers: 8, heads: 9, kv_heads: 3, vocabulary: 8192 },
 ];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Outcome<()> {
     println!("prompt {PROMPT}, {NEW} new tokens, f32 on the CPU, {} threads", rayon::current_num_threads());
     println!(
         "{:10} {:>5} {:>12} {:>12} {:>22} {:>8}",
@@ -47,11 +49,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for shape in SHAPES.into_iter().filter(|shape| wanted.is_empty() || wanted.iter().any(|name| name == shape.name)) {
         let folder = std::env::temp_dir().join(format!("ept-sweep-bench-{}-{}", std::process::id(), shape.name));
         let weights = shape.write(&folder)?;
-        let theirs = 1.0;
-        let _ = candle_transformers(&shape, &weights);
-        for batch in [1, 4, 8, 16] {
+        let theirs = tokens_per_second(|| candle_transformers(&shape, &weights))?;
+        for batch in [1, 8] {
             let own = ours(&folder, batch, Kernels::Cpu)?;
-            let stock = 0.0;
+            let stock = ours(&folder, batch, Kernels::Stock)?;
             let (theirs, ratio) = match batch {
                 1 => (format!("{theirs:.0}"), format!("{:.2}", own / theirs)),
                 _ => (String::new(), String::new()),
@@ -89,7 +90,7 @@ impl Shape {
         shapes.into_iter().map(random).collect()
     }
 
-    fn write(&self, folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    fn write(&self, folder: &Path) -> Outcome<PathBuf> {
         std::fs::create_dir_all(folder)?;
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "vocab_size": self.vocabulary, "hidden_size": self.hidden,
@@ -123,9 +124,7 @@ impl Shape {
 }
 
 /// New tokens per second, prefill included: the fastest of the repeats that fit the time.
-fn tokens_per_second<F: FnMut() -> Result<usize, Box<dyn std::error::Error>>>(
-    prepare: impl FnOnce() -> Result<F, Box<dyn std::error::Error>>,
-) -> Result<f64, Box<dyn std::error::Error>> {
+fn tokens_per_second<F: FnMut() -> Outcome<usize>>(prepare: impl FnOnce() -> Outcome<F>) -> Outcome<f64> {
     let mut generate = prepare()?;
     generate()?;
     let (mut best, began) = (0f64, Instant::now());
@@ -141,7 +140,7 @@ fn prompt_ids(row: usize, vocabulary: usize) -> Vec<u32> {
     (0..PROMPT).map(|i| ((i * 31 + row * 17) % vocabulary) as u32).collect()
 }
 
-fn ours(folder: &Path, batch: usize, kernels: Kernels) -> Result<f64, Box<dyn std::error::Error>> {
+fn ours(folder: &Path, batch: usize, kernels: Kernels) -> Outcome<f64> {
     tokens_per_second(|| {
         let mut engine = load_decoder(folder, &LoadOptions::default(), DeviceChoice::Cpu, Some(kernels))?;
         let prompts: Vec<Prompt> =
@@ -151,10 +150,7 @@ fn ours(folder: &Path, batch: usize, kernels: Kernels) -> Result<f64, Box<dyn st
     })
 }
 
-fn candle_transformers(
-    shape: &Shape,
-    weights: &Path,
-) -> Result<impl FnMut() -> Result<usize, Box<dyn std::error::Error>> + use<>, Box<dyn std::error::Error>> {
+fn candle_transformers(shape: &Shape, weights: &Path) -> Outcome<impl FnMut() -> Outcome<usize> + use<>> {
     let (device, config) = (Device::Cpu, shape.candle_config());
     let tensors = candle_core::safetensors::load(weights, &device)?;
     let model = Llama::load(VarBuilder::from_tensors(tensors, DType::F32, &device), &config)?;

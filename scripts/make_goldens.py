@@ -2,9 +2,9 @@
 """Writes the reference answers of tests/golden/: what Hugging Face transformers makes of tiny random models, and of the
 bundled models, in f32 on the CPU.
 
-    python scripts/make_goldens.py                                  # the tiny models: tests/golden/<name>/
-    python scripts/make_goldens.py --bundled data/models --prompts prompts.jsonl --field instruction
-                                                                    # tests/golden/bundled.json
+    python scripts/make_goldens.py    # the tiny models: tests/golden/<name>/
+    python scripts/make_goldens.py --bundled data/models --prompts data/instructions/heldout.jsonl
+                                      # the bundled models: tests/golden/bundled.json
 
 Needs torch and transformers 5 (CPU builds do). Each run gives the same files.
 """
@@ -189,11 +189,16 @@ def make_tiny(name, config, how):
     raise SystemExit(f"{name}: no seed gives answers that vary with margins above {SMALLEST_MARGIN}")
 
 
-def read_prompts(file, field, count):
+def instruction_prompt(row):
+    """The prompt of a row in Dolly's columns, as src/prompts/dolly.rs writes it."""
+    instruction, context = row["instruction"].strip(), row.get("context", "").strip()
+    middle = f"Context: {context}\n\n" if context else ""
+    return f"Instruction: {instruction}\n\n{middle}Answer:"
+
+
+def read_prompts(file, count):
     lines = [line for line in Path(file).read_text().splitlines() if line.strip()]
-    if Path(file).suffix == ".jsonl":
-        lines = [json.loads(line)[field] for line in lines]
-    return lines[:count]
+    return [instruction_prompt(json.loads(line)) for line in lines[:count]]
 
 
 def natural(tokens, eos):
@@ -229,14 +234,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one tiny model")
     parser.add_argument("--bundled", help="folder of model folders, relative to the root of the repository")
-    parser.add_argument("--prompts", help="text file (a prompt a line) or JSON lines")
-    parser.add_argument("--field", default="prompt", help="field of the JSON lines that holds the prompt")
-    parser.add_argument("--count", type=int, default=8, help="how many prompts")
+    parser.add_argument("--prompts", help="JSON lines with `instruction` and `context`")
+    parser.add_argument("--count", type=int, default=16, help="how many prompts")
     args = parser.parse_args()
     torch.set_num_threads(2)
     disable_progress_bar()
     if args.bundled:
-        make_bundled(args.bundled, read_prompts(args.prompts, args.field, args.count))
+        make_bundled(args.bundled, read_prompts(args.prompts, args.count))
         return
     for name, config, how in models():
         if args.only in (None, name):

@@ -73,6 +73,15 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// Message and hint on one line, as records and tables keep it.
+    pub fn one_line(&self) -> String {
+        let message = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        match &self.hint {
+            Some(hint) => format!("{message} (hint: {hint})"),
+            None => message,
+        }
+    }
+
     /// Whose turn it is.
     pub fn kind_of(&self) -> Kind {
         self.kind

@@ -179,8 +179,7 @@ fn device(clock: &Clock) -> Result<SimulatedDevice> {
 ///
 /// # Errors
 /// Names the longest prompt and the limit.
-pub fn check_lengths(cell: &CellSpec, prompts: &[Prompt], max_positions: Option<usize>) -> Result<()> {
-    let Some(limit) = max_positions else { return Ok(()) };
+pub fn check_lengths(cell: &CellSpec, prompts: &[Prompt], limit: usize) -> Result<()> {
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     if longest + cell.max_new_tokens <= limit {
         return Ok(());

@@ -4,6 +4,7 @@
 //! the context doesn't have is an error.
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value};
 use serde::Serialize;
 
@@ -23,8 +24,7 @@ const MARKDOWN: &str = "markdown";
 pub fn render(name: &str, context: impl Serialize) -> Result<String> {
     let env = environment()?;
     let template = env.get_template(name).map_err(|cause| explain(name, &cause))?;
-    let context = serde_json::to_value(context).context(|| format!("context of template `{name}`"))?;
-    template.render(value(context)).map_err(|cause| explain(name, &cause))
+    template.render(Serde(context)).map_err(|cause| explain(name, &cause))
 }
 
 /// Escapes text for a cell or a paragraph of a Markdown file; what means nothing where it stands is left alone.
@@ -85,17 +85,6 @@ fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(),
         false => minijinja::escape_formatter(out, state, value),
         true if value.is_safe() => out.write_str(&value.to_string()).map_err(minijinja::Error::from),
         true => out.write_str(&escape_markdown(&value.to_string())).map_err(minijinja::Error::from),
-    }
-}
-
-fn value(of: serde_json::Value) -> Value {
-    match of {
-        serde_json::Value::Null => Value::from(()),
-        serde_json::Value::Bool(flag) => Value::from(flag),
-        serde_json::Value::Number(number) => Value::from(number.to_string()),
-        serde_json::Value::String(text) => Value::from(text),
-        serde_json::Value::Array(items) => Value::from_iter(items.into_iter().map(value)),
-        serde_json::Value::Object(fields) => Value::from_pairs(fields.into_iter().map(|(name, of)| (name, value(of)))),
     }
 }
 

@@ -34,7 +34,7 @@ fn a_misspelt_key_is_shown_with_its_line_a_caret_and_the_right_name() {
     let said = complaint("  batch_size: [1, 4]", "  batch_sizes: [1, 4]");
     has_all(
         &said,
-        &["broken.yaml:20:3: unknown key `batch_sizes` in `sweep`", "^^^^^^^^^^^", "hint: did you mean `batch_size`?"],
+        &["broken.yaml:19:3: unknown key `batch_sizes` in `sweep`", "^^^^^^^^^^^", "hint: did you mean `batch_size`?"],
     );
 }
 
@@ -48,7 +48,7 @@ fn a_wrong_type_is_shown_where_it_stands() {
 fn two_models_of_one_label_are_refused_at_the_second() {
     has_all(
         &complaint("  - label: student", "  - label: teacher"),
-        &["broken.yaml:13:12", "two models have the label `teacher`"],
+        &["broken.yaml:12:12", "two models have the label `teacher`"],
     );
 }
 
@@ -69,8 +69,14 @@ fn a_student_without_a_teacher_is_refused() {
 }
 
 #[test]
+fn an_adapter_is_refused_with_how_to_merge_it_rather_than_left_out() {
+    let said = complaint("    teacher: teacher\n", "    teacher: teacher\n    adapter: ./lora\n");
+    has_all(&said, &["broken.yaml:15:14", "`student` names an adapter", "merge_and_unload"]);
+}
+
+#[test]
 fn an_empty_axis_is_refused() {
-    has_all(&complaint("batch_size: [1, 4]", "batch_size: []"), &["broken.yaml:20:15", "empty axis"]);
+    has_all(&complaint("batch_size: [1, 4]", "batch_size: []"), &["broken.yaml:19:15", "empty axis"]);
 }
 
 #[test]

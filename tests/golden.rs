@@ -149,6 +149,41 @@ fn a_batch_gives_the_same_answers_as_its_prompts_one_at_a_time() {
 }
 
 #[test]
+fn a_row_has_the_same_logits_bit_for_bit_in_any_batch() {
+    for name in MODELS {
+        let mut engine = engine(name, "f32", Kernels::Cpu);
+        let batch = prompts(&golden(name).prompts);
+        let together = engine.prompt_logits(&batch).unwrap();
+        for (row, prompt) in batch.iter().enumerate() {
+            let alone = engine.prompt_logits(std::slice::from_ref(prompt)).unwrap();
+            assert!(alone[0] == together[row], "{name}, row {row}");
+        }
+    }
+}
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_gives_the_answers_of_transformers() {
+    if !DeviceChoice::Auto.is_gpu() {
+        return;
+    }
+    for name in MODELS {
+        let golden = golden(name);
+        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+        let mut engine = load_decoder(&folder(name), &options, DeviceChoice::Cuda(0), None).unwrap();
+        let batch = prompts(&golden.prompts);
+        for (row, answer) in generate(&mut engine, &batch, OutputLength::Natural).iter().enumerate() {
+            assert_eq!(answer.ids, until_eos(&golden.greedy[row], &golden.eos_ids), "{name}, row {row}");
+        }
+        for (row, answer) in generate(&mut engine, &batch, OutputLength::Fixed).iter().enumerate() {
+            assert_eq!(answer.ids, golden.fixed[row], "{name}, row {row}");
+            assert_eq!(answer.natural_length, golden.natural_lengths[row], "{name}, row {row}");
+        }
+    }
+}
+
+#[test]
 fn f16_agrees_with_transformers_until_a_margin_is_within_its_noise() {
     for name in MODELS {
         let golden = golden(name);

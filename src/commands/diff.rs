@@ -139,6 +139,16 @@ fn why(undecided: Undecided) -> &'static str {
     }
 }
 
+/// The verdict as a stable code.
+fn verdict_code(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Improved => "improved",
+        Verdict::Regressed => "regressed",
+        Verdict::Equivalent => "equivalent",
+        Verdict::Inconclusive => "inconclusive",
+    }
+}
+
 /// The comparison for programs: bare numbers, `null` where unknown.
 #[derive(Serialize)]
 struct View<'a> {
@@ -215,7 +225,7 @@ impl ComparisonView {
             saving: EstimateView::of(comparison.saving),
             saved_j_per_token: EstimateView::of(comparison.saved_j_per_token),
             p_adjusted: comparison.p_adjusted,
-            verdict: format::verdict(comparison.verdict),
+            verdict: verdict_code(comparison.verdict),
             undecided: undecided.map(why),
         }
     }

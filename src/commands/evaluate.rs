@@ -69,7 +69,7 @@ pub fn evaluate(
             Err(error) if error.kind_of() == Kind::Interrupted => return Err(error),
             Err(error) => {
                 console.warn(format!("no accuracy for {}: {error}", missing.model.label));
-                (missing.lengths.iter().map(|length| (*length, Vec::new())).collect(), Some(error.to_string()))
+                (missing.lengths.iter().map(|length| (*length, Vec::new())).collect(), Some(error.one_line()))
             }
         };
         for (max_new_tokens, items) in scores {

@@ -127,7 +127,7 @@ impl Measuring<'_> {
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
-            let outcome = Outcome::Failed { failure, message: error.to_string() };
+            let outcome = Outcome::Failed { failure, message: error.one_line() };
             let measured = Measured { outcome, trace: None, generations: Vec::new() };
             self.commit(session.block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
         }
@@ -165,9 +165,9 @@ fn describe(outcome: &Outcome) -> String {
             let energy = format::joules(measurement.energy.total_j);
             let seconds = format::seconds(measurement.window.duration());
             let flag = if measurement.validity.is_valid() { "" } else { ", not valid" };
-            format!("{energy} in {seconds}, {per_token}{flag}")
+            format!("{energy} in {seconds}, {per_token} per token{flag}")
         }
-        Outcome::Failed { message, .. } => format!("failed: {}", message.lines().next().unwrap_or_default()),
-        Outcome::Skipped { message } => format!("skipped: {}", message.lines().next().unwrap_or_default()),
+        Outcome::Failed { message, .. } => format!("failed: {message}"),
+        Outcome::Skipped { message } => format!("skipped: {message}"),
     }
 }

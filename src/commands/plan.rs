@@ -135,21 +135,27 @@ fn print_cell(
         memory.map_or_else(unknown, format::bytes),
         least.map_or_else(unknown, |time| format!("≥ {}", format::duration(time))),
     );
-    if let (Some(prompts), Some(summary)) = (&known.prompts, known.summary) {
-        if let Err(error) = model::check_lengths(cell, prompts, Some(summary.max_positions)) {
-            problems.push(error);
-        }
+    problems.extend(too_long(cell, known).err());
+    problems.extend(too_large(cell, memory, prepared).err());
+}
+
+fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
+    match (&known.prompts, known.summary) {
+        (Some(prompts), Some(summary)) => model::check_lengths(cell, prompts, summary.max_positions),
+        _ => Ok(()),
     }
-    if let (Some(needed), Some(free)) = (memory, host::available_memory()) {
-        if !prepared.loader.device.is_gpu() && needed > free {
-            let message = format!(
-                "cell `{}` needs about {}, but {} are free",
-                cell.id,
-                format::bytes(needed),
-                format::bytes(free)
-            );
-            problems.push(Error::input(message).hint("lower the batch size or the length, or use a smaller dtype"));
+}
+
+/// Only main memory is known before a device is opened.
+fn too_large(cell: &CellSpec, needed: Option<u64>, prepared: &Prepared) -> Result<()> {
+    let free = host::available_memory().filter(|_| !prepared.loader.device.is_gpu());
+    match (needed, free) {
+        (Some(needed), Some(free)) if needed > free => {
+            let (needed, free) = (format::bytes(needed), format::bytes(free));
+            let message = format!("cell `{}` needs about {needed}, but {free} are free", cell.id);
+            Err(Error::input(message).hint("lower the batch size or the length, or use a smaller dtype"))
         }
+        _ => Ok(()),
     }
 }
 

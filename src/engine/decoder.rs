@@ -10,7 +10,7 @@ use super::cpu::gate;
 use super::linear::{Kernels, Linear, RmsNorm};
 use super::rope::RopeTable;
 use super::weights::{EMBEDDING, FINAL_NORM, LayerNames, OUTPUT, Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A model's weights, ready to run.
 pub(super) struct Decoder {
@@ -129,7 +129,7 @@ impl Layer {
                 attention::attend(&qkv, self.heads, step.starts.len(), pass, cache)?
             }
             (LayerCache::Cpu(cache), _) => cache.attend(&qkv, step.rope, step.past, step.starts)?,
-            (LayerCache::Stock(_), None) => unreachable!("stock caches come with positions"),
+            (LayerCache::Stock(_), None) => return Err(Error::new("the cache of a layer lacks its positions")),
         };
         self.attention_output.forward(&attended)
     }

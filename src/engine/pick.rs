@@ -115,7 +115,8 @@ mod tests {
     use super::*;
 
     fn both_ways(rows: &[[f32; 4]], eos: &[u32]) -> Result<Vec<Choice>> {
-        let logits = Tensor::new(rows, &Device::Cpu).unwrap();
+        let flat = rows.concat();
+        let logits = Tensor::from_vec(flat, (rows.len(), 4), &Device::Cpu).unwrap();
         let on_host = Picker::new(eos, true, 4, &Device::Cpu).unwrap();
         let device = Some(OnDevice::new(eos, 4, &Device::Cpu).unwrap());
         let on_device = Picker { eos: eos.to_vec(), device };

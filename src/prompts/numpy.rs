@@ -1,7 +1,7 @@
 //! NumPy's `default_rng(seed).permutation(n)`: the draw that Hugging Face `datasets` makes in `shuffle(seed)`.
 //!
-//! Implements `SeedSequence` and `PCG64` (XSL-RR 128/64, O'Neill 2014) as NumPy's random module documents them, and
-//! the bounded integers of Lemire (2019), so that a published prompt selection can be drawn again.
+//! Implements `SeedSequence` and `PCG64` (XSL-RR 128/64, O'Neill 2014) as NumPy's random module documents them, and its
+//! shuffle by masked rejection, so that a published prompt selection can be drawn again.
 
 /// `numpy.random.default_rng(seed).permutation(n)`.
 pub fn permutation(seed: u64, n: usize) -> Vec<usize> {
@@ -52,40 +52,15 @@ impl Pcg64 {
         })
     }
 
-    /// Uniform in 0..=`most`.
+    /// Uniform in 0..=`most`: bits of the smallest mask that covers `most`, drawn again while they are above it.
     fn bounded(&mut self, most: u64) -> u64 {
-        match u32::try_from(most) {
-            Ok(u32::MAX) => u64::from(self.next_u32()),
-            Ok(most) => u64::from(self.bounded_u32(most)),
-            Err(_) => self.bounded_u64(most),
-        }
-    }
-
-    fn bounded_u32(&mut self, most: u32) -> u32 {
-        let range = most + 1;
-        let mut product = u64::from(self.next_u32()) * u64::from(range);
-        if (product as u32) < range {
-            let threshold = (u32::MAX - most) % range;
-            while (product as u32) < threshold {
-                product = u64::from(self.next_u32()) * u64::from(range);
+        let mask = u64::MAX.checked_shr(most.leading_zeros()).unwrap_or(0);
+        loop {
+            let bits = if most <= u64::from(u32::MAX) { u64::from(self.next_u32()) } else { self.next_u64() };
+            if bits & mask <= most {
+                return bits & mask;
             }
         }
-        (product >> 32) as u32
-    }
-
-    fn bounded_u64(&mut self, most: u64) -> u64 {
-        if most == u64::MAX {
-            return self.next_u64();
-        }
-        let range = most + 1;
-        let mut product = u128::from(self.next_u64()) * u128::from(range);
-        if (product as u64) < range {
-            let threshold = (u64::MAX - most) % range;
-            while (product as u64) < threshold {
-                product = u128::from(self.next_u64()) * u128::from(range);
-            }
-        }
-        (product >> 64) as u64
     }
 }
 

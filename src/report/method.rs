@@ -72,16 +72,24 @@ fn plan(run: &RunInfo, study: &Study) -> String {
 
 fn windows(run: &RunInfo) -> String {
     let p = &run.protocol;
+    let guard = if p.guard_s.get() > 0.0 {
+        let time = format::duration(p.guard_s);
+        format!(" The same work runs for {time} before and after it, so that both edges lie inside steady load.")
+    } else {
+        String::new()
+    };
+    let idle = if p.idle_s.get() > 0.0 {
+        format!(" The idle baseline is taken for {} with the model resident.", format::duration(p.idle_s))
+    } else {
+        String::new()
+    };
     format!(
-        "A window is whole passes over the same {} ({}) until at least {} have passed, after a warm-up of at least {}. \
-         The same work runs for {} before and after it, so that both edges lie inside steady load. The idle baseline \
-         is taken for {} with the model resident.",
+        "A window is whole passes over the same {} ({}) until at least {} have passed, after a warm-up of at least {}.\
+         {guard}{idle}",
         format::plural(run.prompts.count, "prompt"),
         run.prompts.source,
         format::duration(p.min_window_s),
         format::duration(p.warmup_s),
-        format::duration(p.guard_s),
-        format::duration(p.idle_s)
     )
 }
 

@@ -49,7 +49,7 @@ pub struct Measured {
 
 impl Measured {
     fn failed(failure: FailureKind, error: &Error) -> Self {
-        let outcome = Outcome::Failed { failure, message: error.to_string() };
+        let outcome = Outcome::Failed { failure, message: error.one_line() };
         Self { outcome, trace: None, generations: Vec::new() }
     }
 }

@@ -110,12 +110,11 @@ impl RunDir {
     /// or the disk fails.
     pub fn begin_part(&mut self, info: &RunInfo) -> Result<()> {
         let Some(part) = info.parts.first() else { return Ok(()) };
-        if let Some(earlier) = self.info.parts.last() {
-            if let Some(difference) = read::difference(earlier, part) {
-                let message = format!("can't continue `{}`: {difference}", self.root.display());
-                return Err(Error::input(message)
-                    .hint("results of different setups aren't pooled: use `--fresh`, or another `--out`"));
-            }
+        let difference = self.info.parts.last().and_then(|earlier| read::difference(earlier, part));
+        if let Some(difference) = difference {
+            let message = format!("can't continue `{}`: {difference}", self.root.display());
+            let hint = "results of different setups aren't pooled: use `--fresh`, or another `--out`";
+            return Err(Error::input(message).hint(hint));
         }
         self.info.parts.push(part.clone());
         write_json(&self.root.join(RUN), &self.info)

@@ -57,7 +57,7 @@ pub struct ModelSpec {
     pub teacher: Option<String>,
     /// Data type to run in; left out, the one that the weights are stored in.
     pub dtype: Option<Dtype>,
-    /// Folder of a PEFT LoRA adapter, merged into the weights at load.
+    /// Folder of a PEFT LoRA adapter. Not merged yet: a sweep that names one is refused with how to merge it.
     pub adapter: Option<PathBuf>,
     /// Hub revision (branch, tag or commit).
     pub revision: Option<String>,

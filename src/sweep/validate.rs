@@ -60,6 +60,7 @@ impl Check<'_> {
                 return Err(self.fail(label, message, "labels name cells and must differ"));
             }
             self.model_source(index, model)?;
+            self.adapter(index, model)?;
             self.teacher(index, model)?;
             if let Some(axes) = &model.sweep {
                 let at = |key| [Key("models"), Item(index), Key("sweep"), Key(key)];
@@ -81,6 +82,16 @@ impl Check<'_> {
             }),
             ModelSource::Name(_) => Ok(()),
         }
+    }
+
+    /// An adapter that is left out in silence would pass the base model for the student.
+    fn adapter(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        if model.adapter.is_none() {
+            return Ok(());
+        }
+        let message = format!("`{}` names an adapter, and adapters aren't merged here", model.label);
+        let hint = "merge it with PEFT (`merge_and_unload()`, then `save_pretrained`) and name that folder as `source`";
+        Err(self.fail(&[Key("models"), Item(index), Key("adapter")], message, hint))
     }
 
     fn teacher(&self, index: usize, model: &ModelSpec) -> Result<()> {

@@ -14,7 +14,7 @@ const WORDS: &str = r#"{
   "pre_tokenizer": {"type": "Whitespace"},
   "post_processor": null,
   "decoder": null,
-  "model": {"type": "WordLevel", "vocab": {"<pad>": 0, "s": 1, "e": 2, "red": 3, "blue": 4}, "unk_token": "e"}
+  "model": {"type": "WordLevel", "vocab": {"<pad>": 0, "[b]": 1, "[e]": 2, "red": 3, "blue": 4}, "unk_token": "blue"}
 }"#;
 
 fn load(name: &str, tokenizer: &str, settings: Option<&str>) -> Result<Tokenizer> {
@@ -38,7 +38,7 @@ fn truncation_and_padding_of_the_file_are_switched_off() {
 
 #[test]
 fn special_tokens_of_the_settings_are_left_out_when_decoding() {
-    let settings = r#"{"bos_token": "s", "eos_token": {"content": "e"}}"#;
+    let settings = r#"{"bos_token": "[b]", "eos_token": {"content": "[e]"}}"#;
     let tokenizer = load("special", WORDS, Some(settings)).unwrap();
     assert_eq!(tokenizer.encode("red").unwrap(), [3]);
     assert_eq!(tokenizer.decode(&[1, 3, 2]).unwrap(), "red");
@@ -46,7 +46,7 @@ fn special_tokens_of_the_settings_are_left_out_when_decoding() {
 
 #[test]
 fn stated_bos_and_eos_are_put_around_the_text() {
-    let settings = r#"{"bos_token": "s", "eos_token": "e", "add_bos_token": true, "add_eos_token": true}"#;
+    let settings = r#"{"bos_token": "[b]", "eos_token": "[e]", "add_bos_token": true, "add_eos_token": true}"#;
     let tokenizer = load("ends", WORDS, Some(settings)).unwrap();
     assert_eq!(tokenizer.encode("red blue").unwrap(), [1, 3, 4, 2]);
 }

@@ -3,6 +3,9 @@
 //! Small models are bound by the cost of each operation, and candle's matmul packs the weights anew in every call with
 //! more than one row. Here weights and KV cache lie in panels (see [`panels`]) that one kernel multiplies by, and
 //! attention is one operation. Everything else is candle's own.
+//!
+//! Each output is summed in an order that depends on nothing but its own row, so that a row gives the same bits in any
+//! batch and on any number of threads.
 
 pub(super) mod attention;
 mod exp;
@@ -11,8 +14,9 @@ pub(super) mod panels;
 
 use candle_core::{CpuStorage, Layout, Result};
 
-/// Work below this many multiplications isn't worth waking another thread for.
-const PARALLEL_FROM: usize = 1 << 18;
+/// Work below this many multiplications (a few microseconds) isn't worth waking another thread for: measured with
+/// `cargo bench --bench decode` between 2¹² and 2²⁴.
+const PARALLEL_FROM: usize = 1 << 16;
 
 /// Compiles a kernel for the vector units that the processor has: `$body::<FMA>` is inlined into a function with AVX2
 /// and FMA, which is called where both are there.
@@ -45,9 +49,7 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Threads that share work of this many multiplications.
 fn threads_for(multiplications: usize) -> usize {
-    static T: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    let from = *T.get_or_init(|| std::env::var("PF").map_or(PARALLEL_FROM, |v| 1 << v.parse::<usize>().unwrap()));
-    rayon::current_num_threads().min(multiplications / from + 1)
+    rayon::current_num_threads().min(multiplications / PARALLEL_FROM + 1)
 }
 
 /// The values of a contiguous f32 tensor.

@@ -80,7 +80,7 @@ impl CustomOp2 for Multiply {
 /// Shares the panels out to threads; each writes its own columns of `y` `(m, n)`.
 fn multiply_parallel(x: Rows<'_>, w: &[f32], y: &mut [f32], n: usize) {
     let panel = x.length * WIDTH;
-    let threads = threads_for((w.len() / WIDTH) * WIDTH * y.len().div_ceil(n));
+    let threads = threads_for(w.len() * (y.len() / n));
     if threads == 1 {
         let mut rows: Vec<&mut [f32]> = y.chunks_mut(n).collect();
         return multiply(x, PanelView { data: w, stride: panel }, &mut rows);
