@@ -1,8 +1,11 @@
 //! SHA-256 of bytes and files, in hex: how inputs are identified in records.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -29,6 +32,24 @@ pub fn sha256_file(path: &Path) -> Result<String> {
         }
         hasher.update(&buffer[..read]);
     }
+}
+
+/// SHA-256 of a file, read once in the life of the process as long as its size and time of change stay the same: a model
+/// is loaded once a block, and reading 16 GB again only to know its name would be a load of its own.
+///
+/// # Errors
+/// The file can't be read.
+pub fn sha256_file_once(path: &Path) -> Result<String> {
+    static KNOWN: Mutex<BTreeMap<(PathBuf, u64, Option<SystemTime>), String>> = Mutex::new(BTreeMap::new());
+    let metadata = path.metadata().context(|| format!("can't read `{}`", path.display()))?;
+    let key = (path.to_owned(), metadata.len(), metadata.modified().ok());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digest) = known().get(&key) {
+        return Ok(digest.clone());
+    }
+    let digest = sha256_file(path)?;
+    known().insert(key, digest.clone());
+    Ok(digest)
 }
 
 fn hex(bytes: &[u8]) -> String {

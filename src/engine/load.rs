@@ -12,7 +12,7 @@ use super::decoder::Decoder;
 use super::generate::DecoderEngine;
 use super::linear::Kernels;
 use super::weights::Weights;
-use crate::digest::sha256_file;
+use crate::digest::sha256_file_once;
 #[cfg(feature = "cuda")]
 use crate::error::Context;
 use crate::error::{Error, Result};
@@ -252,7 +252,7 @@ fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>>
     let all = beside.chain(weights.paths().map(Path::to_owned));
     all.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, sha256_file(&path)?))
+        Ok((name, sha256_file_once(&path)?))
     })
     .collect()
 }

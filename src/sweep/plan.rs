@@ -124,7 +124,7 @@ fn cells_of(spec: &SweepSpec, model: &ModelSpec) -> usize {
 fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, String>) -> Vec<CellSpec> {
     let (batches, lengths) = axes_of(spec, model);
     let asked = model.dtype.map(|dtype| dtype.name().to_owned());
-    let dtype = asked.or_else(|| dtypes.get(&model.label).cloned()).unwrap_or_else(|| "stored".to_owned());
+    let dtype = dtypes.get(&model.label).cloned().or(asked).unwrap_or_else(|| "stored".to_owned());
     let cell = |batch_size: usize, max_new_tokens: usize| CellSpec {
         id: cell_id(&model.label, batch_size, max_new_tokens),
         model: model.label.clone(),
