@@ -40,7 +40,9 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 /// # Errors
 /// The file can't be read.
 pub fn sha256_file_once(path: &Path) -> Result<String> {
-    static KNOWN: Mutex<BTreeMap<(PathBuf, u64, Option<SystemTime>), String>> = Mutex::new(BTreeMap::new());
+    /// Path, size and time of change.
+    type Version = (PathBuf, u64, Option<SystemTime>);
+    static KNOWN: Mutex<BTreeMap<Version, String>> = Mutex::new(BTreeMap::new());
     let metadata = path.metadata().context(|| format!("can't read `{}`", path.display()))?;
     let key = (path.to_owned(), metadata.len(), metadata.modified().ok());
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

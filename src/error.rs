@@ -24,6 +24,8 @@ pub enum Kind {
     Interrupted,
     /// The device or the host ran out of memory.
     OutOfMemory,
+    /// What measures the energy failed while it recorded.
+    Meter,
 }
 
 impl Error {

@@ -1,5 +1,7 @@
 //! A model ready to run: an engine together with its tokenizer, from wherever the sweep file says.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::clock::{Clock, SimulatedDevice};
@@ -87,9 +89,21 @@ pub struct Loader {
     pub device: DeviceChoice,
     /// Use the hub's local cache alone.
     pub offline: bool,
+    /// Models of the hub that were found: a block's load must not ask the network again.
+    found: RefCell<BTreeMap<(String, Option<String>), hub::Snapshot>>,
 }
 
 impl Loader {
+    /// A loader for the sources of a file in the folder `base`.
+    pub fn new(base: PathBuf, device: DeviceChoice, offline: bool) -> Self {
+        Self { base, device, offline, found: RefCell::default() }
+    }
+
+    /// Whether a model comes from the hub.
+    pub fn is_from_hub(&self, model: &ModelSpec) -> bool {
+        matches!(&model.source, ModelSource::Name(name) if self.local_path(name).is_none())
+    }
+
     /// Finds a model's files, from the hub where the source is a hub id.
     ///
     /// # Errors
@@ -105,9 +119,23 @@ impl Loader {
             }
             return Ok(Location::Folder { path, commit: None });
         }
-        let snapshot = hub::model(name, model.revision.as_deref(), self.offline)
-            .map_err(|error| error.at(format!("model `{}`", model.label)))?;
+        let snapshot = self.snapshot(name, model).map_err(|error| error.at(format!("model `{}`", model.label)))?;
         Ok(Location::Folder { path: snapshot.folder, commit: snapshot.commit })
+    }
+
+    fn snapshot(&self, name: &str, model: &ModelSpec) -> Result<hub::Snapshot> {
+        let key = (name.to_owned(), model.revision.clone());
+        if let Some(known) = self.found.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let snapshot = hub::model(name, model.revision.as_deref(), self.offline).map_err(|error| {
+            match self.base.join(name).is_dir() {
+                true => error.hint(format!("for the folder write `./{name}`: a name without `./` is a hub id")),
+                false => error,
+            }
+        })?;
+        self.found.borrow_mut().insert(key, snapshot.clone());
+        Ok(snapshot)
     }
 
     /// What a model is, from its configuration and the headers of its weights; `None` for a simulated one.
@@ -182,7 +210,7 @@ fn device(clock: &Clock) -> Result<SimulatedDevice> {
 /// Names the longest prompt and the limit.
 pub fn check_lengths(cell: &CellSpec, prompts: &[Prompt], limit: usize) -> Result<()> {
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
-    if longest + cell.max_new_tokens <= limit {
+    if longest.saturating_add(cell.max_new_tokens) <= limit {
         return Ok(());
     }
     let message = format!(

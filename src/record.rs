@@ -392,7 +392,7 @@ pub struct Evaluation {
     pub max_new_tokens: usize,
     /// The data set as the sweep file names it.
     pub dataset: String,
-    /// SHA-256 of the data set's file.
+    /// SHA-256 over the prompts and references that were scored.
     pub dataset_sha256: String,
     /// Time that the evaluation took.
     pub duration_s: Seconds,
@@ -478,6 +478,9 @@ pub struct RunInfo {
     pub protocol: Protocol,
     /// The prompts of the energy windows.
     pub prompts: PromptInfo,
+    /// SHA-256 over the prompts and references of the accuracy, where it is measured.
+    #[serde(default)]
+    pub accuracy_sha256: Option<String>,
     /// Relative difference in energy below which two cells count as equivalent.
     pub floor: f64,
     /// The starts that measured trials of this run: one unless the run was continued.

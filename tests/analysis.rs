@@ -38,6 +38,7 @@ impl Run {
                 seed: 1,
             },
             prompts: PromptInfo { source: "prompts.txt".to_owned(), count: 20, sha256: "00".to_owned() },
+            accuracy_sha256: None,
             floor: DEFAULT_FLOOR,
             parts: Vec::new(),
         };

@@ -86,6 +86,50 @@ fn a_zero_and_a_repeated_value_on_an_axis_are_refused() {
 }
 
 #[test]
+fn a_value_that_nobody_means_is_refused_before_it_fills_the_memory() {
+    has_all(
+        &complaint("max_new_tokens: [8, 32]", "max_new_tokens: [8, 18446744073709551615]"),
+        &["on an axis", "1048576"],
+    );
+    has_all(&complaint("  repeats: 3", "  repeats: 4294967295"), &["4294967295 repeats", "1000 at most"]);
+    let output = run(["bench", "--model", "m", "--use-dolly", "--num-prompts", "0", "--out", "o.json"]);
+    assert_eq!(output.status.code(), Some(2));
+    has_all(&stderr(&output), &["above 0"]);
+}
+
+#[test]
+fn a_batch_that_the_prompts_cannot_fill_is_refused() {
+    has_all(
+        &complaint("batch_size: [1, 4]", "batch_size: [1, 64]"),
+        &["teacher.b64.n8", "a batch of 64 needs as many prompts, and there are 4"],
+    );
+}
+
+#[test]
+fn a_model_of_the_hub_that_is_not_in_the_cache_can_be_planned_with_what_is_not_known() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "s.yaml",
+        "name: s\nmodels: [{label: m, source: some-owner/some-model}]\nsweep: {batch_size: 1, max_new_tokens: 4}\n\
+         prompts: {text: [a]}\n",
+    );
+    let output = program().arg("plan").arg(&file).env("HF_HOME", &folder.0).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    has_all(&stdout(&output), &["m.b1.n4", "–"]);
+    has_all(&stderr(&output), &["not known yet", "isn't in the local cache"]);
+}
+
+#[test]
+fn a_gpu_is_refused_by_a_build_that_cannot_use_one() {
+    if cfg!(feature = "cuda") {
+        return;
+    }
+    let output = run([experiment("simulated.yaml").as_os_str(), "--device".as_ref(), "cuda".as_ref()]);
+    assert_eq!(output.status.code(), Some(2));
+    has_all(&stderr(&output), &["--features cuda"]);
+}
+
+#[test]
 fn a_plan_of_too_many_cells_is_refused_with_the_number() {
     let said = complaint("max_new_tokens: [8, 32]", "max_new_tokens: [8, 32]\n  max_cells: 7");
     has_all(&said, &["8 cells", "max_cells: 7"]);

@@ -136,6 +136,59 @@ fn a_folder_of_somebody_else_is_left_alone() {
 }
 
 #[test]
+fn fresh_never_moves_a_folder_that_holds_no_run() {
+    let folder = Folder::new();
+    folder.write("thesis.tex", "important");
+    let mut command = program();
+    let output = command.arg(experiment("simulated.yaml")).arg("--fresh").arg("--out").arg(&folder.0).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(folder.path("thesis.tex").exists(), "{}", stderr(&output));
+}
+
+#[test]
+fn files_of_others_beside_the_samples_are_kept() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    fs::write(out.join("samples/notes.txt"), "mine").unwrap();
+    fs::create_dir(out.join("samples/plots")).unwrap();
+    fs::write(out.join("samples/0123456789abcdef.parquet"), "an orphan of a killed start").unwrap();
+    sweep(&experiment("simulated.yaml"), &out);
+    assert!(out.join("samples/notes.txt").exists() && out.join("samples/plots").exists());
+    assert!(!out.join("samples/0123456789abcdef.parquet").exists());
+}
+
+#[test]
+fn changed_prompts_are_not_pooled_with_the_old_ones() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    folder.write("prompts.txt", "one two\nthree\n");
+    let file = folder.write(
+        "s.yaml",
+        "name: s\nmodels:\n  - label: m\n    source: {synthetic: {power_w: 100, step_s: 0.01}}\n\
+         sweep: {batch_size: 1, max_new_tokens: 2}\nprompts: {file: prompts.txt}\nmeasure: {repeats: 2}\n",
+    );
+    sweep(&file, &out);
+    folder.write("prompts.txt", "one two\nthree four\n");
+    let output = program().arg(&file).arg("--out").arg(&out).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("the prompts have changed"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_damaged_samples_file_costs_one_line_of_a_figure_not_the_report() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated.yaml"), &out);
+    for entry in fs::read_dir(out.join("samples")).unwrap() {
+        fs::write(entry.unwrap().path(), "torn").unwrap();
+    }
+    let output = run(["report".as_ref(), out.as_os_str()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("left out of the power figure"), "{}", stderr(&output));
+}
+
+#[test]
 fn only_runs_the_cells_that_match_and_a_second_start_runs_the_rest() {
     let folder = Folder::new();
     let out = folder.path("run");

@@ -23,7 +23,7 @@ impl From<&Error> for Exit {
     fn from(error: &Error) -> Self {
         match error.kind_of() {
             Kind::Input => Exit::BadInput,
-            Kind::Runtime | Kind::OutOfMemory => Exit::Failed,
+            Kind::Runtime | Kind::OutOfMemory | Kind::Meter => Exit::Failed,
             Kind::Interrupted => Exit::Interrupted,
         }
     }

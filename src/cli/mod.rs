@@ -187,7 +187,7 @@ pub struct BenchArgs {
     pub use_dolly: bool,
 
     /// How many prompts of Dolly
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = parse_positive)]
     pub num_prompts: usize,
 
     /// Folder for Dolly's file; where it holds the file already, no network is used

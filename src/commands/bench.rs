@@ -17,7 +17,8 @@ use crate::meter::{self, Meter, MeterChoice, MeterOptions};
 use crate::model::{Loader, Model};
 use crate::prompts::PromptSet;
 use crate::record::{
-    CellId, CellSpec, EnergyMethod, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength, Protocol, Reason, Role,
+    CellId, CellSpec, EnergyMethod, FailureKind, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength, Protocol,
+    Reason, Role,
 };
 use crate::stage::{self, Stage};
 use crate::store::write_atomic;
@@ -65,7 +66,8 @@ struct Record<'a> {
 /// Bad input, or the measurement failed: then no file is written.
 pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
     writable(&arguments.out)?;
-    let loader = Loader { base: PathBuf::new(), device: arguments.place.device, offline: arguments.place.offline };
+    let loader = Loader::new(PathBuf::new(), arguments.place.device, arguments.place.offline);
+    arguments.place.device.check()?;
     let set = prompts(arguments)?;
     let clock = Clock::monotonic();
     let mut meter = open_meter(arguments, &loader, &clock)?;
@@ -88,6 +90,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Res
     };
     let measurement = match stage.trial(&cell)?.outcome {
         Outcome::Measured(measurement) => measurement,
+        Outcome::Failed { failure: FailureKind::Prompt, message } => return Err(Error::input(message)),
         Outcome::Failed { message, .. } | Outcome::Skipped { message } => return Err(Error::new(message)),
     };
     let record = record(arguments, &set, &measurement, engine.info(), meter.info(), started_at);
@@ -135,7 +138,7 @@ fn open_meter(arguments: &BenchArgs, loader: &Loader, clock: &Clock) -> Result<B
         _ => MeterChoice::Auto,
     };
     let options = MeterOptions {
-        engine_on_gpu: loader.device.is_gpu(),
+        engine_gpu: loader.device.gpu_index(),
         gpu_indices: arguments.gpu_indices.clone(),
         ..MeterOptions::default()
     };

@@ -7,7 +7,6 @@ use std::time::Instant;
 use crate::cli::console::Console;
 use crate::clock::Clock;
 use crate::commands::prepare::Prepared;
-use crate::digest::sha256_file;
 use crate::engine::{GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::score;
@@ -58,7 +57,7 @@ pub fn evaluate(
     stop: &AtomicBool,
 ) -> Result<()> {
     let (Some(spec), Some(set)) = (&prepared.spec.accuracy, &prepared.accuracy) else { return Ok(()) };
-    let dataset_sha256 = sha256_file(&prepared.loader.base.join(&spec.file))?;
+    let dataset_sha256 = set.sha256();
     for missing in missing(prepared, done, only) {
         console.say(format!("accuracy of {} on {} prompts", missing.model.label, set.items.len()));
         let start = Instant::now();

@@ -36,8 +36,11 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
 fn only_run() -> Result<PathBuf> {
     let entries = std::fs::read_dir("reports").map(|entries| entries.filter_map(|entry| entry.ok()).collect());
     let entries: Vec<std::fs::DirEntry> = entries.unwrap_or_default();
-    let runs: Vec<PathBuf> =
-        entries.iter().map(|entry| entry.path()).filter(|path| path.join("run.json").exists()).collect();
+    let runs: Vec<PathBuf> = entries
+        .iter()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("run.json").exists() && !is_rotated(path))
+        .collect();
     match runs.as_slice() {
         [only] => Ok(only.clone()),
         [] => Err(Error::input("no run in `reports/`").hint("name the run's directory with `--run DIR`")),
@@ -47,6 +50,12 @@ fn only_run() -> Result<PathBuf> {
                 .hint(format!("choose one with `--run`: {}", names.join(", "))))
         }
     }
+}
+
+/// `kd.1`, `kd.2` …: a run that `--fresh` moved aside.
+fn is_rotated(path: &Path) -> bool {
+    let number = path.extension().is_some_and(|end| end.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    number && path.with_extension("").join("run.json").exists()
 }
 
 fn unknown_cell(wanted: &str, analysed: &Analysed) -> Error {

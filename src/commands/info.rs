@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::commands::prepare::Prepared;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::host;
+use crate::prompts::PromptSet;
 use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo, TrainingCost};
-use crate::units::Seconds;
+use crate::units::{Joules, Seconds};
 
 /// The run as this start sees it, with one part.
 ///
@@ -33,6 +34,7 @@ pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
             count: prepared.prompts.items.len(),
             sha256: prepared.prompts.sha256(),
         },
+        accuracy_sha256: prepared.accuracy.as_ref().map(PromptSet::sha256),
         floor: spec.report.floor,
         parts: vec![part(meter)],
     })
@@ -75,5 +77,13 @@ fn meta(model: &crate::sweep::spec::ModelSpec, base: &Path) -> Result<ModelMeta>
 fn training(path: &Path) -> Result<TrainingCost> {
     let what = || format!("can't read the training record `{}`", path.display());
     let text = std::fs::read_to_string(path).input_context(what)?;
-    serde_json::from_str(&text).input_context(what)
+    let cost: TrainingCost = serde_json::from_str(&text).input_context(what)?;
+    let usable = |value: f64| value.is_finite() && value >= 0.0;
+    let (time, energy) = (cost.duration_s.map(Seconds::get), cost.energy_j.map(Joules::get));
+    let known: Vec<f64> = [time, energy].into_iter().flatten().collect();
+    if known.is_empty() || !known.into_iter().all(usable) {
+        return Err(Error::input(format!("{}: no training record", path.display()))
+            .hint("it has `seconds`, and `energy_j` with `energy_method` where the energy was measured"));
+    }
+    Ok(cost)
 }

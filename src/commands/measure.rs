@@ -67,7 +67,10 @@ impl Measuring<'_> {
         };
         let Model { mut engine, codec } = model;
         let protocol: Protocol = self.dir.info().protocol.clone();
-        let idle = stage::idle_baseline(self.meter, clock, protocol.idle_s)?;
+        let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
+            Ok(idle) => idle,
+            Err(error) => return self.fail_session(session, &error, progress),
+        };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
             progress.begin(&format!("{} block {}", cell.id, session.block + 1));
@@ -103,7 +106,10 @@ impl Measuring<'_> {
         codec: &Codec,
         progress: &mut Progress,
     ) -> Result<()> {
-        let lines = generation_lines(cell, prompts, &measured.generations, codec)?;
+        let lines = generation_lines(cell, prompts, &measured.generations, codec).unwrap_or_else(|error| {
+            measured = Measured::failed(FailureKind::Engine, &error);
+            Vec::new()
+        });
         if let Outcome::Measured(measurement) = &mut measured.outcome {
             let bytes: u64 = lines.iter().map(|line| line.text.len() as u64).sum();
             measurement.output_bytes = Some(bytes * u64::from(measurement.window.passes));
@@ -123,12 +129,12 @@ impl Measuring<'_> {
         }
         let failure = match error.kind_of() {
             Kind::OutOfMemory => FailureKind::OutOfMemory,
+            Kind::Meter => FailureKind::Meter,
             _ => FailureKind::Load,
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
-            let outcome = Outcome::Failed { failure, message: error.one_line() };
-            let measured = Measured { outcome, trace: None, generations: Vec::new() };
+            let measured = Measured::failed(failure, error);
             self.commit(session.block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
         }
         Ok(())

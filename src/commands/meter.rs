@@ -12,13 +12,13 @@ use crate::meter::{self, MeterOptions, SourceReport};
 /// # Errors
 /// Standard output is closed.
 pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
-    let options = MeterOptions { engine_on_gpu: DeviceChoice::Auto.is_gpu(), ..MeterOptions::default() };
+    let options = MeterOptions { engine_gpu: DeviceChoice::Auto.gpu_index(), ..MeterOptions::default() };
     let sources = meter::probe(&options);
     match arguments.format {
         Format::Json => {
             println!("{}", serde_json::to_string_pretty(&sources).context(|| "can't write the sources as JSON")?);
         }
-        Format::Text => print_text(&sources, options.engine_on_gpu),
+        Format::Text => print_text(&sources, options.engine_gpu.is_some()),
     }
     Ok(Exit::Done)
 }

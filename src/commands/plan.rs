@@ -31,7 +31,7 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     let prepared = Prepared::new(&arguments.sweep, arguments.device, true)?;
     let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
     let mut problems = Vec::new();
-    let known = known_models(&prepared, &mut problems);
+    let known = known_models(&prepared, console, &mut problems);
     let protocol = protocol(&prepared, &mut problems);
     println!(
         "{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}",
@@ -53,11 +53,19 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     Ok(if problems.is_empty() { Exit::Done } else { Exit::BadInput })
 }
 
-fn known_models<'a>(prepared: &'a Prepared, problems: &mut Vec<Error>) -> BTreeMap<String, Known<'a>> {
+fn known_models<'a>(
+    prepared: &'a Prepared,
+    console: &Console,
+    problems: &mut Vec<Error>,
+) -> BTreeMap<String, Known<'a>> {
     let mut known = BTreeMap::new();
     for spec in &prepared.spec.models {
         let summary = match prepared.models.get(&spec.label) {
             Some(Ok(summary)) => summary.as_ref(),
+            Some(Err(error)) if prepared.loader.is_from_hub(spec) => {
+                console.warn(format!("not known yet: {}", error.one_line()));
+                None
+            }
             Some(Err(error)) => {
                 problems.push(error.clone());
                 None

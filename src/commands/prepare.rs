@@ -41,9 +41,10 @@ impl Prepared {
     /// # Errors
     /// The sweep file, a prompt file or the plan is wrong.
     pub fn new(file: &Path, device: DeviceChoice, offline: bool) -> Result<Self> {
+        device.check()?;
         let (spec, yaml) = SweepSpec::read(file)?;
         let base = file.parent().unwrap_or(Path::new("")).to_owned();
-        let loader = Loader { base, device, offline };
+        let loader = Loader::new(base, device, offline);
         let prompts = energy_prompts(&spec.prompts, &loader)?;
         let accuracy = spec.accuracy.as_ref().map(|accuracy| accuracy_prompts(accuracy, &loader)).transpose()?;
         let inspect = |model: &crate::sweep::spec::ModelSpec| (model.label.clone(), loader.inspect(model));
@@ -53,6 +54,7 @@ impl Prepared {
             Some((model.label.clone(), loader.dtype(model, summary.as_ref())))
         });
         let plan = Plan::new(&spec, &dtypes.collect())?;
+        full_batches(&plan, prompts.items.len())?;
         Ok(Self { file: file.to_owned(), yaml, spec, loader, prompts, accuracy, models, plan })
     }
 
@@ -78,7 +80,21 @@ impl Prepared {
         MeterOptions {
             gpu_indices: self.spec.measure.gpu_indices.clone(),
             coefficients: self.spec.measure.modelled.unwrap_or_default(),
-            engine_on_gpu: self.loader.device.is_gpu(),
+            engine_gpu: self.loader.device.gpu_index(),
+        }
+    }
+}
+
+/// A batch that the prompts can't fill would be reported under a size that never ran.
+fn full_batches(plan: &Plan, prompts: usize) -> Result<()> {
+    match plan.cells.iter().find(|cell| cell.batch_size > prompts) {
+        None => Ok(()),
+        Some(cell) => {
+            let message = format!(
+                "cell `{}`: a batch of {} needs as many prompts, and there are {prompts}",
+                cell.id, cell.batch_size
+            );
+            Err(Error::input(message).hint("raise `prompts.count`, or lower the batch size"))
         }
     }
 }
@@ -94,7 +110,8 @@ fn energy_prompts(spec: &PromptSpec, loader: &Loader) -> Result<PromptSet> {
 fn accuracy_prompts(spec: &AccuracySpec, loader: &Loader) -> Result<PromptSet> {
     let path = loader.base.join(&spec.file);
     let set = PromptSet::read(&path, &spec.file.display().to_string())?;
-    if set.items.iter().any(|item| item.reference.is_none()) {
+    let blank = |reference: &Option<String>| reference.as_deref().is_none_or(|text| text.trim().is_empty());
+    if set.items.iter().any(|item| blank(&item.reference)) {
         let message = format!("{}: a row has no `response`, so its answer can't be scored", path.display());
         return Err(Error::input(message).hint("add the reference answers, or remove `accuracy`"));
     }

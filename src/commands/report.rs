@@ -1,6 +1,7 @@
 //! `ept-sweep report`: records on disk → frame → analysis → figures → report. Needs neither model nor meter.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::DataFrame;
@@ -19,7 +20,7 @@ use crate::{frame, table};
 
 /// What was written.
 pub struct Written {
-    /// Trials that failed or were skipped.
+    /// Trials that failed or were skipped, and evaluations that failed.
     pub failed: usize,
 }
 
@@ -63,23 +64,41 @@ pub fn write(root: &Path, console: &Console) -> Result<Written> {
     let Analysed { stored, frame, study } = analyse(root)?;
     table::write_parquet(&root.join("results.parquet"), &frame)?;
     table::write_csv(&root.join("results.csv"), &frame)?;
-    let power = power_traces(&stored)?;
+    let power = power_traces(&stored, console);
     let figures = figures::draw_all(&study, &power, &root.join("figures"))?;
     let rendered = report::render(&stored.info, &study, &figures)?;
     write_atomic(&root.join("report.html"), rendered.html.as_bytes())?;
     write_atomic(&root.join("report.md"), rendered.markdown.as_bytes())?;
-    let failed = stored.trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
-    if failed > 0 {
-        console.warn(format!("{failed} of {} trials failed or were skipped: the report says why", stored.trials.len()));
+    let trials = stored.trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
+    if trials > 0 {
+        console.warn(format!("{trials} of {} trials failed or were skipped: the report says why", stored.trials.len()));
     }
+    let failed = trials + unscored(&stored);
     println!("{}", root.join("report.html").display());
     Ok(Written { failed })
 }
 
+/// Models and output lengths whose last evaluation failed.
+fn unscored(stored: &Stored) -> usize {
+    let mut last = BTreeMap::new();
+    for evaluation in &stored.evaluations {
+        last.insert((&evaluation.model, evaluation.max_new_tokens), evaluation.error.is_some());
+    }
+    last.into_values().filter(|failed| *failed).count()
+}
+
 /// One window of each model: its first valid trial in the cell of the largest batch and the longest output.
-fn power_traces(stored: &Stored) -> Result<Vec<PowerTrace>> {
-    let traces = stored.info.models.iter().map(|model| power_trace(stored, model));
-    Ok(traces.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+///
+/// One damaged file costs one line of one figure, not the report.
+fn power_traces(stored: &Stored, console: &Console) -> Vec<PowerTrace> {
+    let trace = |model| match power_trace(stored, model) {
+        Ok(trace) => trace,
+        Err(error) => {
+            console.warn(format!("left out of the power figure: {}", error.one_line()));
+            None
+        }
+    };
+    stored.info.models.iter().filter_map(trace).collect()
 }
 
 fn power_trace(stored: &Stored, model: &ModelMeta) -> Result<Option<PowerTrace>> {

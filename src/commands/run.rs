@@ -36,7 +36,15 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &AtomicBool) -> Result<
     }
     let done = done_trials(&trials, arguments.retry_failed);
     let sessions = prepared.plan.remaining(&done, only.as_ref());
-    announce(&prepared, meter.info(), &root, done.len(), sessions.iter().map(|s| s.cells.len()).sum(), console);
+    let failed = trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
+    announce(
+        &prepared,
+        meter.info(),
+        &root,
+        (done.len(), failed),
+        sessions.iter().map(|s| s.cells.len()).sum(),
+        console,
+    );
     let mut measured = Ok(());
     let scores_missing = !evaluate::missing(&prepared, &evaluations, only.as_ref()).is_empty();
     if !sessions.is_empty() || scores_missing {
@@ -86,7 +94,7 @@ fn require_match(prepared: &Prepared, only: Option<&CellFilter>) -> Result<()> {
     Err(Error::input("`--only` matches no cell").hint(format!("`ept-sweep plan` lists the cell ids{first}")))
 }
 
-fn announce(prepared: &Prepared, meter: &MeterInfo, root: &Path, done: usize, left: usize, console: &Console) {
+fn announce(prepared: &Prepared, meter: &MeterInfo, root: &Path, done: (usize, usize), left: usize, console: &Console) {
     let plan = &prepared.plan;
     console.say(format!(
         "{}: {} cells × {} repeats, {} prompts, meter `{}` → {}",
@@ -104,8 +112,12 @@ fn announce(prepared: &Prepared, meter: &MeterInfo, root: &Path, done: usize, le
         );
     }
     match (done, left) {
-        (0, _) => {}
-        (done, 0) => console.say(format!("all {done} trials are measured already; nothing is measured again")),
-        (done, left) => console.say(format!("resuming: {done} trials are measured already, {left} are left")),
+        ((0, _), _) => {}
+        ((done, 0), 0) => console.say(format!("all {done} trials are measured already; nothing is measured again")),
+        ((done, 0), left) => console.say(format!("resuming: {done} trials are measured already, {left} are left")),
+        ((done, failed), left) => console.say(format!(
+            "resuming: {done} trials are done already, {left} are left; {failed} failed earlier \
+             (`--retry-failed` measures them again)"
+        )),
     }
 }

@@ -49,7 +49,31 @@ impl DeviceChoice {
         }
     }
 
+    /// The CUDA ordinal of the GPU, where it is one.
+    pub fn gpu_index(self) -> Option<usize> {
+        match self {
+            DeviceChoice::Auto if cuda_devices() > 0 => Some(0),
+            DeviceChoice::Cuda(index) => Some(index),
+            DeviceChoice::Auto | DeviceChoice::Cpu => None,
+        }
+    }
+
+    /// Refuses what this build can't do, before anything else is tried.
+    ///
+    /// # Errors
+    /// A GPU is asked for and CUDA isn't built in.
+    pub fn check(self) -> Result<()> {
+        match self {
+            DeviceChoice::Cuda(index) if cfg!(not(feature = "cuda")) => {
+                Err(Error::input(format!("this build can't use CUDA device {index}"))
+                    .hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn open(self) -> Result<Device> {
+        self.check()?;
         match self {
             DeviceChoice::Auto if cuda_devices() > 0 => open_cuda(0),
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -79,8 +103,7 @@ fn open_cuda(index: usize) -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(index: usize) -> Result<Device> {
-    Err(Error::input(format!("this build can't use CUDA device {index}"))
-        .hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
+    Err(Error::new(format!("this build has no CUDA device {index}")))
 }
 
 /// How to load a model.

@@ -14,6 +14,10 @@ use crate::units::{Seconds, Watts};
 
 /// Number of token ids.
 pub const VOCAB_SIZE: u32 = 4096;
+/// Watts and seconds above this are no device's, and sums of them would not stay finite.
+const LARGEST: f64 = 1e6;
+/// A shorter step would take for ever to fill a window.
+const SHORTEST_STEP: f64 = 1e-6;
 /// The id that ends an answer.
 pub const EOS: u32 = 0;
 
@@ -92,8 +96,12 @@ impl SyntheticSpec {
         if let Some((name, value)) = powers.iter().chain(&times).find(|(_, value)| !value.is_finite() || *value < 0.0) {
             return Err(Error::input(format!("`{name}: {value}` of a synthetic model must be 0 or more")));
         }
-        if self.step_s == 0.0 {
-            return Err(Error::input("`step_s` of a synthetic model can't be 0").hint("time has to pass in each step"));
+        if powers.iter().chain(&times).any(|(_, value)| *value > LARGEST) {
+            return Err(Error::input(format!("a power or time of a synthetic model above {LARGEST:e}")));
+        }
+        if self.step_s < SHORTEST_STEP {
+            return Err(Error::input(format!("`step_s` of a synthetic model must be {SHORTEST_STEP:e} or more"))
+                .hint("time has to pass in each step"));
         }
         if self.eos_after == Some(0) {
             return Err(Error::input("`eos_after: 0` leaves no room for the end-of-sequence token")

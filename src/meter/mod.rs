@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::{EnergyMethod, MeterInfo, Trace};
 use crate::units::Seconds;
 
@@ -75,9 +75,10 @@ impl fmt::Display for MeterChoice {
 /// What a meter has to know about the work that it measures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MeterOptions {
-    /// The engine runs on a GPU: the energy of an idle GPU isn't the model's, so `auto` takes NVML only then.
-    pub engine_on_gpu: bool,
-    /// NVML indices of the GPUs to charge; `None`: those that `CUDA_VISIBLE_DEVICES` names, else GPU 0.
+    /// The CUDA ordinal that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the
+    /// model's. `None`: the engine runs on the processor.
+    pub engine_gpu: Option<usize>,
+    /// NVML indices of the GPUs to charge; `None`: the one that the engine runs on.
     pub gpu_indices: Option<Vec<u32>>,
     /// What the modelled meter computes with.
     pub coefficients: ModelCoefficients,
@@ -124,7 +125,7 @@ pub fn open(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
 
 fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     Ok(match choice {
-        MeterChoice::Nvml => Box::new(NvmlMeter::open(options.gpu_indices.as_deref(), clock)?),
+        MeterChoice::Nvml => Box::new(NvmlMeter::open(options.gpu_indices.as_deref(), options.engine_gpu, clock)?),
         MeterChoice::Rapl => Box::new(Rapl::open(Path::new(rapl::POWERCAP), clock)?),
         _ => Box::new(Modelled::open(options.coefficients, clock)?),
     })
@@ -133,7 +134,7 @@ fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
 /// The first meter in order that opens; what had to be passed over is in its notes.
 fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     let mut passed_over = Vec::new();
-    for &choice in candidates(options.engine_on_gpu) {
+    for &choice in candidates(options.engine_gpu.is_some()) {
         match open_one(choice, options, clock) {
             Ok(meter) => return Ok(Box::new(Noted::new(meter, notes(options, passed_over)))),
             Err(why) => passed_over.push(format!("{choice} is not available: {}", why.message())),
@@ -144,7 +145,7 @@ fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
 }
 
 fn notes(options: &MeterOptions, mut passed_over: Vec<String>) -> Vec<String> {
-    if !options.engine_on_gpu && options.gpu_indices.is_some() {
+    if options.engine_gpu.is_none() && options.gpu_indices.is_some() {
         passed_over.push("`gpu_indices` has no effect: the model doesn't run on a GPU".into());
     }
     passed_over
@@ -240,11 +241,12 @@ pub fn during<T>(
     clock: &Clock,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Seconds, Seconds, Trace)> {
-    meter.start()?;
+    let failed = |why: Error| why.kind(Kind::Meter);
+    meter.start().map_err(failed)?;
     let t0 = clock.now();
     let result = work();
     let t1 = clock.now();
-    let trace = meter.stop();
+    let trace = meter.stop().map_err(failed);
     Ok((result?, t0, t1, trace?))
 }
 

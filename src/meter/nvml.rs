@@ -42,8 +42,8 @@ pub struct NvmlMeter {
 }
 
 impl NvmlMeter {
-    /// Opens the GPUs with these NVML indices. `None` takes those that `CUDA_VISIBLE_DEVICES` names (by index, by
-    /// `GPU-…` UUID or its beginning), and GPU 0 where the variable isn't set: the engine's default device.
+    /// Opens the GPUs with these NVML indices; `None` takes the one that the engine runs on, by its CUDA ordinal among
+    /// those that `CUDA_VISIBLE_DEVICES` names (by index, by `GPU-…` UUID or its beginning).
     ///
     /// NVML numbers GPUs by PCI bus; CUDA does so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`. UUIDs are never
     /// ambiguous.
@@ -51,10 +51,10 @@ impl NvmlMeter {
     /// # Errors
     /// There is no driver, no such GPU, a GPU is split by MIG (unless it was listed), or a GPU shows neither energy
     /// nor power.
-    pub fn open(gpu_indices: Option<&[u32]>, clock: &Clock) -> Result<Self> {
+    pub fn open(gpu_indices: Option<&[u32]>, engine_gpu: Option<usize>, clock: &Clock) -> Result<Self> {
         let nvml = library()?;
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let indices = choose(gpu_indices, visible.as_deref(), &uuids(nvml)?)?;
+        let indices = choose(gpu_indices, visible.as_deref(), engine_gpu.unwrap_or(0), &uuids(nvml)?)?;
         let gpus =
             indices.iter().map(|&index| Gpu::open(nvml, index, gpu_indices.is_some())).collect::<Result<Vec<_>>>()?;
         let info = info(nvml, &gpus);
@@ -102,14 +102,14 @@ fn uuids(nvml: &Nvml) -> Result<Vec<String>> {
 }
 
 /// Which GPUs to charge, of those with `uuids`.
-fn choose(listed: Option<&[u32]>, visible: Option<&str>, uuids: &[String]) -> Result<Vec<u32>> {
+fn choose(listed: Option<&[u32]>, visible: Option<&str>, engine: usize, uuids: &[String]) -> Result<Vec<u32>> {
     if uuids.is_empty() {
         return Err(Error::new("there is no GPU"));
     }
     let mut chosen = match (listed, visible) {
         (Some(indices), _) => indices.to_vec(),
-        (None, Some(names)) => visible_gpus(names, uuids)?,
-        (None, None) => vec![0],
+        (None, Some(names)) => vec![engines_gpu(&visible_gpus(names, uuids)?, engine)?],
+        (None, None) => vec![engine as u32],
     };
     if let Some(missing) = chosen.iter().find(|&&index| index as usize >= uuids.len()) {
         return Err(Error::input(format!("there is no GPU {missing}; this machine has {}", uuids.len())));
@@ -120,6 +120,15 @@ fn choose(listed: Option<&[u32]>, visible: Option<&str>, uuids: &[String]) -> Re
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
+}
+
+/// The engine's GPU among the visible ones: an idle neighbour isn't charged.
+fn engines_gpu(visible: &[u32], engine: usize) -> Result<u32> {
+    visible.get(engine).copied().ok_or_else(|| {
+        let message =
+            format!("`CUDA_VISIBLE_DEVICES` makes {} GPUs visible, and `cuda:{engine}` isn't one", visible.len());
+        Error::input(message).hint("choose another device, or list `gpu_indices`")
+    })
 }
 
 /// `CUDA_VISIBLE_DEVICES` as CUDA reads it: everything from the first invalid entry on is ignored.
@@ -300,31 +309,36 @@ mod tests {
         ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"].map(String::from).to_vec()
     }
 
+    /// What the engine's GPU is when it runs on the first of these visible ones.
     fn visible(names: &str) -> Result<Vec<u32>> {
-        choose(None, Some(names), &uuids())
+        choose(None, Some(names), 0, &uuids())
     }
 
     #[test]
     fn listed_gpus_win_over_the_environment_and_are_charged_once() {
-        assert_eq!(choose(Some(&[2, 0, 2]), Some("1"), &uuids()).unwrap(), [0, 2]);
+        assert_eq!(choose(Some(&[2, 0, 2]), Some("1"), 0, &uuids()).unwrap(), [0, 2]);
     }
 
     #[test]
-    fn without_any_choice_only_gpu_0_is_charged() {
-        assert_eq!(choose(None, None, &uuids()).unwrap(), [0]);
+    fn without_any_choice_only_the_engines_gpu_is_charged() {
+        assert_eq!(choose(None, None, 0, &uuids()).unwrap(), [0]);
+        assert_eq!(choose(None, None, 1, &uuids()).unwrap(), [1]);
+        assert_eq!(choose(None, Some("2,0,1"), 0, &uuids()).unwrap(), [2], "idle neighbours aren't charged");
+        assert_eq!(choose(None, Some("2,0,1"), 2, &uuids()).unwrap(), [1]);
+        assert!(choose(None, Some("2"), 1, &uuids()).is_err());
     }
 
     #[test]
     fn visible_devices_may_be_indices_or_uuids_or_their_beginnings() {
-        assert_eq!(visible("2, 1").unwrap(), [1, 2]);
+        assert_eq!(visible_gpus("2, 1", &uuids()).unwrap(), [2, 1]);
         assert_eq!(visible("GPU-aabb-2").unwrap(), [1]);
-        assert_eq!(visible("GPU-cc,0").unwrap(), [0, 2]);
+        assert_eq!(visible_gpus("GPU-cc,0", &uuids()).unwrap(), [2, 0]);
     }
 
     #[test]
     fn as_in_cuda_everything_from_the_first_invalid_entry_on_is_invisible() {
-        assert_eq!(visible("1,-1,2").unwrap(), [1]);
-        assert_eq!(visible("0,GPU-aa,2").unwrap(), [0], "an ambiguous beginning");
+        assert_eq!(visible_gpus("1,-1,2", &uuids()).unwrap(), [1]);
+        assert_eq!(visible_gpus("0,GPU-aa,2", &uuids()).unwrap(), [0], "an ambiguous beginning");
         assert!(visible("").is_err());
         assert!(visible("-1").is_err());
     }
@@ -336,9 +350,9 @@ mod tests {
 
     #[test]
     fn a_gpu_that_does_not_exist_is_named() {
-        let error = choose(Some(&[7]), None, &uuids()).unwrap_err();
+        let error = choose(Some(&[7]), None, 0, &uuids()).unwrap_err();
         assert_eq!(error.message(), "there is no GPU 7; this machine has 3");
-        assert!(choose(Some(&[]), None, &uuids()).is_err());
-        assert!(choose(None, None, &[]).is_err());
+        assert!(choose(Some(&[]), None, 0, &uuids()).is_err());
+        assert!(choose(None, None, 0, &[]).is_err());
     }
 }

@@ -53,11 +53,18 @@ impl PromptSet {
         let text = String::from_utf8(bytes).map_err(|_| {
             Error::input(format!("{}: not UTF-8 text", path.display())).hint("save the prompts as UTF-8")
         })?;
-        let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json");
-        let items = if is_jsonl {
-            dolly::parse(&text).map_err(|error| error.at(path.display()))?.iter().map(Row::prompt).collect()
-        } else {
-            text.lines().filter(|line| !line.trim().is_empty()).map(PromptItem::plain).collect::<Vec<_>>()
+        // some editors put a byte-order mark in front
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let extension = path.extension().map_or_else(String::new, |name| name.to_string_lossy().to_ascii_lowercase());
+        let items: Vec<PromptItem> = match extension.as_str() {
+            "jsonl" | "json" => {
+                dolly::parse(text).map_err(|error| error.at(path.display()))?.iter().map(Row::prompt).collect()
+            }
+            "txt" | "" => text.lines().filter(|line| !line.trim().is_empty()).map(PromptItem::plain).collect(),
+            other => {
+                let message = format!("{}: prompts in a `.{other}` file aren't read", path.display());
+                return Err(Error::input(message).hint("use `.txt` (a prompt a line) or `.jsonl` (Dolly's schema)"));
+            }
         };
         if items.is_empty() {
             let hint = "one prompt a line, or one JSON object a line with `instruction` in a .jsonl file";
@@ -81,12 +88,14 @@ impl PromptSet {
         Ok(self)
     }
 
-    /// SHA-256 over the texts, each followed by a zero byte.
+    /// SHA-256 over the texts and their references, each followed by a zero byte.
     pub fn sha256(&self) -> String {
         let mut bytes = Vec::new();
         for item in &self.items {
-            bytes.extend_from_slice(item.text.as_bytes());
-            bytes.push(0);
+            for text in [Some(&item.text), item.reference.as_ref()].into_iter().flatten() {
+                bytes.extend_from_slice(text.as_bytes());
+                bytes.push(0);
+            }
         }
         sha256_hex(&bytes)
     }
@@ -104,6 +113,24 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let texts: Vec<_> = set.items.iter().map(|item| item.text.as_str()).collect();
         assert_eq!(texts, ["first", "second"]);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_refused_rather_than_read_as_text() {
+        let path = std::env::temp_dir().join(format!("ept-prompts-{}.csv", std::process::id()));
+        std::fs::write(&path, "a,b\n").unwrap();
+        let error = PromptSet::read(&path, "p.csv").unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.message().contains("`.csv`"), "{error}");
+    }
+
+    #[test]
+    fn upper_case_endings_and_byte_order_marks_change_nothing() {
+        let path = std::env::temp_dir().join(format!("ept-prompts-{}.JSONL", std::process::id()));
+        std::fs::write(&path, "\u{feff}{\"instruction\": \"Sort.\"}\n").unwrap();
+        let set = PromptSet::read(&path, "p").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(set.items[0].text, "Instruction: Sort.\n\nAnswer:");
     }
 
     #[test]

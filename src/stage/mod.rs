@@ -48,7 +48,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn failed(failure: FailureKind, error: &Error) -> Self {
+    /// A trial that broke.
+    pub fn failed(failure: FailureKind, error: &Error) -> Self {
         let outcome = Outcome::Failed { failure, message: error.one_line() };
         Self { outcome, trace: None, generations: Vec::new() }
     }
@@ -58,16 +59,29 @@ impl Measured {
 ///
 /// # Errors
 /// The meter fails.
-pub fn idle_baseline(meter: &mut dyn Meter, clock: &Clock, duration: Seconds) -> Result<Option<IdleBaseline>> {
+pub fn idle_baseline(
+    meter: &mut dyn Meter,
+    clock: &Clock,
+    duration: Seconds,
+    stop: &AtomicBool,
+) -> Result<Option<IdleBaseline>> {
     if duration.0 <= 0.0 {
         return Ok(None);
     }
-    let ((), t0, t1, trace) = meter::during(meter, clock, || {
-        clock.idle(duration);
-        Ok(())
-    })?;
+    let ((), t0, t1, trace) = meter::during(meter, clock, || idle(clock, duration, stop))?;
     let cost = span_cost(&trace, meter, t0, t1);
     Ok(cost.energy_j.map(|energy| IdleBaseline { power_w: energy / cost.duration_s, duration_s: cost.duration_s }))
+}
+
+/// Waits in slices, so that an interruption is obeyed.
+fn idle(clock: &Clock, duration: Seconds, stop: &AtomicBool) -> Result<()> {
+    const SLICE: f64 = 0.1;
+    let end = clock.now() + duration;
+    while (end - clock.now()).0 > 0.0 {
+        check_stop(stop)?;
+        clock.idle(Seconds((end - clock.now()).0.min(SLICE)));
+    }
+    Ok(())
 }
 
 /// Runs work that isn't part of a window, and says what it took.
@@ -155,6 +169,7 @@ impl Stage<'_> {
 fn failure_kind(error: &Error) -> FailureKind {
     match error.kind_of() {
         Kind::OutOfMemory => FailureKind::OutOfMemory,
+        Kind::Meter => FailureKind::Meter,
         Kind::Input => FailureKind::Prompt,
         Kind::Runtime | Kind::Interrupted => FailureKind::Engine,
     }

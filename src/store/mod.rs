@@ -74,11 +74,11 @@ impl RunDir {
     /// Another process holds the directory; it holds something else than a run, or a run of another sweep; its
     /// records are damaged; the disk fails.
     pub fn open(root: &Path, info: &RunInfo, existing: Existing) -> Result<Opened> {
+        refuse_foreign(root)?;
         let rotated_to = match existing {
-            Existing::Rotate if root.exists() => Some(rotate(root)?),
+            Existing::Rotate if root.join(RUN).exists() => Some(rotate(root)?),
             _ => None,
         };
-        refuse_foreign(root)?;
         fs::create_dir_all(root.join(SAMPLES)).context(|| format!("can't create `{}`", root.display()))?;
         let lock = lock(root)?;
         let info = match root.join(RUN).exists() {
@@ -116,6 +116,9 @@ impl RunDir {
             let hint = "results of different setups aren't pooled: use `--fresh`, or another `--out`";
             return Err(Error::input(message).hint(hint));
         }
+        // the fingerprint says that these are the same cells; a dtype or a training record may be known better by now
+        self.info.cells.clone_from(&info.cells);
+        self.info.models.clone_from(&info.models);
         self.info.parts.push(part.clone());
         write_json(&self.root.join(RUN), &self.info)
     }
@@ -126,7 +129,10 @@ impl RunDir {
     /// The model's files or its data type differ from those of an earlier part, or the disk fails.
     pub fn record_model(&mut self, label: &str, model: &ModelInfo) -> Result<()> {
         if let Some(part) = self.info.parts.iter().find(|part| read::model_differs(part, label, model)) {
-            let message = format!("model `{label}` isn't the one measured at {}: its files differ", part.started_at);
+            let message = format!(
+                "model `{label}` isn't the one measured at {}: its files, dtype or device differ",
+                part.started_at
+            );
             return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
         }
         let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
@@ -145,7 +151,9 @@ impl RunDir {
     pub fn commit(&mut self, trial: Trial, generations: &[GenerationLine], trace: Option<&Trace>) -> Result<()> {
         let key = TrialKey { cell: trial.cell.id.clone(), block: trial.block };
         if let Some(trace) = trace {
-            table::write_samples(&samples_path(&self.root, &key), trace)?;
+            let path = samples_path(&self.root, &key);
+            table::write_samples(&path, trace)?;
+            sync_folder(&path).context(|| format!("can't write `{}`", path.display()))?;
         }
         if !generations.is_empty() && !self.generated.contains(&key.cell) {
             journal::append(&mut self.generations, generations)
@@ -163,7 +171,10 @@ impl RunDir {
         self.append(&Line::Evaluation(Box::new(evaluation)))
     }
 
+    /// A line that could not be read back (a number that isn't finite, say) would make the run unreadable for good.
     fn append(&mut self, line: &Line) -> Result<()> {
+        let bytes = journal::to_bytes(std::slice::from_ref(line)).context(|| "a record can't be stored")?;
+        serde_json::from_slice::<Line>(&bytes).context(|| "a record can't be stored")?;
         journal::append(&mut self.records, std::slice::from_ref(line))
             .context(|| format!("can't write `{}`", self.root.join(RECORDS).display()))
     }
@@ -191,7 +202,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(&part).context(what)?;
     file.write_all(bytes).context(what)?;
     file.sync_all().context(what)?;
-    fs::rename(&part, path).context(what)
+    fs::rename(&part, path).context(what)?;
+    sync_folder(path).context(what)
+}
+
+/// Waits until the name of a file is on the disk, not only its contents.
+pub fn sync_folder(path: &Path) -> std::io::Result<()> {
+    match path.parent().filter(|folder| cfg!(unix) && !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -218,6 +238,10 @@ fn rotate(root: &Path) -> Result<PathBuf> {
 
 /// A folder with files but without `run.json` belongs to somebody else.
 fn refuse_foreign(root: &Path) -> Result<()> {
+    if root.is_file() {
+        let message = format!("`{}` is a file", root.display());
+        return Err(Error::input(message).hint("choose a directory with `--out`"));
+    }
     if !root.exists() || root.join(RUN).exists() {
         return Ok(());
     }
@@ -245,11 +269,22 @@ fn resume_info(root: &Path, info: &RunInfo) -> Result<RunInfo> {
         let message = format!("the prompts have changed since `{}` was measured", root.display());
         return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
     }
+    if stored.accuracy_sha256 != info.accuracy_sha256 {
+        let message = format!("the accuracy data set has changed since `{}` was scored", root.display());
+        return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+    }
     Ok(stored)
 }
 
 fn measured_cells(trials: &[Trial]) -> impl Iterator<Item = &CellId> {
     trials.iter().filter(|trial| matches!(trial.outcome, Outcome::Measured(_))).map(|trial| &trial.cell.id)
+}
+
+/// Whether a file bears a name that [`samples_path`] gives, finished or not: nothing else is ever removed.
+fn is_samples_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".parquet").unwrap_or_default();
+    path.is_file() && stem.len() == 16 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Removes what an interrupted start wrote for trials that it never committed.
@@ -261,7 +296,7 @@ fn drop_orphans(root: &Path, trials: &[Trial]) -> Result<File> {
     let samples = root.join(SAMPLES);
     let entries = fs::read_dir(&samples).context(|| format!("can't read `{}`", samples.display()))?;
     for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
-        if !committed.contains(&path) {
+        if is_samples_file(&path) && !committed.contains(&path) {
             fs::remove_file(&path).context(|| format!("can't remove `{}`", path.display()))?;
         }
     }

@@ -93,13 +93,20 @@ pub(super) fn difference(earlier: &Part, now: &Part) -> Option<String> {
             earlier.meter.name, now.meter.name
         ));
     }
-    if earlier.host.cpu != now.host.cpu || earlier.host.hostname != now.host.hostname {
-        return Some("it was measured on another machine".to_owned());
+    let machine = |part: &Part| (part.host.cpu.clone(), part.host.hostname.clone(), part.host.cores);
+    if machine(earlier) != machine(now) {
+        return Some("it was measured on another machine, or with another number of cores".to_owned());
     }
     None
 }
 
 /// Whether a part ran a model of that label that isn't this one.
 pub(super) fn model_differs(part: &Part, label: &str, model: &ModelInfo) -> bool {
-    part.models.get(label).is_some_and(|before| before.files != model.files || before.dtype != model.dtype)
+    let differs = |before: &ModelInfo| {
+        before.files != model.files
+            || before.dtype != model.dtype
+            || before.device != model.device
+            || before.engine != model.engine
+    };
+    part.models.get(label).is_some_and(differs)
 }

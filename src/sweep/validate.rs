@@ -25,6 +25,12 @@ pub fn check(spec: &SweepSpec, source: &Source<'_>) -> Result<()> {
     check.report()
 }
 
+/// No sequence or batch is longer than this: larger values are slips of the pen.
+const LARGEST_AXIS_VALUE: usize = 1 << 20;
+
+/// The plan lists every repeat; more than this are a slip of the pen.
+const MOST_REPEATS: u32 = 1000;
+
 struct Check<'a> {
     spec: &'a SweepSpec,
     source: &'a Source<'a>,
@@ -55,6 +61,9 @@ impl Check<'_> {
             if model.label.trim().is_empty() {
                 return Err(self.fail(label, "empty label", "give the model a short name"));
             }
+            if model.label.chars().any(char::is_control) {
+                return Err(self.fail(label, "a label with control characters", "use printable characters"));
+            }
             if !seen.insert(&model.label) {
                 let message = format!("two models have the label `{}`", model.label);
                 return Err(self.fail(label, message, "labels name cells and must differ"));
@@ -80,6 +89,10 @@ impl Check<'_> {
             ModelSource::Synthetic(synthetic) => synthetic.check().map_err(|error| {
                 self.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))
             }),
+            ModelSource::Name(name) if model.revision.is_some() && crate::hub::parse_id(name).is_none() => {
+                let path = &[Key("models"), Item(index), Key("revision")];
+                Err(self.fail(path, "a revision of a local folder", "only a model of the hub has revisions: remove it"))
+            }
             ModelSource::Name(_) => Ok(()),
         }
     }
@@ -135,6 +148,10 @@ impl Check<'_> {
         if axis.0.is_empty() {
             return Err(self.fail(path, "empty axis", "give at least one value, such as `[1, 8]`"));
         }
+        if let Some(large) = axis.0.iter().find(|value| **value > LARGEST_AXIS_VALUE) {
+            let hint = format!("values go up to {LARGEST_AXIS_VALUE}");
+            return Err(self.fail(path, format!("`{large}` on an axis"), hint));
+        }
         if axis.0.contains(&0) {
             return Err(self.fail(path, "0 on an axis", "values start at 1"));
         }
@@ -176,6 +193,10 @@ impl Check<'_> {
         if measure.repeats == 0 {
             return Err(self.fail(&at("repeats"), "0 repeats", "1 at least; 5 or more give an interval worth having"));
         }
+        if measure.repeats > MOST_REPEATS {
+            let hint = format!("{MOST_REPEATS} at most; 5 to 20 say what there is to say");
+            return Err(self.fail(&at("repeats"), format!("{} repeats", measure.repeats), hint));
+        }
         self.duration(measure.window_s, "window_s", f64::MIN_POSITIVE)?;
         self.duration(measure.warmup_s, "warmup_s", 0.0)?;
         self.duration(measure.idle_s, "idle_s", 0.0)?;
@@ -194,7 +215,7 @@ impl Check<'_> {
     fn duration(&self, value: Auto<f64>, key: &'static str, least: f64) -> Result<()> {
         match value {
             Auto::Value(seconds) if !seconds.is_finite() || seconds < least || seconds > 86_400.0 => {
-                let message = format!("`{key}: {seconds}` isn't a time that can be waited for");
+                let message = format!("`{key}: {seconds:e}` isn't a time that can be waited for");
                 Err(self.fail(&[Key("measure"), Key(key)], message, "seconds, or `auto`"))
             }
             _ => Ok(()),

@@ -250,6 +250,7 @@ pub fn run() -> RunInfo {
             count: 50,
             sha256: "9f86d081884c7d65".repeat(4),
         },
+        accuracy_sha256: None,
         floor: 0.01,
         parts: vec![part()],
     }
