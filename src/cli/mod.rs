@@ -82,7 +82,7 @@ pub struct RunArgs {
     #[arg(value_name = "SWEEP.yaml")]
     pub sweep: PathBuf,
 
-    /// Directory of the run [default: reports/<name of the sweep>]
+    /// Directory of the run [default: `reports/NAME` with the name of the sweep]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 

@@ -45,7 +45,7 @@ pub struct Rapl {
 }
 
 impl Rapl {
-    /// Opens every package and DRAM zone below `root` ([`POWERCAP`] except in tests).
+    /// Opens every package and DRAM zone below `root` (`POWERCAP` except in tests).
     ///
     /// # Errors
     /// There are no zones, they can't be read (usually a permission), or a package's counter stands still.
