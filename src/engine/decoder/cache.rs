@@ -1,20 +1,36 @@
 //! What a batch carries from one forward pass to the next: how its rows are padded, and the KV cache of each layer.
 
-use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
-use super::attention::Positions;
-use super::config::Config;
-use super::cpu::attention::{Heads, PanelCache};
-use super::linear::Kernels;
-use super::rope::RopeTable;
+use candle_core::Tensor;
+
+use super::alibi::AlibiTable;
+use super::place::{Kernels, Place};
+use super::positions::{Positions, TableInUse};
+use crate::engine::config::Attention;
+use crate::engine::cpu::attention::{Heads, PanelCache};
 use crate::error::Result;
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
-pub(super) struct Sequences {
+pub struct Sequences {
     /// First column of each row that isn't padding.
     pub starts: Vec<usize>,
     /// Columns that the cache holds.
     pub length: usize,
+    /// Columns that it has room for.
+    pub capacity: usize,
+    /// Rotary embeddings in use.
+    pub tables: Vec<TableInUse>,
+    /// Linear biases.
+    pub alibi: Option<Arc<AlibiTable>>,
+    /// What each part of the model keeps.
+    pub parts: Vec<PartState>,
+    /// All token ids so far, each `(b, t)`, where the model may have to compute them anew.
+    pub history: Vec<Tensor>,
+}
+
+/// What a part of a model keeps of a batch.
+pub struct PartState {
     /// KV cache of each layer.
     pub layers: Vec<LayerCache>,
     /// Rotations and masks for the stock operations.
@@ -22,7 +38,7 @@ pub(super) struct Sequences {
 }
 
 /// Keys and values of one layer.
-pub(super) enum LayerCache {
+pub enum LayerCache {
     /// For candle's operations.
     Stock(StockCache),
     /// For the kernels of the CPU.
@@ -30,41 +46,36 @@ pub(super) enum LayerCache {
 }
 
 /// Keys and values, each `(b, kv, capacity, d)`.
-pub(super) struct StockCache {
+pub struct StockCache {
     keys: Tensor,
     values: Tensor,
 }
 
-/// On what, and in which type, a model runs.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The device.
-    pub device: Device,
-    /// Data type of weights and activations.
-    pub dtype: DType,
-    /// The kernels.
-    pub kernels: Kernels,
-}
-
-impl Sequences {
-    /// An empty batch for rows of up to `capacity` columns, padding included.
-    pub fn new(config: &Config, place: &Place, rope: &RopeTable, starts: Vec<usize>, capacity: usize) -> Result<Self> {
-        let layers = (0..config.layers).map(|_| LayerCache::new(config, place, starts.len(), capacity));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
+impl PartState {
+    /// An empty cache of `layers` layers for rows of up to `capacity` columns.
+    pub fn new(
+        attention: &Attention,
+        place: &Place,
+        layers: usize,
+        starts: &[usize],
+        capacity: usize,
+        alibi: Option<&AlibiTable>,
+    ) -> Result<Self> {
+        let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
         let positions = match place.kernels {
-            Kernels::Stock => Some(Positions::new(rope, &starts, capacity, place)?),
+            Kernels::Stock => Some(Positions::new(place, starts, capacity, alibi)?),
             Kernels::Cpu => None,
         };
-        Ok(Self { starts, length: 0, layers, positions })
+        Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
     }
 }
 
 impl LayerCache {
-    fn new(config: &Config, place: &Place, batch: usize, capacity: usize) -> Result<Self> {
+    fn new(attention: &Attention, place: &Place, batch: usize, capacity: usize) -> Result<Self> {
         Ok(match place.kernels {
-            Kernels::Cpu => LayerCache::Cpu(PanelCache::new(Heads::of(config), batch, capacity)?),
+            Kernels::Cpu => LayerCache::Cpu(PanelCache::new(Heads::of(attention), batch, capacity)?),
             Kernels::Stock => {
-                let shape = (batch, config.kv_heads, capacity, config.head_dim);
+                let shape = (batch, attention.kv_heads, capacity, attention.head_dim);
                 let zeros = || Tensor::zeros(shape, place.dtype, &place.device);
                 LayerCache::Stock(StockCache { keys: zeros()?, values: zeros()? })
             }
