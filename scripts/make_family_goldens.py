@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes tests/golden/families/<name>.json: what Hugging Face transformers makes of tiny random models of many
-architectures, in f32 on the CPU with eager attention.
+architectures, in f32 on the CPU.
 
     python scripts/make_family_goldens.py                 # every model
     python scripts/make_family_goldens.py --only gemma2   # those whose name begins so
@@ -20,6 +20,7 @@ arithmetic,
 The fields of a file:
 
     made_by, transformers  the script, and the version that answered
+    attention              transformers' attention: "eager", but "sdpa" where eager adds ALiBi's bias twice
     config                 config.json as save_pretrained writes it
     spelling4              the same config as transformers 4 spells it; transformers reads both alike (checked)
     generation_config      generation_config.json
@@ -68,6 +69,8 @@ SIZES = IDS | dict(
     max_position_embeddings=128,
 )
 SLIDING, FULL = "sliding_attention", "full_attention"
+# Where each sublayer adds a normed vector, a larger embedding would repeat the last token.
+NORMED_AFTER = {"embed_tokens": 0.15, "lm_head": 0.5}
 
 
 def rope(kind="default", theta=10000.0, **scaling):
@@ -125,8 +128,7 @@ def first_families():
         head_dim=8, num_key_value_heads=4, tie_word_embeddings=False, hidden_act="gelu"
     ), {}
 
-    # Each sublayer of gemma 2 and 3 adds a normed vector: a larger embedding would repeat the last token.
-    small = {"embed_tokens": 0.15, "lm_head": 0.3}
+    small = NORMED_AFTER | {"lm_head": 0.3}
     gemma2 = SIZES | dict(head_dim=12, query_pre_attn_scalar=5, sliding_window=5)
     yield "gemma2_caps_windows", "gemma2", gemma2 | dict(
         attn_logit_softcapping=2.0, final_logit_softcapping=3.0
@@ -175,11 +177,190 @@ def first_families():
     ), {}
 
 
+def second_families():
+    phi = SIZES | dict(num_key_value_heads=4)
+    yield "phi_partial_rotary", "phi", phi, dict(four=True)
+    yield "phi_qk_layernorm_gqa", "phi", SIZES | dict(
+        qk_layernorm=True, partial_rotary_factor=0.75, hidden_act="gelu", tie_word_embeddings=True
+    ), dict(four=True, scale={"q_layernorm.weight": (4.0, 2.0)})
+
+    neox = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+    yield "gpt_neox_parallel", "gpt_neox", neox, dict(four=True)
+    yield "gpt_neox_sequential_tied", "gpt_neox", neox | dict(
+        use_parallel_residual=False, rotary_pct=0.5, tie_word_embeddings=True, rotary_emb_base=500, hidden_act="gelu_new"
+    ), dict(four=True)
+    yield "gpt_neox_all_rotary_no_attention_bias", "gpt_neox", neox | dict(
+        rotary_pct=1.0, attention_bias=False, hidden_act="gelu_fast"
+    ), {}
+
+    opt = IDS | dict(
+        hidden_size=HIDDEN, ffn_dim=48, num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=64
+    )
+    yield "opt_norm_before", "opt", opt, dict(without_prefix="model.")
+    yield "opt_norm_after_projected", "opt", opt | dict(do_layer_norm_before=False, word_embed_proj_dim=20), dict(
+        scale={"embed_tokens": 0.5, "q_proj.weight": 2.0, "v_proj.weight": 2.0}
+    )
+    yield "opt_norm_before_projected_gelu", "opt", opt | dict(word_embed_proj_dim=12, activation_function="gelu"), {}
+    yield "opt_untied_no_bias_no_affine", "opt", opt | dict(
+        tie_word_embeddings=False, enable_bias=False, layer_norm_elementwise_affine=False
+    ), {}
+    yield "opt_no_final_norm", "opt", opt | dict(_remove_final_layer_norm=True), {}
+
+    falcon = IDS | dict(
+        hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, max_position_embeddings=128
+    )
+    yield "falcon_multi_query_parallel", "falcon", falcon, dict(four=True)
+    yield "falcon_new_architecture_gqa", "falcon", falcon | dict(
+        new_decoder_architecture=True, num_kv_heads=2, tie_word_embeddings=False
+    ), dict(four=True)
+    yield "falcon_new_architecture_one_norm", "falcon", falcon | dict(
+        new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1, ffn_hidden_size=40
+    ), {}
+    sharp = {"query_key_value.weight": 1.5}
+    rw = dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)
+    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(four=True, attention="sdpa", scale=sharp)
+    yield "falcon_alibi_six_heads", "falcon", falcon | rw | dict(hidden_size=36, num_attention_heads=6), dict(
+        attention="sdpa", scale=sharp
+    )
+    yield "falcon_multi_query_sequential_biases", "falcon", falcon | dict(parallel_attn=False, bias=True), {}
+
+    yield "olmo2_gqa", "olmo2", SIZES, dict(four=True, scale=NORMED_AFTER)
+    yield "olmo2_biases_eps_tied", "olmo2", SIZES | dict(
+        num_key_value_heads=4, attention_bias=True, rms_norm_eps=0.02, tie_word_embeddings=True
+    ), dict(scale=NORMED_AFTER)
+    yield "olmo_no_affine", "olmo", SIZES, dict(four=True)
+    yield "olmo_clip_qkv_tied", "olmo", SIZES | dict(
+        clip_qkv=1.5, num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True
+    ), {}
+
+    multipliers = dict(
+        embedding_multiplier=3.0, logits_scaling=1.7, residual_multiplier=0.6, attention_multiplier=0.2
+    )
+    yield "granite_multipliers_tied", "granite", SIZES | multipliers | dict(tie_word_embeddings=True), dict(four=True)
+    yield "granite_multipliers_biases", "granite", SIZES | multipliers | dict(attention_bias=True, mlp_bias=True), {}
+
+    yield "starcoder2_window", "starcoder2", SIZES | dict(sliding_window=5), dict(four=True)
+    yield "starcoder2_no_bias_untied", "starcoder2", SIZES | dict(
+        use_bias=False, tie_word_embeddings=False, num_key_value_heads=1, norm_epsilon=0.02
+    ), {}
+
+    yield "stablelm_partial_rotary_biases", "stablelm", SIZES | dict(use_qkv_bias=True), dict(four=True)
+    yield "stablelm_parallel_qk_layernorm", "stablelm", SIZES | dict(
+        use_parallel_residual=True, qk_layernorm=True, partial_rotary_factor=0.5
+    ), dict(four=True)
+    yield "stablelm_parallel_tied", "stablelm", SIZES | dict(
+        use_parallel_residual=True, num_key_value_heads=4, tie_word_embeddings=True, hidden_act="gelu"
+    ), {}
+
+    yield "smollm3_no_rope_interval", "smollm3", SIZES | dict(no_rope_layer_interval=2), dict(four=True)
+    yield "smollm3_no_rope_layers_window_untied", "smollm3", SIZES | dict(
+        no_rope_layers=[0, 1, 1], use_sliding_window=True, sliding_window=5, tie_word_embeddings=False,
+        attention_bias=True, mlp_bias=True
+    ), dict(four=True)
+
+    yield "glm_partial_rotary", "glm", SIZES | dict(head_dim=16), dict(four=True)
+    yield "glm_no_bias_tied", "glm", SIZES | dict(
+        head_dim=8, attention_bias=False, tie_word_embeddings=True, num_key_value_heads=4, partial_rotary_factor=0.25
+    ), {}
+    yield "glm4_partial_rotary", "glm4", SIZES | dict(head_dim=16), dict(four=True, scale=NORMED_AFTER)
+    yield "glm4_no_bias_tied", "glm4", SIZES | dict(
+        head_dim=8, attention_bias=False, tie_word_embeddings=True, partial_rotary_factor=1.0
+    ), dict(scale=NORMED_AFTER)
+
+    yield "cohere", "cohere", SIZES | dict(logit_scale=0.5), dict(four=True)
+    yield "cohere_qk_norm_biases_untied", "cohere", SIZES | dict(
+        use_qk_norm=True, logit_scale=1.5, attention_bias=True, tie_word_embeddings=False
+    ), {}
+    yield "cohere2_windows_no_rope_on_global", "cohere2", SIZES | dict(
+        logit_scale=0.5, sliding_window=5, sliding_window_pattern=3
+    ), dict(four=True, pattern=3)
+    yield "cohere2_layer_types_biases", "cohere2", SIZES | dict(
+        logit_scale=1.5, sliding_window=6, layer_types=[FULL, SLIDING, FULL], attention_bias=True,
+        tie_word_embeddings=False
+    ), {}
+
+    mixtral = SIZES | dict(intermediate_size=16, num_local_experts=4, num_experts_per_tok=2)
+    yield "mixtral", "mixtral", mixtral, dict(four=True)
+    yield "mixtral_window_top3_tied", "mixtral", mixtral | dict(
+        num_experts_per_tok=3, sliding_window=6, num_hidden_layers=2, tie_word_embeddings=True, head_dim=16
+    ), {}
+    sparse = SIZES | dict(moe_intermediate_size=12, num_experts=4, num_experts_per_tok=2)
+    shared = sparse | dict(shared_expert_intermediate_size=20)
+    yield "qwen2_moe_shared_expert", "qwen2_moe", shared, dict(four=True)
+    yield "qwen2_moe_norm_topk_sparse_step", "qwen2_moe", shared | dict(
+        norm_topk_prob=True, decoder_sparse_step=2, num_hidden_layers=4, mlp_only_layers=[3], tie_word_embeddings=True
+    ), dict(four=True)
+    yield "qwen2_moe_window_no_bias", "qwen2_moe", shared | dict(
+        use_sliding_window=True, sliding_window=5, max_window_layers=2, qkv_bias=False
+    ), dict(four=True)
+    yield "qwen3_moe_norm_topk", "qwen3_moe", sparse | dict(norm_topk_prob=True, head_dim=16), dict(four=True)
+    yield "qwen3_moe_mlp_only_layers", "qwen3_moe", sparse | dict(
+        mlp_only_layers=[1], attention_bias=True, num_experts_per_tok=3, tie_word_embeddings=True
+    ), {}
+    yield "qwen3_moe_sparse_step_window", "qwen3_moe", sparse | dict(
+        decoder_sparse_step=2, use_sliding_window=True, sliding_window=5, max_window_layers=1
+    ), {}
+    olmoe = SIZES | dict(intermediate_size=12, num_experts=4, num_experts_per_tok=2)
+    yield "olmoe", "olmoe", olmoe, dict(four=True)
+    yield "olmoe_norm_topk_clip_qkv", "olmoe", olmoe | dict(
+        norm_topk_prob=True, clip_qkv=1.2, num_key_value_heads=4, tie_word_embeddings=True
+    ), {}
+
+
+def third_families():
+    bloom = IDS | dict(hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS)
+    yield "bloom", "bloom", bloom, dict(without_prefix="transformer.")
+    yield "bloom_residual_after_norm_six_heads", "bloom", bloom | dict(
+        hidden_size=36, n_head=6, apply_residual_connection_post_layernorm=True
+    ), {}
+    gptj = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=2, rotary_dim=8, n_positions=64)
+    yield "gptj", "gptj", gptj, {}
+    yield "codegen", "codegen", gptj | dict(n_head=4, rotary_dim=4), {}
+    bigcode = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=64)
+    yield "gpt_bigcode_multi_query", "gpt_bigcode", bigcode, {}
+    yield "gpt_bigcode_multi_head", "gpt_bigcode", bigcode | dict(multi_query=False, tie_word_embeddings=False), {}
+    mpt = IDS | dict(d_model=HIDDEN, n_layers=LAYERS, n_heads=HEADS, expansion_ratio=2, max_seq_len=64, use_cache=True)
+    yield "mpt_alibi", "mpt", mpt | dict(attn_config=dict(alibi=True)), {}
+    yield "mpt_clip_qkv_softmax_scale", "mpt", mpt | dict(
+        attn_config=dict(alibi=True, clip_qkv=1.5, softmax_scale=0.5), n_heads=6, d_model=36
+    ), {}
+
+    yield "arcee_relu2", "arcee", SIZES, {}
+    yield "helium", "helium", SIZES | dict(head_dim=16), {}
+    yield "nemotron_relu2_norm1p", "nemotron", SIZES | dict(partial_rotary_factor=0.5), {}
+    yield "ernie4_5_interleaved_rope", "ernie4_5", SIZES | dict(head_dim=16), {}
+    yield "ernie4_5_biases", "ernie4_5", SIZES | dict(head_dim=8, use_bias=True, tie_word_embeddings=False), {}
+    yield "seed_oss_biases", "seed_oss", SIZES | dict(head_dim=16), {}
+    yield "exaone4_windows", "exaone4", SIZES | dict(sliding_window=5, sliding_window_pattern=3), dict(
+        scale=NORMED_AFTER
+    )
+    yield "exaone4_all_global", "exaone4", SIZES | dict(sliding_window=None), dict(scale=NORMED_AFTER)
+    yield "olmo3_windows", "olmo3", SIZES | dict(sliding_window=5, layer_types=[SLIDING, SLIDING, FULL]), dict(
+        scale=NORMED_AFTER
+    )
+    yield "hunyuan_v1_dense_norm_after_rope", "hunyuan_v1_dense", SIZES | dict(head_dim=16), {}
+    yield "ministral_layer_types", "ministral", SIZES | dict(sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]), {}
+    yield "cwm_windows", "cwm", SIZES | dict(
+        sliding_window=5, layer_types=[FULL, SLIDING, FULL],
+        rope_parameters=rope(
+            "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+        ),
+    ), {}
+    yield "apertus_xielu", "apertus", SIZES | dict(rope_parameters=rope()), {}
+    experts = dict(intermediate_size=16, num_local_experts=4, num_experts_per_tok=2)
+    granite = dict(embedding_multiplier=3.0, logits_scaling=1.7, residual_multiplier=0.6, attention_multiplier=0.2)
+    yield "granitemoe", "granitemoe", SIZES | experts | granite, {}
+    yield "granitemoeshared", "granitemoeshared", SIZES | experts | granite | dict(shared_intermediate_size=20), {}
+    yield "phimoe", "phimoe", SIZES | experts | dict(lm_head_bias=True, attention_bias=True), {}
+
+
 def families():
     """Name, model type, fields of the config, and `how`: `longest` prompt, `four` to check the spelling of
-    transformers 4, the `pattern` of windows that it spells, `without_prefix` as in the file, and `scale` of weights by
-    a part of their names."""
+    transformers 4, the `pattern` of windows that it spells, `without_prefix` as in the file, and `scale`, or offset and
+    scale, of weights by a part of their names (where attention is flat, the last token alone decides, and repeats)."""
     yield from first_families()
+    yield from second_families()
+    yield from third_families()
 
 
 def spelled_as_in_4(config, how):
@@ -219,7 +400,7 @@ def offset_and_scale(name, shape, model_type, how):
     """Uniform weights whose root mean square is `scale` / √3: answers vary, and norms and biases matter."""
     for part, scale in how.get("scale", {}).items():
         if part in name:
-            return 0.0, scale
+            return scale if isinstance(scale, tuple) else (0.0, scale)
     if name.endswith("bias"):
         return 0.0, 0.5
     if "norm" in name or len(shape) == 1:
@@ -248,9 +429,9 @@ def tensors_of(folder):
     return [(name, info["shape"]) for name, info in sorted(header.items(), key=lambda at: at[1]["data_offsets"])]
 
 
-def load(folder):
+def load(folder, attention):
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
     )
     wrong = {problem: names for problem, names in report.items() if names}
     if wrong:
@@ -353,13 +534,13 @@ def read(folder, name):
     return json.loads((folder / name).read_text())
 
 
-def check(folder, prompts, expected, what):
-    given = one_at_a_time(load(folder), prompts)
+def check(folder, attention, prompts, expected, what):
+    given = one_at_a_time(load(folder, attention), prompts)
     if not torch.equal(given[0], expected[0]) or not torch.equal(given[1], expected[1]):
         raise SystemExit(f"{what}: other answers than those of the config as transformers 5 writes it")
 
 
-def finish(folder, model, how, golden):
+def finish(folder, model, attention, how, golden):
     """Writes the configs with the end of sequence, and checks what else the file says."""
     model.config.eos_token_id = golden["eos_ids"][0]
     model.generation_config.eos_token_id = golden["eos_ids"][0]
@@ -367,17 +548,17 @@ def finish(folder, model, how, golden):
     model.generation_config.save_pretrained(folder)
     fields = dict(config=read(folder, "config.json"), generation_config=read(folder, "generation_config.json"))
     prompts = golden["prompts"]
-    expected = one_at_a_time(load(folder), prompts)
+    expected = one_at_a_time(load(folder, attention), prompts)
     if how.get("four"):
         fields["spelling4"] = spelled_as_in_4(fields["config"], how)
         (folder / "config.json").write_text(json.dumps(fields["spelling4"]))
-        check(folder, prompts, expected, "spelling4")
+        check(folder, attention, prompts, expected, "spelling4")
     if "without_prefix" in how:
         prefix = how["without_prefix"]
         stored = load_file(folder / "model.safetensors")
         save_file({name.removeprefix(prefix): t for name, t in stored.items()}, folder / "model.safetensors",
                   metadata={"format": "pt"})
-        check(folder, prompts, expected, "without_prefix")
+        check(folder, attention, prompts, expected, "without_prefix")
         fields["alternative"] = {"without_prefix": prefix}
     return fields
 
@@ -402,9 +583,10 @@ def text(fields):
 
 def make(name, model_type, fields, how):
     config = AutoConfig.for_model(model_type, **copy.deepcopy(fields))
+    attention = how.get("attention", "eager")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
         model.save_pretrained(folder)
         tensors = [
             [tensor, shape, *offset_and_scale(tensor, shape, model_type, how)] for tensor, shape in tensors_of(folder)
@@ -412,14 +594,14 @@ def make(name, model_type, fields, how):
         for seed in range(1, MOST_SEEDS):
             stored = {t: weights(seed, n, *rest) for n, (t, *rest) in enumerate(tensors)}
             save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-            model = load(folder)
+            model = load(folder, attention)
             golden = answers(model, random_prompts(how.get("longest", 12), seed))
             if golden:
                 break
         else:
             raise SystemExit(f"{name}: no seed gives answers that vary with margins above {SMALLEST_MARGIN}")
-        head = dict(made_by="scripts/make_family_goldens.py", transformers=transformers.__version__)
-        fields = finish(folder, model, how, golden)
+        head = dict(made_by="scripts/make_family_goldens.py", transformers=transformers.__version__, attention=attention)
+        fields = finish(folder, model, attention, how, golden)
     file = FAMILIES / f"{name}.json"
     file.write_text(text(head | fields | dict(seed=seed, tensors=tensors) | golden))
     smallest = min(map(min, golden["margins"]))
@@ -428,7 +610,7 @@ def make(name, model_type, fields, how):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="the models whose name begins so")
+    parser.add_argument("--only", default="", help="the models whose name begins so, or so: a,b")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
@@ -437,12 +619,12 @@ def main():
     FAMILIES.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, model_type, fields, how in families():
-        if name.startswith(args.only):
+        if name.startswith(tuple(args.only.split(","))):
             try:
                 make(name, model_type, fields, how)
-            except SystemExit as problem:
-                failed.append(str(problem))
-                print("failed:", problem, flush=True)
+            except (Exception, SystemExit) as problem:
+                failed.append(f"{name}: {problem}")
+                print("failed:", failed[-1][:1500], flush=True)
     if failed:
         raise SystemExit("\n".join(failed))
 
