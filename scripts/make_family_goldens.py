@@ -182,7 +182,7 @@ def second_families():
     yield "phi_partial_rotary", "phi", phi, dict(four=True)
     yield "phi_qk_layernorm_gqa", "phi", SIZES | dict(
         qk_layernorm=True, partial_rotary_factor=0.75, hidden_act="gelu", tie_word_embeddings=True
-    ), dict(four=True, scale={"q_layernorm.weight": (4.0, 2.0)})
+    ), dict(four=True, scale={"q_layernorm.weight": (4.0, 2.0)}, fewest=5)
 
     neox = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
     yield "gpt_neox_parallel", "gpt_neox", neox, dict(four=True)
@@ -198,7 +198,7 @@ def second_families():
     )
     yield "opt_norm_before", "opt", opt, dict(without_prefix="model.")
     yield "opt_norm_after_projected", "opt", opt | dict(do_layer_norm_before=False, word_embed_proj_dim=20), dict(
-        scale={"embed_tokens": 0.5, "q_proj.weight": 2.0, "v_proj.weight": 2.0}
+        scale={"embed_tokens": 0.5, "q_proj.weight": 2.0, "v_proj.weight": 2.0}, fewest=3
     )
     yield "opt_norm_before_projected_gelu", "opt", opt | dict(word_embed_proj_dim=12, activation_function="gelu"), {}
     yield "opt_untied_no_bias_no_affine", "opt", opt | dict(
@@ -218,16 +218,16 @@ def second_families():
     ), {}
     sharp = {"query_key_value.weight": 1.5}
     rw = dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)
-    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(four=True, attention="sdpa", scale=sharp)
+    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(four=True, attention="sdpa", scale=sharp, fewest=4)
     yield "falcon_alibi_six_heads", "falcon", falcon | rw | dict(hidden_size=36, num_attention_heads=6), dict(
-        attention="sdpa", scale=sharp
+        attention="sdpa", scale=sharp, fewest=4
     )
     yield "falcon_multi_query_sequential_biases", "falcon", falcon | dict(parallel_attn=False, bias=True), {}
 
     yield "olmo2_gqa", "olmo2", SIZES, dict(four=True, scale=NORMED_AFTER)
     yield "olmo2_biases_eps_tied", "olmo2", SIZES | dict(
         num_key_value_heads=4, attention_bias=True, rms_norm_eps=0.02, tie_word_embeddings=True
-    ), dict(scale=NORMED_AFTER)
+    ), dict(scale=NORMED_AFTER, fewest=4)
     yield "olmo_no_affine", "olmo", SIZES, dict(four=True)
     yield "olmo_clip_qkv_tied", "olmo", SIZES | dict(
         clip_qkv=1.5, num_key_value_heads=4, tie_word_embeddings=True, attention_bias=True
@@ -357,7 +357,8 @@ def third_families():
 def families():
     """Name, model type, fields of the config, and `how`: `longest` prompt, `four` to check the spelling of
     transformers 4, the `pattern` of windows that it spells, `without_prefix` as in the file, and `scale`, or offset and
-    scale, of weights by a part of their names (where attention is flat, the last token alone decides, and repeats)."""
+    scale, of weights by a part of their names and `fewest` different tokens an
+    answer (where attention is flat, the last token alone decides, and tokens repeat)."""
     yield from first_families()
     yield from second_families()
     yield from third_families()
@@ -494,23 +495,23 @@ def first_eos(logits, eos):
     return [row.nonzero()[0].item() + 1 if row.any() else None for row in hits]
 
 
-def varies(tokens):
-    return tokens[0, 9] not in tokens[0, :3] and all(len(set(row)) >= FEWEST_TOKENS for row in tokens.tolist())
+def varies(tokens, fewest):
+    return tokens[0, 9] not in tokens[0, :3] and all(len(set(row)) >= fewest for row in tokens.tolist())
 
 
 def rounded(values):
     return [[float(f"{x:.7g}") for x in row] for row in values.tolist()]
 
 
-def answers(model, prompts):
+def answers(model, prompts, fewest):
     """The fields of the file from `rows` on, or None where a margin is small or an answer repeats itself."""
     rows, ask = "batch", generate
     batch = generate(model, prompts)
-    alone = one_at_a_time(model, prompts) if varies(batch[0]) else batch
+    alone = one_at_a_time(model, prompts) if varies(batch[0], fewest) else batch
     if not same(batch, alone):
         rows, ask = "alone", one_at_a_time
     tokens, logits = alone if rows == "alone" else batch
-    if not varies(tokens) or margins(logits).min() < SMALLEST_MARGIN:
+    if not varies(tokens, fewest) or margins(logits).min() < SMALLEST_MARGIN:
         return None
     eos = [tokens[0, 9].item()]
     fixed, fixed_logits = ask(model, prompts, eos)
@@ -595,7 +596,7 @@ def make(name, model_type, fields, how):
             stored = {t: weights(seed, n, *rest) for n, (t, *rest) in enumerate(tensors)}
             save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
             model = load(folder, attention)
-            golden = answers(model, random_prompts(how.get("longest", 12), seed))
+            golden = answers(model, random_prompts(how.get("longest", 12), seed), how.get("fewest", FEWEST_TOKENS))
             if golden:
                 break
         else:
