@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
-use super::decoder::{Decoder, Place, Sequences};
+use super::decoder::{Decoder, Sequences};
 use super::pick::{Choice, Picker};
 use super::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Result};
@@ -16,13 +16,17 @@ const PAD: u32 = 0;
 pub struct DecoderEngine {
     pub(super) config: Config,
     pub(super) decoder: Decoder,
-    pub(super) place: Place,
     pub(super) info: ModelInfo,
 }
 
 impl DecoderEngine {
-    pub(super) fn new(config: Config, decoder: Decoder, place: Place, info: ModelInfo) -> Self {
-        Self { config, decoder, place, info }
+    pub(super) fn new(config: Config, decoder: Decoder, info: ModelInfo) -> Self {
+        Self { config, decoder, info }
+    }
+
+    /// Where logits come out.
+    fn device(&self) -> &Device {
+        &self.decoder.ends()[1].device
     }
 
     /// Logits that follow each prompt, computed as one left-padded batch.
@@ -33,7 +37,7 @@ impl DecoderEngine {
         self.check(batch, 0)?;
         let padded = LeftPadded::new(batch);
         let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width)?;
-        let logits = self.next_logits(&padded.ids(&self.place.device)?, &mut sequences)?;
+        let logits = self.next_logits(&padded.ids(self.device())?, &mut sequences)?;
         Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
 
@@ -74,7 +78,7 @@ impl DecoderEngine {
     }
 
     fn decode(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
-        let device = self.place.device.clone();
+        let device = self.device().clone();
         let padded = LeftPadded::new(batch);
         let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
         let fixed = options.length == OutputLength::Fixed;
@@ -102,7 +106,7 @@ impl Engine for DecoderEngine {
             return Err(Error::input("`max_new_tokens` has to be at least 1"));
         }
         self.check(batch, options.max_new_tokens)?;
-        match self.place.device.is_cpu() {
+        match self.device().is_cpu() {
             // On one of rayon's own threads, sharing work with the others costs least.
             true => rayon::scope(|_| self.decode(batch, options)),
             false => self.decode(batch, options),

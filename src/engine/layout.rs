@@ -150,9 +150,10 @@ impl Layout {
     /// The tensors of a model. `has` tells whether the files hold a name, which decides where there are several ways to
     /// name the same.
     pub fn new(config: &Config, has: impl Fn(&str) -> bool) -> Self {
-        let prefixed = format!("{}{}.weight", config.names.prefix, config.names.embedding);
-        let bare = format!("{}.weight", config.names.embedding);
-        let prefix = if !has(&prefixed) && has(&bare) { "" } else { config.names.prefix };
+        let named = |prefix: &str| has(&format!("{prefix}{}.weight", config.names.embedding));
+        // Some checkpoints hold the inner model alone, whose names lack the first part of the prefix.
+        let inner = config.names.prefix.split_once('.').map_or("", |(_, rest)| rest);
+        let prefix = if !named(config.names.prefix) && named(inner) { inner } else { config.names.prefix };
         Builder { config, names: &config.names, prefix, has: &has }.layout()
     }
 
@@ -191,6 +192,19 @@ impl LayerSpec {
             FeedForwardSpec::Plain { up, down } => [up, down].into_iter().for_each(|matrix| add_matrix(all, matrix)),
             FeedForwardSpec::Experts(experts) => experts.add_to(all),
         }
+    }
+}
+
+impl LayerSpec {
+    /// Bytes of the experts that a single token doesn't go through.
+    pub fn idle_expert_bytes(&self, size: &dyn Fn(&TensorSpec) -> u64) -> u64 {
+        let FeedForwardSpec::Experts(mixture) = &self.feed_forward else { return 0 };
+        let all: u64 = match &mixture.weights {
+            ExpertWeights::Apart(experts) => experts.iter().flatten().map(|matrix| size(&matrix.weight)).sum(),
+            ExpertWeights::Stacked { gate_up, down } => size(gate_up) + size(down),
+        };
+        let Experts { count, per_token, .. } = mixture.experts;
+        all / count as u64 * (count - per_token) as u64
     }
 }
 

@@ -3,11 +3,13 @@
 mod config;
 mod cpu;
 mod decoder;
+mod device;
 mod failure;
 pub mod generate;
 mod layout;
 pub mod load;
 mod pick;
+mod summary;
 pub mod synthetic;
 mod weights;
 

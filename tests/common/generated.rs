@@ -31,6 +31,21 @@ pub struct Golden {
     /// Difference of the two largest logits at each step.
     pub margins: Vec<Vec<f32>>,
     pub eos_ids: Vec<u32>,
+    /// The same with every end of the sequence masked.
+    #[serde(default)]
+    pub fixed: Vec<Vec<u32>>,
+    /// Tokens of each natural answer that ends by itself.
+    #[serde(default)]
+    pub natural_lengths: Vec<Option<usize>>,
+    /// The config as transformers 4 spelled it.
+    #[serde(default)]
+    pub spelling4: Option<Map<String, Value>>,
+    /// How other checkpoints of the family name or arrange the same tensors.
+    #[serde(default)]
+    pub alternative: Map<String, Value>,
+    /// `alone` where the reference ran each prompt by itself.
+    #[serde(default)]
+    pub rows: Option<String>,
 }
 
 /// Name, shape, offset and scale of a tensor.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 use fields::Fields;
 pub(super) use fields::read_object;
-pub(super) use names::{ExpertNames, FusedOrder, GateUpNames, Names, QkvNames};
+pub(super) use names::{FusedOrder, GateUpNames, Names, QkvNames};
 pub(super) use rope::{Rope, RopeScaling, RopeStyle};
 
 /// Everything that the decoder has to know about a model beside its weights.

@@ -84,6 +84,13 @@ pub enum RopeScaling {
     },
 }
 
+impl Rope {
+    /// Whether sequences may grow past `max_position_embeddings`: the base grows with them.
+    pub fn is_open_ended(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. })
+    }
+}
+
 /// What a family takes where `config.json` says nothing, and what the shape of the model adds.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {

@@ -165,7 +165,9 @@ impl AttentionLayer {
             return Ok(rotate(&heads, cos, sin)?);
         }
         let rotated = rotate(&heads.narrow(3, 0, dims)?.contiguous()?, cos, sin)?;
-        Ok(Tensor::cat(&[rotated, heads.narrow(3, dims, width - dims)?], 3)?)
+        let rest = heads.narrow(3, dims, width - dims)?.contiguous()?;
+        // joined along the last dimension, parts that lie apart would come out transposed
+        Ok(Tensor::cat(&[rotated, rest], 3)?.contiguous()?)
     }
 }
 

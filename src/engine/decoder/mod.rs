@@ -48,6 +48,8 @@ pub(super) struct Decoder {
     project_out: Option<Linear>,
     /// `None` where the embedding table is the output layer.
     output: Option<Linear>,
+    first: Place,
+    last: Place,
     /// Tables of the rotary embeddings that were last in use.
     tables: Mutex<Vec<Option<TableInUse>>>,
 }
@@ -60,9 +62,10 @@ struct Part {
 impl Decoder {
     /// Loads a model onto one or several places, its layers spread over them in order.
     pub fn load(config: &Config, weights: &Weights, places: &[Place]) -> Result<Self> {
-        let (Some(first), Some(last)) = (places.first(), places.last()) else {
+        let [first, ..] = places else {
             return Err(Error::new("a model needs a device"));
         };
+        let last = places.last().unwrap_or(first);
         let layout = weights.layout();
         let norm = |spec: &Option<_>, place: &Place| -> Result<Option<Normalise>> {
             spec.as_ref().map(|spec| Normalise::load(weights, spec, place)).transpose()
@@ -89,8 +92,15 @@ impl Decoder {
             project_out,
             output,
             tables: Mutex::new(vec![None; config.ropes.len()]),
+            first: first.clone(),
+            last: last.clone(),
             config: config.clone(),
         })
+    }
+
+    /// Where token ids go in, and where logits come out.
+    pub fn ends(&self) -> [&Place; 2] {
+        [&self.first, &self.last]
     }
 
     /// An empty batch for rows of up to `capacity` columns; row r begins at column `starts[r]`.
@@ -146,6 +156,7 @@ impl Decoder {
         let past = sequences.length;
         let first = sequences.starts.iter().min().copied().unwrap_or_default();
         self.choose_tables(sequences, past + tokens - first);
+        let ids = &ids.to_device(&self.first.device)?;
         let mut x = self.embed(ids, sequences)?;
         for (part, state) in self.parts.iter().zip(&mut sequences.parts) {
             let pass = match &mut state.positions {
@@ -163,7 +174,7 @@ impl Decoder {
             }
         }
         sequences.length += tokens;
-        Ok(x)
+        Ok(x.to_device(&self.last.device)?)
     }
 
     /// `(b, t)` token ids to `(b · t, hidden)`.
@@ -177,10 +188,10 @@ impl Decoder {
             Some(projection) => projection.forward(&x)?,
             None => x,
         };
-        let x = match (&self.positions, self.config.embedding.positions, self.parts.first()) {
-            (Some(table), Some(positions), Some(part)) => {
+        let x = match (&self.positions, self.config.embedding.positions) {
+            (Some(table), Some(positions)) => {
                 let (past, tokens) = (sequences.length, ids.dim(1)?);
-                let rows = positions::learned(&sequences.starts, past, tokens, positions.offset, &part.place)?;
+                let rows = positions::learned(&sequences.starts, past, tokens, positions.offset, &self.first)?;
                 (x + table.index_select(&rows, 0)?)?
             }
             _ => x,

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
 use super::layout::{Layout, TensorSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use dummy::Dummy;
 pub use safetensors::Safetensors;
@@ -84,6 +84,21 @@ impl Weights {
             Source::Safetensors(files) => files.stored_dtype(),
             Source::Dummy(dummy) => dummy.dtype,
         }
+    }
+
+    /// The type that most of the weights are stored in, as records name it.
+    pub fn stored_type(&self) -> String {
+        self.stored_dtype().as_str().to_owned()
+    }
+
+    /// Whether matrices stay quantised in memory.
+    pub fn are_quantised(&self) -> bool {
+        false
+    }
+
+    /// Bytes of a tensor as it is stored.
+    pub fn stored_bytes_of(&self, tensor: &TensorSpec) -> u64 {
+        tensor.elements() * self.stored_dtype().size_in_bytes() as u64
     }
 
     /// Whether the weights are made up.
@@ -170,9 +185,4 @@ impl TensorSpec {
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|size| *size as u64).product()
     }
-}
-
-/// Says that a data type isn't served.
-fn unserved_dtype(name: &str) -> Error {
-    Error::input(format!("is stored as `{name}`; served are `f32`, `f16` and `bf16`"))
 }

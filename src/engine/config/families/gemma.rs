@@ -44,7 +44,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
     let without_ropes = fields.without(&["rope_parameters", "rope_scaling"]);
     let mut config = sandwich(if nested.is_some() { &without_ropes } else { fields }, &defaults)?;
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
-    config.attention.softcap = cap(fields, "attn_logit_softcapping", None)?;
+    // `attn_logit_softcapping` is a field of the class that its attention doesn't use.
     config.output.softcap = cap(fields, "final_logit_softcapping", None)?;
 
     let common = RopeDefaults {

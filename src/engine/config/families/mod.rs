@@ -57,6 +57,9 @@ pub const SERVED: [(&str, Read); 31] = [
 const MOST_LAYERS: usize = 4096;
 const MOST_EXPERTS: usize = 4096;
 
+/// Longest sequence where the rotary embedding sets no limit.
+const OPEN_ENDED: usize = 1 << 20;
+
 /// What a family takes where `config.json` says nothing.
 struct Defaults {
     /// Longest sequence.
@@ -115,6 +118,7 @@ fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
     let max_positions = fields.size("max_position_embeddings")?.unwrap_or(defaults.positions);
     let rope =
         RopeDefaults { head_dim, max_positions, theta: defaults.theta, share: defaults.rotated, style: defaults.style };
+    let rope = rope::read(fields, rope)?;
     let inner = fields.required_size("intermediate_size")?;
     let layer = LayerConfig {
         window: None,
@@ -126,7 +130,7 @@ fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
         architecture: architecture(fields)?,
         vocab_size: fields.required_size("vocab_size")?,
         hidden_size,
-        max_positions,
+        max_positions: if rope.is_open_ended() { OPEN_ENDED } else { max_positions },
         embedding: plain_embedding(hidden_size),
         norm: Norm::rms(fields.positive(defaults.eps_field)?.unwrap_or(defaults.eps)),
         residual: Residual::Sequential,
@@ -142,7 +146,7 @@ fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
             softcap: None,
             alibi: None,
         },
-        ropes: vec![rope::read(fields, rope)?],
+        ropes: vec![rope],
         activation: activation(fields, defaults.activation_field, defaults.activation)?,
         layers: vec![layer; layers(fields, "num_hidden_layers")?],
         output: plain_output(fields, defaults.tied)?,
