@@ -308,11 +308,14 @@ def second_families():
 
 
 def third_families():
+    sharp = {"query_key_value.weight": 1.5}
     bloom = IDS | dict(hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS)
-    yield "bloom", "bloom", bloom, dict(without_prefix="transformer.")
+    yield "bloom", "bloom", bloom, dict(
+        without_prefix="transformer.", scale=sharp, fewest=4
+    )
     yield "bloom_residual_after_norm_six_heads", "bloom", bloom | dict(
         hidden_size=36, n_head=6, apply_residual_connection_post_layernorm=True
-    ), {}
+    ), dict(scale=sharp, fewest=4)
     gptj = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=2, rotary_dim=8, n_positions=64)
     yield "gptj", "gptj", gptj, {}
     yield "codegen", "codegen", gptj | dict(n_head=4, rotary_dim=4), {}
@@ -326,7 +329,7 @@ def third_families():
     ), {}
 
     yield "arcee_relu2", "arcee", SIZES, {}
-    yield "helium", "helium", SIZES | dict(head_dim=16), {}
+    yield "helium", "helium", SIZES | dict(head_dim=8), {}
     yield "nemotron_relu2_norm1p", "nemotron", SIZES | dict(partial_rotary_factor=0.5), {}
     yield "ernie4_5_interleaved_rope", "ernie4_5", SIZES | dict(head_dim=16), {}
     yield "ernie4_5_biases", "ernie4_5", SIZES | dict(head_dim=8, use_bias=True, tie_word_embeddings=False), {}
@@ -334,12 +337,16 @@ def third_families():
     yield "exaone4_windows", "exaone4", SIZES | dict(sliding_window=5, sliding_window_pattern=3), dict(
         scale=NORMED_AFTER
     )
-    yield "exaone4_all_global", "exaone4", SIZES | dict(sliding_window=None), dict(scale=NORMED_AFTER)
+    yield "exaone4_all_global", "exaone4", SIZES | dict(sliding_window=None, layer_types=[FULL] * LAYERS), dict(
+        scale=NORMED_AFTER
+    )
     yield "olmo3_windows", "olmo3", SIZES | dict(sliding_window=5, layer_types=[SLIDING, SLIDING, FULL]), dict(
         scale=NORMED_AFTER
     )
     yield "hunyuan_v1_dense_norm_after_rope", "hunyuan_v1_dense", SIZES | dict(head_dim=16), {}
-    yield "ministral_layer_types", "ministral", SIZES | dict(sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]), {}
+    yield "ministral_layer_types", "ministral", SIZES | dict(
+        head_dim=8, sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]
+    ), {}
     yield "cwm_windows", "cwm", SIZES | dict(
         sliding_window=5, layer_types=[FULL, SLIDING, FULL],
         rope_parameters=rope(
@@ -402,6 +409,8 @@ def offset_and_scale(name, shape, model_type, how):
     for part, scale in how.get("scale", {}).items():
         if part in name:
             return scale if isinstance(scale, tuple) else (0.0, scale)
+    if name.endswith(("act_fn.beta", "act_fn.eps")):  # constants of xIELU
+        return (0.5, 0.0) if name.endswith("beta") else (-1e-6, 0.0)
     if name.endswith("bias"):
         return 0.0, 0.5
     if "norm" in name or len(shape) == 1:
