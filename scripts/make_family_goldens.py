@@ -315,7 +315,7 @@ def third_families():
     )
     yield "bloom_residual_after_norm_six_heads", "bloom", bloom | dict(
         hidden_size=36, n_head=6, apply_residual_connection_post_layernorm=True
-    ), dict(scale=sharp, fewest=4)
+    ), dict(scale=sharp, fewest=3)
     gptj = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=2, rotary_dim=8, n_positions=64)
     yield "gptj", "gptj", gptj, {}
     yield "codegen", "codegen", gptj | dict(n_head=4, rotary_dim=4), {}
