@@ -187,7 +187,8 @@ def second_families():
     neox = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
     yield "gpt_neox_parallel", "gpt_neox", neox, dict(four=True)
     yield "gpt_neox_sequential_tied", "gpt_neox", neox | dict(
-        use_parallel_residual=False, rotary_pct=0.5, tie_word_embeddings=True, rotary_emb_base=500, hidden_act="gelu_new"
+        use_parallel_residual=False, rotary_pct=0.5, rotary_emb_base=500, tie_word_embeddings=True,
+        hidden_act="gelu_new"
     ), dict(four=True)
     yield "gpt_neox_all_rotary_no_attention_bias", "gpt_neox", neox | dict(
         rotary_pct=1.0, attention_bias=False, hidden_act="gelu_fast"
@@ -218,7 +219,9 @@ def second_families():
     ), {}
     sharp = {"query_key_value.weight": 1.5}
     rw = dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)
-    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(four=True, attention="sdpa", scale=sharp, fewest=4)
+    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(
+        four=True, attention="sdpa", scale=sharp, fewest=4
+    )
     yield "falcon_alibi_six_heads", "falcon", falcon | rw | dict(hidden_size=36, num_attention_heads=6), dict(
         attention="sdpa", scale=sharp, fewest=4
     )
@@ -610,7 +613,8 @@ def make(name, model_type, fields, how):
                 break
         else:
             raise SystemExit(f"{name}: no seed gives answers that vary with margins above {SMALLEST_MARGIN}")
-        head = dict(made_by="scripts/make_family_goldens.py", transformers=transformers.__version__, attention=attention)
+        made_by = "scripts/make_family_goldens.py"
+        head = dict(made_by=made_by, transformers=transformers.__version__, attention=attention)
         fields = finish(folder, model, attention, how, golden)
     file = FAMILIES / f"{name}.json"
     file.write_text(text(head | fields | dict(seed=seed, tensors=tensors) | golden))
