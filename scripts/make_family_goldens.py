@@ -187,7 +187,8 @@ def second_families():
     neox = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
     yield "gpt_neox_parallel", "gpt_neox", neox, dict(four=True)
     yield "gpt_neox_sequential_tied", "gpt_neox", neox | dict(
-        use_parallel_residual=False, rotary_pct=0.5, tie_word_embeddings=True, rotary_emb_base=500, hidden_act="gelu_new"
+        use_parallel_residual=False, rotary_pct=0.5, rotary_emb_base=500, tie_word_embeddings=True,
+        hidden_act="gelu_new"
     ), dict(four=True)
     yield "gpt_neox_all_rotary_no_attention_bias", "gpt_neox", neox | dict(
         rotary_pct=1.0, attention_bias=False, hidden_act="gelu_fast"
@@ -218,7 +219,9 @@ def second_families():
     ), {}
     sharp = {"query_key_value.weight": 1.5}
     rw = dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)
-    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(four=True, attention="sdpa", scale=sharp, fewest=4)
+    yield "falcon_alibi_sequential_biases", "falcon", falcon | rw, dict(
+        four=True, attention="sdpa", scale=sharp, fewest=4
+    )
     yield "falcon_alibi_six_heads", "falcon", falcon | rw | dict(hidden_size=36, num_attention_heads=6), dict(
         attention="sdpa", scale=sharp, fewest=4
     )
@@ -308,11 +311,14 @@ def second_families():
 
 
 def third_families():
+    sharp = {"query_key_value.weight": 1.5}
     bloom = IDS | dict(hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS)
-    yield "bloom", "bloom", bloom, dict(without_prefix="transformer.")
+    yield "bloom", "bloom", bloom, dict(
+        without_prefix="transformer.", scale=sharp, fewest=4
+    )
     yield "bloom_residual_after_norm_six_heads", "bloom", bloom | dict(
         hidden_size=36, n_head=6, apply_residual_connection_post_layernorm=True
-    ), {}
+    ), dict(scale=sharp, fewest=3)
     gptj = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=2, rotary_dim=8, n_positions=64)
     yield "gptj", "gptj", gptj, {}
     yield "codegen", "codegen", gptj | dict(n_head=4, rotary_dim=4), {}
@@ -326,7 +332,7 @@ def third_families():
     ), {}
 
     yield "arcee_relu2", "arcee", SIZES, {}
-    yield "helium", "helium", SIZES | dict(head_dim=16), {}
+    yield "helium", "helium", SIZES | dict(head_dim=8), {}
     yield "nemotron_relu2_norm1p", "nemotron", SIZES | dict(partial_rotary_factor=0.5), {}
     yield "ernie4_5_interleaved_rope", "ernie4_5", SIZES | dict(head_dim=16), {}
     yield "ernie4_5_biases", "ernie4_5", SIZES | dict(head_dim=8, use_bias=True, tie_word_embeddings=False), {}
@@ -334,12 +340,16 @@ def third_families():
     yield "exaone4_windows", "exaone4", SIZES | dict(sliding_window=5, sliding_window_pattern=3), dict(
         scale=NORMED_AFTER
     )
-    yield "exaone4_all_global", "exaone4", SIZES | dict(sliding_window=None), dict(scale=NORMED_AFTER)
+    yield "exaone4_all_global", "exaone4", SIZES | dict(sliding_window=None, layer_types=[FULL] * LAYERS), dict(
+        scale=NORMED_AFTER
+    )
     yield "olmo3_windows", "olmo3", SIZES | dict(sliding_window=5, layer_types=[SLIDING, SLIDING, FULL]), dict(
         scale=NORMED_AFTER
     )
     yield "hunyuan_v1_dense_norm_after_rope", "hunyuan_v1_dense", SIZES | dict(head_dim=16), {}
-    yield "ministral_layer_types", "ministral", SIZES | dict(sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]), {}
+    yield "ministral_layer_types", "ministral", SIZES | dict(
+        head_dim=8, sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]
+    ), {}
     yield "cwm_windows", "cwm", SIZES | dict(
         sliding_window=5, layer_types=[FULL, SLIDING, FULL],
         rope_parameters=rope(
@@ -402,6 +412,8 @@ def offset_and_scale(name, shape, model_type, how):
     for part, scale in how.get("scale", {}).items():
         if part in name:
             return scale if isinstance(scale, tuple) else (0.0, scale)
+    if name.endswith(("act_fn.beta", "act_fn.eps")):  # constants of xIELU
+        return (0.5, 0.0) if name.endswith("beta") else (-1e-6, 0.0)
     if name.endswith("bias"):
         return 0.0, 0.5
     if "norm" in name or len(shape) == 1:
@@ -601,7 +613,8 @@ def make(name, model_type, fields, how):
                 break
         else:
             raise SystemExit(f"{name}: no seed gives answers that vary with margins above {SMALLEST_MARGIN}")
-        head = dict(made_by="scripts/make_family_goldens.py", transformers=transformers.__version__, attention=attention)
+        made_by = "scripts/make_family_goldens.py"
+        head = dict(made_by=made_by, transformers=transformers.__version__, attention=attention)
         fields = finish(folder, model, attention, how, golden)
     file = FAMILIES / f"{name}.json"
     file.write_text(text(head | fields | dict(seed=seed, tensors=tensors) | golden))
