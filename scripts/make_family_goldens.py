@@ -321,15 +321,9 @@ def third_families():
     ), dict(scale=sharp, fewest=3)
     gptj = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=2, rotary_dim=8, n_positions=64)
     yield "gptj", "gptj", gptj, {}
-    yield "codegen", "codegen", gptj | dict(n_head=4, rotary_dim=4), {}
     bigcode = IDS | dict(n_embd=HIDDEN, n_layer=LAYERS, n_head=HEADS, n_positions=64)
     yield "gpt_bigcode_multi_query", "gpt_bigcode", bigcode, {}
     yield "gpt_bigcode_multi_head", "gpt_bigcode", bigcode | dict(multi_query=False, tie_word_embeddings=False), {}
-    mpt = IDS | dict(d_model=HIDDEN, n_layers=LAYERS, n_heads=HEADS, expansion_ratio=2, max_seq_len=64, use_cache=True)
-    yield "mpt_alibi", "mpt", mpt | dict(attn_config=dict(alibi=True)), {}
-    yield "mpt_clip_qkv_softmax_scale", "mpt", mpt | dict(
-        attn_config=dict(alibi=True, clip_qkv=1.5, softmax_scale=0.5), n_heads=6, d_model=36
-    ), {}
 
     yield "arcee_relu2", "arcee", SIZES, {}
     yield "helium", "helium", SIZES | dict(head_dim=8), {}
@@ -346,7 +340,6 @@ def third_families():
     yield "olmo3_windows", "olmo3", SIZES | dict(sliding_window=5, layer_types=[SLIDING, SLIDING, FULL]), dict(
         scale=NORMED_AFTER
     )
-    yield "hunyuan_v1_dense_norm_after_rope", "hunyuan_v1_dense", SIZES | dict(head_dim=16), {}
     yield "ministral_layer_types", "ministral", SIZES | dict(
         head_dim=8, sliding_window=5, layer_types=[SLIDING, FULL, SLIDING]
     ), {}
@@ -356,12 +349,6 @@ def third_families():
             "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
         ),
     ), {}
-    yield "apertus_xielu", "apertus", SIZES | dict(rope_parameters=rope()), {}
-    experts = dict(intermediate_size=16, num_local_experts=4, num_experts_per_tok=2)
-    granite = dict(embedding_multiplier=3.0, logits_scaling=1.7, residual_multiplier=0.6, attention_multiplier=0.2)
-    yield "granitemoe", "granitemoe", SIZES | experts | granite, {}
-    yield "granitemoeshared", "granitemoeshared", SIZES | experts | granite | dict(shared_intermediate_size=20), {}
-    yield "phimoe", "phimoe", SIZES | experts | dict(lm_head_bias=True, attention_bias=True), {}
 
 
 def families():

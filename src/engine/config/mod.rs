@@ -119,6 +119,8 @@ impl Norm {
 pub enum Residual {
     /// x + A(norm x), then x + F(norm x).
     Sequential,
+    /// y = norm x, y + A(y), then the same with F, as in some BLOOM models.
+    FromNorm,
     /// x + A(norm x) + F(norm x).
     Parallel,
     /// norm(x + A(x)), then norm(x + F(x)).

@@ -85,6 +85,11 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// A rotation of whole heads without scaling.
+    pub fn plain(theta: f64, head_dim: usize) -> Self {
+        Self { theta, dims: head_dim, style: RopeStyle::Halves, scaling: RopeScaling::Default }
+    }
+
     /// Whether sequences may grow past `max_position_embeddings`: the base grows with them.
     pub fn is_open_ended(&self) -> bool {
         matches!(self.scaling, RopeScaling::Dynamic { .. })

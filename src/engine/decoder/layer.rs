@@ -51,6 +51,13 @@ impl Layer {
                 let fed = self.feed_forward.forward(&normalised(&self.feed_forward_norm, &x)?)?;
                 self.join(x, normalised(&self.fed_norm, &fed)?)
             }
+            Residual::FromNorm => {
+                let x = normalised(&self.attention_norm, &x)?;
+                let attended = self.attention.forward(&x, step, cache)?;
+                let x = normalised(&self.feed_forward_norm, &self.join(x, attended)?)?;
+                let fed = self.feed_forward.forward(&x)?;
+                self.join(x, fed)
+            }
             Residual::Parallel => {
                 let first = normalised(&self.attention_norm, &x)?;
                 let attended = self.attention.forward(&first, step, cache)?;

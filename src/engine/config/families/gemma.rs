@@ -2,8 +2,8 @@
 
 use super::super::fields::Fields;
 use super::super::names::{LLAMA, Names};
-use super::super::rope::{self, Rope, RopeDefaults, RopeScaling, RopeStyle};
-use super::super::{Norm, QkNorm, QkSpan};
+use super::super::rope::{self, Rope, RopeDefaults, RopeStyle};
+use super::super::{Activation, Norm, QkNorm, QkSpan};
 use super::{Config, DEFAULTS, Defaults, decoder, windows};
 use crate::error::Result;
 
@@ -18,7 +18,12 @@ const GEMMA: Defaults = Defaults {
 
 /// Gemma: a scaled embedding, norms that add 1 to their weights.
 pub fn gemma(fields: &Fields) -> Result<Config> {
-    common(fields, &Defaults { kv_heads: Some(16), ..GEMMA })
+    let mut config = common(fields, &Defaults { kv_heads: Some(16), ..GEMMA })?;
+    if config.activation == Activation::Gelu {
+        // An old value of the official releases, which meant the approximation.
+        config.activation = Activation::GeluTanh;
+    }
+    Ok(config)
 }
 
 /// Gemma 2: norms on both sides, soft caps, a window in every other layer.
@@ -40,6 +45,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
         activation_field: "hidden_activation",
         ..GEMMA
     };
+    let local_theta = fields.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
     let nested = fields.object("rope_parameters")?.filter(|ropes| ropes.get("full_attention").is_some());
     let without_ropes = fields.without(&["rope_parameters", "rope_scaling"]);
     let mut config = sandwich(if nested.is_some() { &without_ropes } else { fields }, &defaults)?;
@@ -47,29 +53,9 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
     // `attn_logit_softcapping` is a field of the class that its attention doesn't use.
     config.output.softcap = cap(fields, "final_logit_softcapping", None)?;
 
-    let common = RopeDefaults {
-        head_dim: config.attention.head_dim,
-        max_positions: config.max_positions,
-        theta: defaults.theta,
-        share: 1.0,
-        style: RopeStyle::Halves,
-    };
-    let local_theta = fields.positive("rope_local_base_freq")?.unwrap_or(10_000.0);
-    let local = Rope {
-        theta: local_theta,
-        dims: config.attention.head_dim,
-        style: RopeStyle::Halves,
-        scaling: RopeScaling::Default,
-    };
     config.ropes = match nested {
-        None => vec![config.ropes.remove(0), local],
-        Some(ropes) => {
-            let read = |name: &str, theta: f64| {
-                let beside = fields.without(&["rope_theta"]);
-                rope::rope(&beside, ropes.object(name)?.as_ref(), RopeDefaults { theta, ..common })
-            };
-            vec![read("full_attention", defaults.theta)?, read("sliding_attention", local_theta)?]
-        }
+        Some(ropes) => ropes_by_type(&config, fields, &ropes, [defaults.theta, local_theta])?,
+        None => vec![config.ropes.remove(0), Rope::plain(local_theta, config.attention.head_dim)],
     };
     let pattern = match fields.size("sliding_window_pattern")? {
         Some(pattern) => pattern,
@@ -106,6 +92,21 @@ fn sandwich(fields: &Fields, defaults: &Defaults) -> Result<Config> {
         ..LLAMA
     };
     Ok(config)
+}
+
+/// The rotary embeddings of layers without and with a window, as transformers 5 writes them side by side.
+pub(super) fn ropes_by_type(config: &Config, fields: &Fields, ropes: &Fields, thetas: [f64; 2]) -> Result<Vec<Rope>> {
+    let read = |name: &str, theta: f64| {
+        let defaults = RopeDefaults {
+            head_dim: config.attention.head_dim,
+            max_positions: config.max_positions,
+            theta,
+            share: 1.0,
+            style: RopeStyle::Halves,
+        };
+        rope::rope(&fields.without(&["rope_theta"]), ropes.object(name)?.as_ref(), defaults)
+    };
+    Ok(vec![read("full_attention", thetas[0])?, read("sliding_attention", thetas[1])?])
 }
 
 /// A soft cap; `null` is none.

@@ -306,10 +306,6 @@ pub fn falcon(fields: &Fields) -> Result<Config> {
 
 /// BLOOM: linear biases and a norm after the embedding.
 pub fn bloom(fields: &Fields) -> Result<Config> {
-    if fields.flag("apply_residual_connection_post_layernorm")?.unwrap_or(false) {
-        let message = "a residual stream that begins behind the norm isn't served";
-        return Err(fields.error("apply_residual_connection_post_layernorm", message));
-    }
     let bloom = Gpt {
         hidden: &["hidden_size", "n_embed"],
         heads: &["n_head", "num_attention_heads"],
@@ -338,6 +334,9 @@ pub fn bloom(fields: &Fields) -> Result<Config> {
     };
     let mut config = bloom.read(&fields.without(&["hidden_act", "n_inner"]))?;
     config.activation = Activation::GeluTanh;
+    if fields.flag("apply_residual_connection_post_layernorm")?.unwrap_or(false) {
+        config.residual = Residual::FromNorm;
+    }
     config.embedding.norm = true;
     config.attention.alibi = Some(Alibi::Bloom);
     Ok(config)

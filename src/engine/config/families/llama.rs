@@ -2,6 +2,7 @@
 
 use super::super::fields::Fields;
 use super::super::names::{LLAMA, Names};
+use super::super::rope::RopeStyle;
 use super::super::{FeedForward, Norm, QkNorm, QkSpan, Residual};
 use super::{Config, DEFAULTS, Defaults, decoder, windows};
 use crate::error::Result;
@@ -55,32 +56,6 @@ fn qwen_windows(config: &mut Config, fields: &Fields) -> Result<()> {
         _ => fields.size("max_window_layers")?.unwrap_or(28),
     };
     windows::on_some_layers(config, fields, window, |layer| layer >= from)
-}
-
-/// OLMo: LayerNorm without parameters, clamped projections.
-pub fn olmo(fields: &Fields) -> Result<Config> {
-    let mut config = decoder(fields, &Defaults { eos: &[50_279], ..DEFAULTS })?;
-    let bias = fields.flag("attention_bias")?.unwrap_or(false);
-    config.attention_biases(bias, bias);
-    config.attention.clip = fields.positive("clip_qkv")?;
-    config.norm = Norm { weight: false, bias: false, ..Norm::layer(1e-5) };
-    Ok(config)
-}
-
-/// OLMo 2: norms behind attention and feed-forward in place of those before, and norms of queries and keys.
-pub fn olmo2(fields: &Fields) -> Result<Config> {
-    let mut config = decoder(fields, &Defaults { eps: 1e-5, eos: &[50_279], ..DEFAULTS })?;
-    let bias = fields.flag("attention_bias")?.unwrap_or(false);
-    config.attention_biases(bias, bias);
-    config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::AllHeads });
-    config.names = Names {
-        attention_norm: None,
-        attended_norm: Some("post_attention_layernorm"),
-        feed_forward_norm: None,
-        fed_norm: Some("post_feedforward_layernorm"),
-        ..LLAMA
-    };
-    Ok(config)
 }
 
 /// Granite 3: four multipliers.
@@ -170,5 +145,93 @@ pub fn starcoder2(fields: &Fields) -> Result<Config> {
     config.feed_forward(FeedForward::Plain { inner: fields.required_size("intermediate_size")?, bias });
     config.names = Names { up: "mlp.c_fc", down: "mlp.c_proj", ..LLAMA };
     windows::on_all_layers(&mut config, fields, None)?;
+    Ok(config)
+}
+
+/// Seed-OSS: the output projection of attention has its own switch for a bias.
+pub fn seed_oss(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults { positions: 524_288, kv_heads: Some(8), head_dim: Some(128), ..DEFAULTS };
+    let mut config = with_biases(fields, &defaults)?;
+    let qkv = fields.flag("attention_bias")?.unwrap_or(true);
+    config.attention_biases(qkv, fields.flag("attention_out_bias")?.unwrap_or(false));
+    Ok(config)
+}
+
+/// ERNIE 4.5: rotation of neighbouring pairs, one switch for all biases.
+pub fn ernie4_5(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 131_072,
+        eps: 1e-5,
+        theta: 500_000.0,
+        style: RopeStyle::Neighbours,
+        kv_heads: Some(2),
+        head_dim: Some(128),
+        tied: true,
+        ..DEFAULTS
+    };
+    let mut config = decoder(fields, &defaults)?;
+    let bias = fields.flag("use_bias")?.unwrap_or(false);
+    config.attention_biases(bias, bias);
+    config.feed_forward(FeedForward::Gated { inner: fields.required_size("intermediate_size")?, bias });
+    Ok(config)
+}
+
+/// Helium: rotation of neighbouring pairs.
+pub fn helium(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 4096,
+        eps: 1e-8,
+        theta: 100_000.0,
+        style: RopeStyle::Neighbours,
+        kv_heads: Some(20),
+        head_dim: Some(128),
+        ..DEFAULTS
+    };
+    let mut config = with_biases(fields, &defaults)?;
+    config.attention_biases(fields.flag("attention_bias")?.unwrap_or(false), false);
+    Ok(config)
+}
+
+/// Ministral: Mistral with a window in some layers.
+pub fn ministral(fields: &Fields) -> Result<Config> {
+    let mut config = decoder(fields, &Defaults { positions: 131_072, kv_heads: Some(8), ..DEFAULTS })?;
+    let window = windows::size(fields, Some(4096))?;
+    windows::on_some_layers(&mut config, fields, window, |_| true)?;
+    Ok(config)
+}
+
+/// Code World Model: Llama 3 with a window in three of four layers.
+pub fn cwm(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 131_072,
+        eps: 1e-5,
+        theta: 1_000_000.0,
+        kv_heads: Some(8),
+        head_dim: Some(128),
+        eos: &[128_001, 128_008, 128_009],
+        ..DEFAULTS
+    };
+    let mut config = with_biases(fields, &defaults)?;
+    config.attention_biases(false, false);
+    let window = windows::size(fields, Some(8192))?;
+    windows::on_some_layers(&mut config, fields, window, |layer| !layer.is_multiple_of(4))?;
+    Ok(config)
+}
+
+/// Nemotron: LayerNorm that adds 1 to its weights, a plain feed-forward with squared ReLU, half of each head rotated.
+pub fn nemotron(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 4096,
+        eps_field: "norm_eps",
+        eps: 1e-5,
+        rotated: 0.5,
+        activation: "relu2",
+        eos: &[3],
+        ..DEFAULTS
+    };
+    let mut config = with_biases(fields, &defaults)?;
+    config.norm = Norm { one_plus: true, ..Norm::layer(config.norm.eps) };
+    let bias = fields.flag("mlp_bias")?.unwrap_or(false);
+    config.feed_forward(FeedForward::Plain { inner: fields.required_size("intermediate_size")?, bias });
     Ok(config)
 }

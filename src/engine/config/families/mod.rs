@@ -7,6 +7,7 @@ mod gemma;
 mod glm;
 mod gpt;
 mod llama;
+mod olmo;
 mod phi;
 mod windows;
 
@@ -19,11 +20,14 @@ use crate::error::Result;
 type Read = fn(&Fields) -> Result<Config>;
 
 /// Every architecture, as `config.json` names it, with the function that reads it.
-pub const SERVED: [(&str, Read); 31] = [
+pub const SERVED: [(&str, Read); 39] = [
     ("ArceeForCausalLM", llama::arcee),
     ("BloomForCausalLM", gpt::bloom),
     ("CohereForCausalLM", cohere::cohere),
     ("Cohere2ForCausalLM", cohere::cohere2),
+    ("CwmForCausalLM", llama::cwm),
+    ("Ernie4_5ForCausalLM", llama::ernie4_5),
+    ("Exaone4ForCausalLM", olmo::exaone4),
     ("FalconForCausalLM", gpt::falcon),
     ("GPT2LMHeadModel", gpt::gpt2),
     ("GPTNeoXForCausalLM", gpt::gpt_neox),
@@ -33,12 +37,16 @@ pub const SERVED: [(&str, Read); 31] = [
     ("GlmForCausalLM", glm::glm),
     ("Glm4ForCausalLM", glm::glm4),
     ("GraniteForCausalLM", llama::granite),
+    ("HeliumForCausalLM", llama::helium),
     ("LlamaForCausalLM", llama::llama),
+    ("MinistralForCausalLM", llama::ministral),
     ("MistralForCausalLM", llama::mistral),
     ("MixtralForCausalLM", experts::mixtral),
+    ("NemotronForCausalLM", llama::nemotron),
     ("OPTForCausalLM", gpt::opt),
-    ("OlmoForCausalLM", llama::olmo),
-    ("Olmo2ForCausalLM", llama::olmo2),
+    ("OlmoForCausalLM", olmo::olmo),
+    ("Olmo2ForCausalLM", olmo::olmo2),
+    ("Olmo3ForCausalLM", olmo::olmo3),
     ("OlmoeForCausalLM", experts::olmoe),
     ("PhiForCausalLM", phi::phi),
     ("Phi3ForCausalLM", phi::phi3),
@@ -46,6 +54,7 @@ pub const SERVED: [(&str, Read); 31] = [
     ("Qwen2MoeForCausalLM", experts::qwen2_moe),
     ("Qwen3ForCausalLM", llama::qwen3),
     ("Qwen3MoeForCausalLM", experts::qwen3_moe),
+    ("SeedOssForCausalLM", llama::seed_oss),
     ("SmolLM3ForCausalLM", llama::smollm3),
     ("StableLmForCausalLM", llama::stablelm),
     ("Starcoder2ForCausalLM", llama::starcoder2),
