@@ -205,8 +205,8 @@ impl<'a> Side<'a> {
 }
 
 fn same_cell(a: &CellSpec, b: &CellSpec) -> bool {
-    let axes = |spec: &CellSpec| (spec.batch_size, spec.max_new_tokens, spec.output_length, spec.dtype.clone());
-    axes(a) == axes(b)
+    let axes = |spec: &CellSpec| (spec.batch_size, spec.max_new_tokens, spec.output_length, spec.decoding);
+    axes(a) == axes(b) && a.dtype == b.dtype
 }
 
 /// One cell in each run of a side that planned it, with the run's number.

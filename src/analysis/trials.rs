@@ -155,9 +155,10 @@ impl WindowRow {
     }
 }
 
-/// Equal batch size, limit of new tokens and end of a sequence.
+/// Equal batch size, limit of new tokens, end of a sequence and choice of tokens.
 fn same_axes(a: &CellSpec, b: &CellSpec) -> bool {
-    (a.batch_size, a.max_new_tokens, a.output_length) == (b.batch_size, b.max_new_tokens, b.output_length)
+    let axes = |spec: &CellSpec| (spec.batch_size, spec.max_new_tokens, spec.output_length, spec.decoding);
+    axes(a) == axes(b)
 }
 
 /// `total / parts`; `None` where there are no parts.

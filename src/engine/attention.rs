@@ -51,6 +51,22 @@ impl Positions {
         Ok(Self { cos: by_column(cos)?, sin: by_column(sin)?, padding: Some(padding) })
     }
 
+    /// Numbers of rows `(b)` on the device.
+    pub fn index(&self, rows: &[usize]) -> Result<Tensor> {
+        let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        Ok(Tensor::new(rows.as_slice(), self.cos.device())?)
+    }
+
+    /// Row r becomes what row `rows[r]` was.
+    pub fn reorder(&mut self, rows: &Tensor) -> Result<()> {
+        if let Some(padding) = &mut self.padding {
+            *padding = padding.index_select(rows, 0)?;
+            self.cos = self.cos.index_select(rows, 1)?;
+            self.sin = self.sin.index_select(rows, 1)?;
+        }
+        Ok(())
+    }
+
     /// The part for `tokens` new columns after `past`.
     pub fn pass(&self, past: usize, tokens: usize) -> Result<Pass> {
         let part = |table: &Tensor| -> Result<Tensor> {

@@ -1,4 +1,7 @@
-//! The decoder of the Llama family: token ids in, logits of the last position out.
+//! The decoder of the Llama family: token ids in, hidden states and logits out.
+
+use std::cell::RefCell;
+use std::sync::Arc;
 
 use candle_core::{Module, Tensor};
 
@@ -12,8 +15,15 @@ use super::rope::RopeTable;
 use super::weights::{EMBEDDING, FINAL_NORM, LayerNames, OUTPUT, Weights};
 use crate::error::{Error, Result};
 
+/// Positions that the rotation table gets to begin with; it grows when a longer sequence comes.
+const FIRST_POSITIONS: usize = 1024;
+
 /// A model's weights, ready to run.
 pub(super) struct Decoder {
+    config: Config,
+    place: Place,
+    /// Shared with the batches under way.
+    rope: RefCell<Arc<RopeTable>>,
     embedding: Linear,
     layers: Vec<Layer>,
     norm: RmsNorm,
@@ -55,7 +65,11 @@ impl Decoder {
             true => Some(Linear::new(load(OUTPUT)?, None, place.kernels)?),
             false => None,
         };
+        let rope = RopeTable::new(&config.rope, config.head_dim, FIRST_POSITIONS.min(config.max_positions));
         Ok(Self {
+            config: config.clone(),
+            place: place.clone(),
+            rope: RefCell::new(Arc::new(rope)),
             embedding: Linear::new(load(EMBEDDING)?, None, table_kernels)?,
             layers: (0..config.layers).map(|i| Layer::load(config, weights, place, i)).collect::<Result<_>>()?,
             norm: RmsNorm::new(load(FINAL_NORM)?, config.norm_eps),
@@ -63,25 +77,39 @@ impl Decoder {
         })
     }
 
-    /// Runs new tokens `(b, t)` after those in the cache and gives the logits `(b, vocabulary)` that follow the last.
-    pub fn forward(&self, ids: &Tensor, rope: &RopeTable, sequences: &mut Sequences) -> Result<Tensor> {
-        let (batch, tokens) = ids.dims2()?;
+    /// An empty batch whose row r begins at column `starts[r]`, with room for `capacity` columns, padding included.
+    pub fn begin(&self, starts: Vec<usize>, capacity: usize) -> Result<Sequences> {
+        Sequences::new(&self.config, &self.place, self.rope(capacity), starts, capacity)
+    }
+
+    fn rope(&self, positions: usize) -> Arc<RopeTable> {
+        let mut table = self.rope.borrow_mut();
+        if table.positions() < positions {
+            *table = Arc::new(RopeTable::new(&self.config.rope, self.config.head_dim, positions.next_power_of_two()));
+        }
+        Arc::clone(&table)
+    }
+
+    /// Runs new tokens `(b, t)` after those in the cache: the hidden states `(b · t, hidden)` before the final norm.
+    pub fn hidden(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
+        let tokens = ids.dim(1)?;
         let past = sequences.length;
         let pass = match &sequences.positions {
             Some(positions) => Some(positions.pass(past, tokens)?),
             None => None,
         };
-        let step = Step { rope, starts: &sequences.starts, past, pass };
+        let step = Step { rope: &sequences.rope, starts: &sequences.starts, past, pass };
         let mut x = self.embedding.rows(&ids.flatten_all()?)?;
         for (layer, cache) in self.layers.iter().zip(&mut sequences.layers) {
             x = layer.forward(x, &step, cache)?;
         }
         sequences.length += tokens;
-        self.logits(&last_rows(&x, batch, tokens)?)
+        Ok(x)
     }
 
-    fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.norm.forward(x)?;
+    /// Logits `(m, vocabulary)` of hidden states `(m, hidden)`.
+    pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(rows)?;
         self.output.as_ref().unwrap_or(&self.embedding).forward(&x)
     }
 }
@@ -145,14 +173,4 @@ impl Layer {
         };
         self.down.forward(&gated)
     }
-}
-
-/// The last token of each row of the batch: `(b · t, hidden)` to `(b, hidden)`.
-fn last_rows(x: &Tensor, batch: usize, tokens: usize) -> Result<Tensor> {
-    if tokens == 1 {
-        return Ok(x.clone());
-    }
-    let hidden = x.dim(1)?;
-    let last = x.reshape((batch, tokens, hidden))?.narrow(1, tokens - 1, 1)?;
-    Ok(last.contiguous()?.reshape((batch, hidden))?)
 }
