@@ -168,19 +168,6 @@ fn beams_of_a_batch_are_those_of_its_prompts_one_at_a_time() {
 }
 
 #[test]
-fn a_beam_that_wins_is_at_least_as_likely_as_the_greedy_answer() {
-    let mut engine = engine("gqa_tied", Kernels::Cpu);
-    let batch = some_prompts();
-    let greedy = generate(&mut engine, &batch, OutputLength::Fixed, Decoding::Greedy);
-    let beams = generate(&mut engine, &batch, OutputLength::Fixed, beam(8));
-    for (row, prompt) in batch.iter().enumerate() {
-        let (greedy, best) = (greedy[row].ids.as_slice(), beams[row].ids.as_slice());
-        let scores = score(&mut engine, &[(&prompt.ids, greedy), (&prompt.ids, best)]);
-        assert!(scores[1].log_likelihood >= scores[0].log_likelihood - 1e-3, "row {row}: {scores:?}");
-    }
-}
-
-#[test]
 fn sampling_gives_a_prompt_the_same_answer_in_any_batch_and_in_each_pass() {
     let mut engine = engine("gqa_tied", Kernels::Cpu);
     let batch = some_prompts();

@@ -155,10 +155,9 @@ impl WindowRow {
     }
 }
 
-/// Equal batch size, limit of new tokens, end of a sequence and choice of tokens.
+/// Equal batch size, limit of new tokens and end of a sequence.
 fn same_axes(a: &CellSpec, b: &CellSpec) -> bool {
-    let axes = |spec: &CellSpec| (spec.batch_size, spec.max_new_tokens, spec.output_length, spec.decoding);
-    axes(a) == axes(b)
+    (a.batch_size, a.max_new_tokens, a.output_length) == (b.batch_size, b.max_new_tokens, b.output_length)
 }
 
 /// `total / parts`; `None` where there are no parts.

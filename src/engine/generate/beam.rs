@@ -65,12 +65,15 @@ fn step(searches: &mut [Search], logits: &[f32], rules: &Rules<'_>) -> Result<()
     open.map(|(search, logits)| search.step(logits, rules)).collect()
 }
 
-/// The row of the batch that each beam goes on from.
+/// The row of the batch that each beam goes on from; those of a search that is done stay where they are.
 fn parents(searches: &[Search], rows_of_prompt: usize) -> Vec<usize> {
     let of_prompt = |(prompt, search): (usize, &Search)| {
-        // The prompt's only row stands for all beams.
-        let parent = move |beam: &Beam| prompt * rows_of_prompt + beam.parent.min(rows_of_prompt - 1);
-        search.open.iter().map(parent).collect::<Vec<_>>()
+        let parent = move |(index, beam): (usize, &Beam)| {
+            let parent = if search.done { index } else { beam.parent };
+            // Where the prompt has only one row, that stands for all beams.
+            prompt * rows_of_prompt + parent.min(rows_of_prompt - 1)
+        };
+        search.open.iter().enumerate().map(parent).collect::<Vec<_>>()
     };
     searches.iter().enumerate().flat_map(of_prompt).collect()
 }
@@ -245,4 +248,62 @@ fn log_sum_exp(logits: &[f32]) -> Result<f32> {
     let sum: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
     let normaliser = largest + sum.ln() as f32;
     if normaliser.is_finite() { Ok(normaliser) } else { Err(not_numbers()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules<'_> = Rules {
+        beam: BeamSearch { num_beams: 2, length_penalty: 1.0, early_stopping: EarlyStopping::Likely },
+        eos: &[3],
+        masked: &[],
+        limit: 4,
+    };
+
+    fn ids(search: &Search) -> Vec<Vec<u32>> {
+        search.open.iter().map(|beam| beam.ids.clone()).collect()
+    }
+
+    #[test]
+    fn of_equal_candidates_the_better_beam_and_the_lower_id_come_first() {
+        let mut search = Search::new(2);
+        search.step(&[1.0, 1.0, 1.0, 0.0], &RULES).unwrap();
+        assert_eq!(ids(&search), [[0], [1]]);
+        search.step(&[[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]].concat(), &RULES).unwrap();
+        assert_eq!(ids(&search), [[0, 0], [0, 1]]);
+        assert_eq!(parents(&[search.clone(), search], 2), [0, 0, 2, 2]);
+    }
+
+    #[test]
+    fn after_the_prompts_all_beams_go_on_from_the_one_row_of_their_prompt() {
+        let mut searches = vec![Search::new(2); 2];
+        step(&mut searches, &[[0.0, 1.0, 2.0, 0.0], [3.0, 1.0, 2.0, 0.0]].concat(), &RULES).unwrap();
+        assert_eq!(searches.iter().map(ids).collect::<Vec<_>>(), [[[2], [1]], [[0], [2]]]);
+        assert_eq!(parents(&searches, 1), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_search_that_is_done_changes_no_more() {
+        let mut searches = vec![Search::new(2)];
+        let early = BeamSearch { early_stopping: EarlyStopping::Always, ..RULES.beam };
+        let rules = Rules { beam: early, ..RULES };
+        step(&mut searches, &[0.0, 0.0, -5.0, 4.0], &rules).unwrap();
+        assert!(!searches[0].done, "one sequence has ended, and there is room for two");
+        step(&mut searches, &[[0.0, 0.0, 0.0, 4.0], [0.0, 0.0, 0.0, 4.0]].concat(), &rules).unwrap();
+        assert!(searches[0].done);
+        let answer = searches[0].answer(&rules);
+        assert_eq!((answer.ids.as_slice(), answer.finish), ([3].as_slice(), Finish::Eos));
+        step(&mut searches, &[[9.0; 4], [9.0; 4]].concat(), &rules).unwrap();
+        assert_eq!(searches[0].answer(&rules), answer);
+        assert_eq!(parents(&searches, 2), [0, 1]);
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_are_an_error() {
+        for logits in [[f32::NAN, 0.0, 0.0, 0.0], [f32::INFINITY, 0.0, 0.0, 0.0], [f32::NEG_INFINITY; 4]] {
+            let error = Search::new(2).step(&logits, &RULES).unwrap_err();
+            assert_eq!(error.message(), "the model's logits aren't numbers");
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod progress;
 mod sample;
 mod score;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use self::batch::LeftPadded;
 use self::greedy::Picker;
@@ -196,9 +196,53 @@ fn left_padded(batch: &[Prompt]) -> LeftPadded {
 
 /// Brings logits `(m, vocabulary)` to the host, in f32, row after row: 4 bytes for each token of the vocabulary.
 fn to_host(logits: &Tensor) -> Result<Vec<f32>> {
-    Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn not_numbers() -> Error {
     Error::new("the model's logits aren't numbers").hint("run it with `dtype: f32` (or bf16)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::Kernels;
+    use crate::engine::load::{DeviceChoice, LoadOptions, load_decoder};
+
+    /// Logits after each row of a batch of prompts that goes on as `rows`, then reads a token more.
+    fn reordered(engine: &DecoderEngine, prompts: &[&[u32]], rows: &[usize], next: u32) -> Vec<Vec<f32>> {
+        let padded = LeftPadded::new(prompts.iter().copied());
+        let mut sequences = engine.decoder.begin(padded.starts.clone(), padded.width + 3).unwrap();
+        let device = &engine.place.device;
+        engine.next_logits(&padded.ids(device).unwrap(), &mut sequences).unwrap();
+        sequences.reorder(rows).unwrap();
+        let ids = Tensor::full(next, (rows.len(), 1), device).unwrap();
+        engine.next_logits(&ids, &mut sequences).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn a_reordered_batch_goes_on_as_the_rows_that_it_was_made_of() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gqa_tied");
+        let long: Vec<u32> = (20..40).collect();
+        let prompts: [&[u32]; 3] = [&[5, 6, 7], &long, &[9]];
+        for kernels in [Kernels::Cpu, Kernels::Stock] {
+            let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+            let engine = load_decoder(&folder, &options, DeviceChoice::Cpu, Some(kernels)).unwrap();
+            let alone: Vec<Vec<f32>> =
+                prompts.iter().map(|prompt| reordered(&engine, &[*prompt], &[0], 11).remove(0)).collect();
+            // the same, shuffled, grown and shrunk
+            for rows in [&[0, 1, 2][..], &[2, 0, 1], &[0, 0, 1, 2, 2], &[2]] {
+                let together = reordered(&engine, &prompts, rows, 11);
+                assert_eq!(together.len(), rows.len());
+                for (logits, row) in together.iter().zip(rows) {
+                    let error = logits.iter().zip(&alone[*row]).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+                    assert!(error < 1e-4, "{kernels:?}, {rows:?}, row {row}: off by {error}");
+                }
+            }
+            let mut sequences = engine.decoder.begin(vec![0], 4).unwrap();
+            assert!(sequences.reorder(&[1]).is_err(), "the batch has no second row");
+        }
+    }
 }

@@ -264,7 +264,6 @@ mod tests {
     /// The generator is part of what a sweep file means: other numbers would be other work.
     #[test]
     fn the_generator_is_the_one_that_is_documented() {
-        // python: ChaCha8 of `chacha20-ietf` layout with key sha256(b"ept-sweep sampling 1" + …); see the script.
         let golden: Golden = golden();
         let mut random = generator(golden.generator.seed, &golden.generator.ids);
         for expected in &golden.generator.words {
