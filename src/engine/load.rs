@@ -6,12 +6,10 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::Engine;
-use super::cache::Place;
 use super::config::Config;
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Kernels, Place};
 use super::generate::DecoderEngine;
-use super::linear::Kernels;
-use super::weights::Weights;
+use super::weights::{Safetensors, Source, Weights};
 use crate::digest::sha256_file_once;
 #[cfg(feature = "cuda")]
 use crate::error::Context;
@@ -169,18 +167,17 @@ fn size_of_dtype(dtype: &str) -> u64 {
 /// A model that isn't served, or files that are missing or damaged.
 pub fn inspect(folder: &Path) -> Result<ModelSummary> {
     let config = Config::read(folder)?;
-    let weights = Weights::open(folder)?;
-    weights.check(&config)?;
+    let weights = Weights::open(Source::Safetensors(Safetensors::open(folder)?), &config)?;
     Ok(ModelSummary {
-        parameters: weights.parameters(&config)?,
+        parameters: weights.parameters(),
         stored_dtype: weights.stored_dtype().as_str().to_owned(),
         stored_bytes: weights.stored_bytes(),
         architecture: config.architecture,
         max_positions: config.max_positions,
         vocab_size: config.vocab_size,
-        layers: config.layers,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
+        layers: config.layers.len(),
+        kv_heads: config.attention.kv_heads,
+        head_dim: config.attention.head_dim,
     })
 }
 
@@ -203,17 +200,16 @@ pub fn load_decoder(
     kernels: Option<Kernels>,
 ) -> Result<DecoderEngine> {
     let config = Config::read(folder)?;
-    let weights = Weights::open(folder)?;
-    weights.check(&config)?;
+    let weights = Weights::open(Source::Safetensors(Safetensors::open(folder)?), &config)?;
     let device = device.open()?;
     let (dtype, mut notes) = run_dtype(options.dtype, weights.stored_dtype(), &device)?;
     let place = Place { kernels: kernels.unwrap_or(Kernels::for_run(&device, dtype)), device, dtype };
-    let decoder = Decoder::load(&config, &weights, &place)?;
+    let decoder = Decoder::load(&config, &weights, std::slice::from_ref(&place))?;
     notes.extend(output_note(&config, &weights)?);
     let info = ModelInfo {
         architecture: config.architecture.clone(),
         engine: "decoder".to_owned(),
-        parameters: Some(weights.parameters(&config)?),
+        parameters: Some(weights.parameters()),
         weight_bytes: Some(bytes_per_step(&config, &weights, dtype)?),
         dtype: dtype.as_str().to_owned(),
         stored_dtype: Some(weights.stored_dtype().as_str().to_owned()),
@@ -244,7 +240,7 @@ fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DTy
 
 /// Says where the output layer isn't what the config says.
 fn output_note(config: &Config, weights: &Weights) -> Result<Option<String>> {
-    Ok(match (config.tied, weights.has_own_output(config)?) {
+    Ok(match (config.output.tied, weights.has_own_output()) {
         (true, true) => {
             Some("`lm_head.weight` differs from the embedding table and is used in spite of tying".to_owned())
         }
@@ -255,11 +251,11 @@ fn output_note(config: &Config, weights: &Weights) -> Result<Option<String>> {
 
 /// Bytes of weights that each decoding step reads: all but an embedding table of which only a few rows are looked up.
 fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> Result<u64> {
-    let looked_up = match weights.has_own_output(config)? {
+    let looked_up = match weights.has_own_output() {
         true => (config.vocab_size * config.hidden_size) as u64,
         false => 0,
     };
-    Ok((weights.parameters(config)? - looked_up) * dtype.size_in_bytes() as u64)
+    Ok((weights.parameters() - looked_up) * dtype.size_in_bytes() as u64)
 }
 
 fn device_name(device: &Device) -> String {
@@ -272,7 +268,7 @@ fn device_name(device: &Device) -> String {
 
 fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>> {
     let beside = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    let all = beside.chain(weights.paths().map(Path::to_owned));
+    let all = beside.chain(weights.paths().into_iter().map(Path::to_owned));
     all.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok((name, sha256_file_once(&path)?))

@@ -1,19 +1,16 @@
 //! Running a model: token ids in, token ids out. Knows nothing of energy, windows or records.
 
-mod attention;
-mod cache;
 mod config;
 mod cpu;
 mod decoder;
 mod failure;
 pub mod generate;
-mod linear;
+mod layout;
 pub mod load;
-mod rope;
 pub mod synthetic;
 mod weights;
 
-pub use linear::Kernels;
+pub use decoder::Kernels;
 
 use crate::error::{Error, Result};
 use crate::record::{Decoding, Finish, ModelInfo, OutputLength};

@@ -63,7 +63,7 @@ impl DecoderEngine {
 
     /// Scores `targets` by the hidden states `(b · t, hidden)` in these rows.
     fn token_scores(&self, hidden: &Tensor, rows: &[u32], targets: &[u32]) -> Result<Vec<TokenScore>> {
-        let device = &self.place.device;
+        let device = hidden.device();
         let picker = Picker::new(&[], false, self.config.vocab_size, device)?;
         let at_a_time = (LOGITS_AT_A_TIME / self.config.vocab_size).max(1);
         let mut scores = Vec::with_capacity(targets.len());

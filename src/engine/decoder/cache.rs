@@ -2,23 +2,35 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
-use super::attention::Positions;
-use super::config::Config;
-use super::cpu::attention::{Heads, PanelCache};
-use super::linear::Kernels;
-use super::rope::RopeTable;
+use super::alibi::AlibiTable;
+use super::place::{Kernels, Place};
+use super::positions::{Positions, TableInUse, row_index};
+use crate::engine::config::Attention;
+use crate::engine::cpu::attention::{Heads, PanelCache};
 use crate::error::{Error, Result};
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
-pub(super) struct Sequences {
+pub struct Sequences {
     /// First column of each row that isn't padding.
     pub starts: Vec<usize>,
-    /// Rotations by position.
-    pub rope: Arc<RopeTable>,
     /// Columns that the cache holds.
     pub length: usize,
+    /// Columns that it has room for.
+    pub capacity: usize,
+    /// Rotary embeddings in use.
+    pub tables: Vec<TableInUse>,
+    /// Linear biases.
+    pub alibi: Option<Arc<AlibiTable>>,
+    /// What each part of the model keeps.
+    pub parts: Vec<PartState>,
+    /// All token ids so far, each `(b, t)`, where the model may have to compute them anew.
+    pub history: Vec<Tensor>,
+}
+
+/// What a part of a model keeps of a batch.
+pub struct PartState {
     /// KV cache of each layer.
     pub layers: Vec<LayerCache>,
     /// Rotations and masks for the stock operations.
@@ -26,7 +38,7 @@ pub(super) struct Sequences {
 }
 
 /// Keys and values of one layer.
-pub(super) enum LayerCache {
+pub enum LayerCache {
     /// For candle's operations.
     Stock(StockCache),
     /// For the kernels of the CPU.
@@ -34,40 +46,12 @@ pub(super) enum LayerCache {
 }
 
 /// Keys and values, each `(b, kv, capacity, d)`.
-pub(super) struct StockCache {
+pub struct StockCache {
     keys: Tensor,
     values: Tensor,
 }
 
-/// On what, and in which type, a model runs.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The device.
-    pub device: Device,
-    /// Data type of weights and activations.
-    pub dtype: DType,
-    /// The kernels.
-    pub kernels: Kernels,
-}
-
 impl Sequences {
-    /// An empty batch for rows of up to `capacity` columns, padding included.
-    pub fn new(
-        config: &Config,
-        place: &Place,
-        rope: Arc<RopeTable>,
-        starts: Vec<usize>,
-        capacity: usize,
-    ) -> Result<Self> {
-        let layers = (0..config.layers).map(|_| LayerCache::new(config, place, starts.len(), capacity));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
-        let positions = match place.kernels {
-            Kernels::Stock => Some(Positions::new(&rope, &starts, capacity, place)?),
-            Kernels::Cpu => None,
-        };
-        Ok(Self { starts, rope, length: 0, layers, positions })
-    }
-
     /// Row r of the batch becomes what row `rows[r]` was; a row may go on several times or not at all.
     ///
     /// Copies the part of each layer's cache that is in use, and nothing where all rows stay as they are.
@@ -79,33 +63,60 @@ impl Sequences {
         let Some(starts) = rows.iter().map(start).collect::<Option<Vec<usize>>>() else {
             return Err(Error::new("a batch can't go on with a row that it doesn't have"));
         };
-        let index = match &self.positions {
-            Some(positions) => Some(positions.index(rows)?),
-            None => None,
-        };
-        for layer in &mut self.layers {
-            match (layer, &index) {
-                (LayerCache::Stock(cache), Some(index)) => cache.reorder(index, self.length)?,
-                (LayerCache::Cpu(cache), _) => cache.reorder(rows, self.length)?,
-                (LayerCache::Stock(_), None) => return Err(Error::new("the cache of a layer lacks its positions")),
-            }
+        let moved = starts != self.starts;
+        for part in &mut self.parts {
+            part.reorder(rows, self.length, moved)?;
         }
-        if starts != self.starts {
-            if let (Some(positions), Some(index)) = (&mut self.positions, &index) {
-                positions.reorder(index)?;
-            }
-            self.starts = starts;
+        if let [first, ..] = self.history.as_slice() {
+            let index = row_index(rows, first.device())?;
+            self.history = vec![Tensor::cat(&self.history, 1)?.index_select(&index, 0)?];
         }
+        self.starts = starts;
         Ok(())
     }
 }
 
+impl PartState {
+    /// An empty cache of `layers` layers for rows of up to `capacity` columns.
+    pub fn new(
+        attention: &Attention,
+        place: &Place,
+        layers: usize,
+        starts: &[usize],
+        capacity: usize,
+        alibi: Option<&AlibiTable>,
+    ) -> Result<Self> {
+        let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
+        let positions = match place.kernels {
+            Kernels::Stock => Some(Positions::new(place, starts, capacity, alibi)?),
+            Kernels::Cpu => None,
+        };
+        Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
+    }
+
+    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` where rows begin at other columns then.
+    fn reorder(&mut self, rows: &[usize], length: usize, moved: bool) -> Result<()> {
+        let index = self.positions.as_ref().map(|positions| positions.index(rows)).transpose()?;
+        for layer in &mut self.layers {
+            match (layer, &index) {
+                (LayerCache::Stock(cache), Some(index)) => cache.reorder(index, length)?,
+                (LayerCache::Cpu(cache), _) => cache.reorder(rows, length)?,
+                (LayerCache::Stock(_), None) => return Err(Error::new("the cache of a layer lacks its positions")),
+            }
+        }
+        match (&mut self.positions, &index) {
+            (Some(positions), Some(index)) if moved => positions.reorder(rows, index),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl LayerCache {
-    fn new(config: &Config, place: &Place, batch: usize, capacity: usize) -> Result<Self> {
+    fn new(attention: &Attention, place: &Place, batch: usize, capacity: usize) -> Result<Self> {
         Ok(match place.kernels {
-            Kernels::Cpu => LayerCache::Cpu(PanelCache::new(Heads::of(config), batch, capacity)?),
+            Kernels::Cpu => LayerCache::Cpu(PanelCache::new(Heads::of(attention), batch, capacity)?),
             Kernels::Stock => {
-                let shape = (batch, config.kv_heads, capacity, config.head_dim);
+                let shape = (batch, attention.kv_heads, capacity, attention.head_dim);
                 let zeros = || Tensor::zeros(shape, place.dtype, &place.device);
                 LayerCache::Stock(StockCache { keys: zeros()?, values: zeros()? })
             }
