@@ -145,7 +145,7 @@ fn ours(folder: &Path, batch: usize, kernels: Kernels) -> Outcome<f64> {
         let mut engine = load_decoder(folder, &LoadOptions::default(), DeviceChoice::Cpu, Some(kernels))?;
         let prompts: Vec<Prompt> =
             (0..batch).map(|row| Prompt { text: String::new(), ids: prompt_ids(row, 1024) }).collect();
-        let options = GenerateOptions { max_new_tokens: NEW, length: OutputLength::Fixed };
+        let options = GenerateOptions::greedy(NEW, OutputLength::Fixed);
         Ok(move || Ok(engine.generate(&prompts, options)?.iter().map(|answer| answer.ids.len()).sum()))
     })
 }

@@ -108,6 +108,7 @@ fn identity_columns(rows: &[Row<'_>]) -> Vec<Column> {
         whole("max_new_tokens", rows, |row| Some(row.trial.cell.max_new_tokens as i64)),
         text("dtype", rows, |row| Some(row.trial.cell.dtype.clone())),
         text("output_length", rows, |row| Some(code(&row.trial.cell.output_length))),
+        text("decoding", rows, |row| Some(row.trial.cell.decoding.to_string())),
         whole("block", rows, |row| Some(i64::from(row.trial.block))),
         whole("part", rows, |row| Some(row.trial.part as i64)),
         text("started_at", rows, |row| Some(row.trial.started_at.clone())),

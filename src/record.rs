@@ -3,11 +3,14 @@
 //! Everything downstream of measuring reads these types and nothing else. Derived numbers are not stored:
 //! they are recomputed from what is here.
 
+mod decoding;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
 
 /// Version of everything in a run directory. Readers refuse a newer one.
@@ -80,6 +83,9 @@ pub struct CellSpec {
     pub dtype: String,
     /// When a sequence ends.
     pub output_length: OutputLength,
+    /// How its tokens are chosen.
+    #[serde(default)]
+    pub decoding: Decoding,
 }
 
 /// One line of `records.jsonl`.

@@ -87,6 +87,7 @@ impl Run {
             max_new_tokens: 32,
             dtype: "f32".to_owned(),
             output_length: OutputLength::Fixed,
+            decoding: Decoding::Greedy,
         };
         self.info.cells.push(cell.clone());
         cell

@@ -43,6 +43,45 @@ fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled
     }
 }
 
+/// A sweep of one bundled model at two lengths with accuracy, on the modelled meter.
+fn decoded(folder: &Folder, decoding: &str) -> std::path::PathBuf {
+    let data = repository().join("data");
+    folder.write(
+        "decoded.yaml",
+        &format!(
+            "name: decoded\nmodels:\n  - {{label: kd, source: {0}/models/student-kd, dtype: f32}}\n\
+             sweep: {{batch_size: 4, max_new_tokens: [3, 8]}}\n\
+             prompts: {{file: {0}/instructions/heldout.jsonl, count: 4}}\n\
+             generation: {{decoding: {decoding}}}\nmeasure: {{meter: modelled, repeats: 1, window_s: 0.2}}\n\
+             accuracy: {{file: {0}/instructions/heldout.jsonl, count: 4}}\n",
+            data.display()
+        ),
+    )
+}
+
+#[test]
+fn another_decoding_is_measured_scored_recorded_and_reported() {
+    for (decoding, name) in [
+        ("{beam: {num_beams: 2}}", "beam (num_beams 2, length_penalty 1, early_stopping false)"),
+        ("{sample: {top_p: 0.9, seed: 3}}", "sample (temperature 1, top_k 50, top_p 0.9, seed 3)"),
+    ] {
+        let folder = Folder::new();
+        let out = folder.path("run");
+        sweep(&decoded(&folder, decoding), &out);
+        let rows = results(&out);
+        assert_eq!(rows.len(), 2);
+        for row in &rows {
+            assert_eq!(row["decoding"], name);
+            assert!(!row["warnings"].contains("nondeterministic_output"), "{row:?}");
+            assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+            let most = 4 * row["max_new_tokens"].parse::<u64>().unwrap() * row["passes"].parse::<u64>().unwrap();
+            assert!((1..=most).contains(&row["T_out"].parse::<u64>().unwrap()), "{row:?}");
+        }
+        let report = fs::read_to_string(out.join("report.md")).unwrap();
+        assert!(report.contains(&format!("Decoding is {name}: ")), "{report}");
+    }
+}
+
 #[test]
 fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
     let folder = Folder::new();

@@ -63,7 +63,7 @@ fn prompts(ids: &[Vec<u32>]) -> Vec<Prompt> {
 }
 
 fn generate(engine: &mut DecoderEngine, batch: &[Prompt], length: OutputLength) -> Vec<Generation> {
-    engine.generate(batch, GenerateOptions { max_new_tokens: STEPS, length }).unwrap()
+    engine.generate(batch, GenerateOptions::greedy(STEPS, length)).unwrap()
 }
 
 /// A row of the reference up to and with its first end-of-sequence token.

@@ -14,7 +14,7 @@ use super::estimate::mean;
 use super::trials::{CellTrials, Trials};
 use super::{Comparison, Estimate, Verdict};
 use crate::error::{Error, Result};
-use crate::record::{CellSpec, EnergyMethod, Evaluation, OutputLength, RunInfo};
+use crate::record::{CellSpec, Decoding, EnergyMethod, Evaluation, OutputLength, RunInfo};
 
 /// What is known of one run.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,10 @@ pub struct Diff {
     pub unmatched: Vec<String>,
     /// What the unit of replication is.
     pub basis: Basis,
+    /// How the tokens of the base were chosen, where that is known.
+    pub base_decoding: Option<Decoding>,
+    /// How the tokens of the new side were chosen, where that is known.
+    pub new_decoding: Option<Decoding>,
 }
 
 /// What a comparison rests on.
@@ -176,6 +180,20 @@ impl<'a> Side<'a> {
         Ok(Self { runs: runs.iter().map(read).collect::<Result<_>>()?, scores })
     }
 
+    /// The one decoding of the side's runs, which is that of all their cells.
+    fn decoding(&self) -> Result<Option<Decoding>> {
+        let mut decodings = self.runs.iter().flat_map(|(run, _)| &run.cells).map(|cell| cell.decoding);
+        let first = decodings.next();
+        match decodings.find(|decoding| Some(*decoding) != first) {
+            None => Ok(first),
+            Some(other) => {
+                let first = first.unwrap_or_default();
+                let message = format!("the runs of one side decode differently: {first}, and {other}");
+                Err(Error::input(message).hint("pool only runs of the same decoding"))
+            }
+        }
+    }
+
     fn require(&self, label: &str) -> Result<()> {
         for (run, _) in &self.runs {
             if !run.models.iter().any(|model| model.label == label) {
@@ -268,6 +286,8 @@ impl<'a> Comparing<'a> {
             accuracy: Vec::new(),
             unmatched: Vec::new(),
             basis: self.basis,
+            base_decoding: self.base.decoding()?,
+            new_decoding: self.new.decoding()?,
         };
         for (base, new) in self.label_pairs(labels)? {
             let (pairs, unmatched) = self.pairs(&base, &new);

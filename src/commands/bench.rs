@@ -17,8 +17,8 @@ use crate::meter::{self, Meter, MeterChoice, MeterOptions};
 use crate::model::{Loader, Model};
 use crate::prompts::PromptSet;
 use crate::record::{
-    CellId, CellSpec, EnergyMethod, FailureKind, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength, Protocol,
-    Reason, Role,
+    CellId, CellSpec, Decoding, EnergyMethod, FailureKind, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength,
+    Protocol, Reason, Role,
 };
 use crate::stage::{self, Stage};
 use crate::store::write_atomic;
@@ -175,6 +175,7 @@ fn cell(arguments: &BenchArgs, dtype: &str) -> CellSpec {
         max_new_tokens: arguments.max_new_tokens,
         dtype: dtype.to_owned(),
         output_length: OutputLength::Natural,
+        decoding: Decoding::Greedy,
     }
 }
 

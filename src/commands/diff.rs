@@ -9,6 +9,7 @@ use crate::cli::{DiffArgs, Format};
 use crate::commands::report::{Analysed, analyse};
 use crate::error::{Context, Error, Result};
 use crate::format;
+use crate::record::Decoding;
 
 /// Prints the comparison.
 ///
@@ -55,6 +56,7 @@ fn compare(runs: &[Analysed], arguments: &DiffArgs) -> Result<Diff> {
 
 fn print_text(diff: &Diff) {
     println!("{}", basis(diff.basis));
+    println!("decoding: {}", decoding(diff));
     println!(
         "\n{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} verdict",
         "new against base", "batch", "length", "base, per output token", "new, per output token", "saving"
@@ -79,6 +81,15 @@ fn print_text(diff: &Diff) {
     }
     for cell in &diff.unmatched {
         println!("only on one side: {cell}");
+    }
+}
+
+/// One where both sides have the same.
+fn decoding(diff: &Diff) -> String {
+    let name = |decoding: Option<Decoding>| decoding.map_or_else(|| "–".to_owned(), |decoding| decoding.to_string());
+    match diff.base_decoding == diff.new_decoding {
+        true => name(diff.base_decoding),
+        false => format!("base {}, new {}", name(diff.base_decoding), name(diff.new_decoding)),
     }
 }
 
@@ -153,6 +164,8 @@ fn verdict_code(verdict: Verdict) -> &'static str {
 #[derive(Serialize)]
 struct View<'a> {
     basis: &'static str,
+    base_decoding: Option<Decoding>,
+    new_decoding: Option<Decoding>,
     rows: Vec<RowView<'a>>,
     overall: Vec<OverallView<'a>>,
     accuracy: Vec<AccuracyView<'a>>,
@@ -238,6 +251,8 @@ impl<'a> View<'a> {
                 Basis::WithinRun => "within_run",
                 Basis::AcrossRuns { .. } => "across_runs",
             },
+            base_decoding: diff.base_decoding,
+            new_decoding: diff.new_decoding,
             rows: diff.rows.iter().map(RowView::of).collect(),
             overall: diff.overall.iter().map(OverallView::of).collect(),
             accuracy: diff

@@ -88,7 +88,8 @@ pub fn evaluate(
     Ok(())
 }
 
-/// The scores at each output length, from one generation to the longest.
+/// The scores at each output length, decoded as in the energy windows; from one generation to the longest where
+/// shorter answers are its beginnings.
 fn scores(
     prepared: &Prepared,
     clock: &Clock,
@@ -100,26 +101,33 @@ fn scores(
 ) -> Result<Vec<(usize, Vec<ItemScore>)>> {
     let mut model = prepared.loader.load(missing.model, clock)?;
     dir.record_model(&missing.model.label, model.engine.info())?;
-    let longest = missing.lengths.iter().max().copied().unwrap_or(1);
-    let answers = answers(&mut model, set, spec.batch_size, longest, stop)?;
-    let at = |length: &usize| {
-        let items = set.items.iter().zip(&answers);
-        let scores = items.map(|(item, answer)| score(item, answer, *length, |ids| model.codec.decode(ids)));
-        Ok((*length, scores.collect::<Result<_>>()?))
-    };
-    missing.lengths.iter().map(at).collect()
+    let decoding = prepared.spec.generation.decoding;
+    let longest = missing.lengths.last().copied().unwrap_or(1);
+    // a beam search to a shorter limit may choose other tokens: then each length has a generation of its own
+    let generated = if decoding.prolongs() { BTreeSet::from([longest]) } else { missing.lengths.clone() };
+    let mut scores = Vec::with_capacity(missing.lengths.len());
+    for generated_length in generated {
+        // the answer ends where the model ends it, also where the energy windows run to a fixed length
+        let options = GenerateOptions { max_new_tokens: generated_length, length: OutputLength::Natural, decoding };
+        let answers = answers(&mut model, set, spec.batch_size, options, stop)?;
+        let served = |length: &&usize| decoding.prolongs() || **length == generated_length;
+        for length in missing.lengths.iter().filter(served) {
+            let items = set.items.iter().zip(&answers);
+            let items = items.map(|(item, answer)| score(item, answer, *length, |ids| model.codec.decode(ids)));
+            scores.push((*length, items.collect::<Result<_>>()?));
+        }
+    }
+    Ok(scores)
 }
 
 fn answers(
     model: &mut Model,
     set: &PromptSet,
     batch_size: usize,
-    max_new_tokens: usize,
+    options: GenerateOptions,
     stop: &AtomicBool,
 ) -> Result<Vec<Generation>> {
     let prompts: Vec<Prompt> = set.items.iter().map(|item| model.codec.prompt(&item.text)).collect::<Result<_>>()?;
-    // the answer ends where the model ends it, also where the energy windows run to a fixed length
-    let options = GenerateOptions { max_new_tokens, length: OutputLength::Natural };
     let mut answers = Vec::with_capacity(prompts.len());
     for batch in prompts.chunks(batch_size) {
         if stop.load(Ordering::Relaxed) {

@@ -23,6 +23,10 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
         return Err(unknown_cell(&arguments.cell, &analysed));
     };
     print_cell(cell);
+    let planned = analysed.stored.info.cells.iter().find(|planned| planned.id.0 == cell.id);
+    if let Some(planned) = planned {
+        println!("  decoding: {}", planned.decoding);
+    }
     let trials = analysed.stored.trials.iter().filter(|trial| trial.cell.id.0 == cell.id);
     for trial in trials {
         print_trial(trial, &root);

@@ -172,7 +172,8 @@ fn memory(cell: &CellSpec, known: &Known<'_>) -> Option<u64> {
     let summary = known.summary?;
     let longest = known.prompts.as_ref()?.iter().map(|prompt| prompt.ids.len()).max()?;
     let length = longest + cell.max_new_tokens;
-    Some(summary.weight_bytes(&cell.dtype) + summary.kv_bytes(cell.batch_size, length, &cell.dtype))
+    let sequences = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
+    Some(summary.weight_bytes(&cell.dtype) + summary.kv_bytes(sequences, length, &cell.dtype))
 }
 
 /// Shortest time that a cell's repeats take: warm-up, guard and window; a pass that takes longer adds to it.

@@ -8,15 +8,14 @@ mod failure;
 pub mod generate;
 mod layout;
 pub mod load;
-mod pick;
 mod summary;
 pub mod synthetic;
 mod weights;
 
 pub use decoder::Kernels;
 
-use crate::error::Result;
-use crate::record::{Finish, ModelInfo, OutputLength};
+use crate::error::{Error, Result};
+use crate::record::{Decoding, Finish, ModelInfo, OutputLength};
 
 /// One prompt, as text and as token ids: an engine takes the one that it works on.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +27,21 @@ pub struct Prompt {
 }
 
 /// How to generate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenerateOptions {
     /// Upper limit of new tokens a sequence.
     pub max_new_tokens: usize,
     /// When a sequence ends.
     pub length: OutputLength,
+    /// How tokens are chosen.
+    pub decoding: Decoding,
+}
+
+impl GenerateOptions {
+    /// Greedy decoding.
+    pub fn greedy(max_new_tokens: usize, length: OutputLength) -> Self {
+        Self { max_new_tokens, length, decoding: Decoding::Greedy }
+    }
 }
 
 /// What a model made of one prompt.
@@ -44,8 +52,32 @@ pub struct Generation {
     /// Why it ended.
     pub finish: Finish,
     /// In `fixed` length: how many tokens the natural answer has, its end-of-sequence token included, where the
-    /// unmasked argmax would have ended it.
+    /// unmasked choice would have ended it. Beams have none: without the mask the search would have gone other ways
+    /// long before.
     pub natural_length: Option<usize>,
+}
+
+/// A text whose likelihood is asked for, given what comes before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    /// Token ids that come before; at least one.
+    pub context: Vec<u32>,
+    /// Token ids that are scored; at least one.
+    pub continuation: Vec<u32>,
+}
+
+/// How likely a model finds a continuation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// Sum of the tokens' log-probabilities (natural logarithm).
+    pub log_likelihood: f64,
+    /// Number of tokens that were scored.
+    pub tokens: usize,
+    /// Whether greedy decoding would have written the continuation: each token has the largest logit of its step, and
+    /// the lowest id of several.
+    pub is_greedy: bool,
+    /// Log-probability of each token, given all before it.
+    pub log_probs: Vec<f32>,
 }
 
 /// A loaded model.
@@ -56,10 +88,22 @@ pub trait Engine {
     /// What was loaded.
     fn info(&self) -> &ModelInfo;
 
-    /// Greedy decoding of a batch of prompts of any lengths; one generation for each prompt, in order.
+    /// Answers a batch of prompts of any lengths; one generation for each prompt, in order.
     ///
     /// # Errors
-    /// An empty batch or prompt, a prompt with `max_new_tokens` past the model's positions, a token id outside the
+    /// Settings of the decoding that can't be used, an empty batch or prompt, a prompt with `max_new_tokens` past the model's positions, a token id outside the
     /// vocabulary, or a failure of the device.
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>>;
+
+    /// Log-likelihoods of a batch of continuations of any lengths, in order, as lm-evaluation-harness defines them:
+    /// log-softmax of the logits in f32 over the whole vocabulary, no length normalisation.
+    ///
+    /// # Errors
+    /// An engine that has no probabilities, an empty batch, context or continuation, more tokens than the model has
+    /// positions, a token id outside the vocabulary, or a failure of the device.
+    fn score(&mut self, batch: &[Continuation]) -> Result<Vec<Score>> {
+        let message =
+            format!("the `{}` engine has no probabilities to score {} texts by", self.info().engine, batch.len());
+        Err(Error::input(message).hint("score with a model that is loaded from files"))
+    }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Engine, GenerateOptions, Generation, Prompt};
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Kind, Result};
-use crate::record::{Finish, ModelInfo, OutputLength};
+use crate::record::{Decoding, Finish, ModelInfo, OutputLength};
 use crate::units::{Seconds, Watts};
 
 /// Number of token ids.
@@ -179,6 +179,9 @@ impl Engine for Synthetic {
     }
 
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
+        if options.decoding != Decoding::Greedy {
+            return Err(Error::input("a simulated model can't sample or follow beams").hint("remove `decoding`"));
+        }
         self.check_batch(batch)?;
         let generations: Vec<_> = batch.iter().map(|prompt| self.generation(prompt, options)).collect();
         let steps = generations.iter().map(|generation| generation.ids.len()).max().unwrap_or(0);
@@ -256,7 +259,7 @@ mod tests {
     ) -> (Vec<Generation>, SimulatedDevice) {
         let device = SimulatedDevice::new(Watts(spec.idle_w));
         let mut engine = Synthetic::new(spec, device.clone()).unwrap();
-        let options = GenerateOptions { max_new_tokens, length };
+        let options = GenerateOptions::greedy(max_new_tokens, length);
         (engine.generate(&prompts(texts), options).unwrap(), device)
     }
 
@@ -333,7 +336,7 @@ mod tests {
         let spec = spec("{power_w: 100, step_s: 1, fail: {kind: oom, from_batch_size: 2}}");
         let device = SimulatedDevice::new(Watts(60.0));
         let mut engine = Synthetic::new(spec, device).unwrap();
-        let options = GenerateOptions { max_new_tokens: 2, length: OutputLength::Fixed };
+        let options = GenerateOptions::greedy(2, OutputLength::Fixed);
         assert!(engine.generate(&prompts(&["a"]), options).is_ok());
         let error = engine.generate(&prompts(&["a", "b"]), options).unwrap_err();
         assert_eq!(error.kind_of(), Kind::OutOfMemory);
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn empty_input_and_ids_outside_the_vocabulary_are_refused() {
         let mut engine = Synthetic::new(spec("{power_w: 100, step_s: 1}"), SimulatedDevice::new(Watts(60.0))).unwrap();
-        let options = GenerateOptions { max_new_tokens: 2, length: OutputLength::Fixed };
+        let options = GenerateOptions::greedy(2, OutputLength::Fixed);
         let foreign = Prompt { text: String::new(), ids: vec![VOCAB_SIZE] };
         assert!(engine.generate(&[], options).is_err());
         assert!(engine.generate(&prompts(&[""]), options).is_err());

@@ -11,7 +11,8 @@ use crate::record::{Finish, ItemScore};
 
 /// Scores what a model wrote, cut at `max_new_tokens`.
 ///
-/// Greedy decoding to a longer limit begins with the same tokens, so one generation serves every shorter limit.
+/// Token by token (greedy or sampled), decoding to a longer limit begins with the same tokens, so one generation serves
+/// every shorter limit.
 /// In `fixed` length the answer ends where the model would have ended it (the first end-of-sequence token).
 ///
 /// # Errors

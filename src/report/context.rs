@@ -6,7 +6,7 @@ use super::{headline, method, provenance, tables};
 use crate::analysis::{CellSummary, Study};
 use crate::figures::FigureFile;
 use crate::format;
-use crate::record::{EnergyMethod, OutputLength, RunInfo};
+use crate::record::{Decoding, EnergyMethod, OutputLength, RunInfo};
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -262,6 +262,8 @@ fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
     badges.push(plain("Repeats", format::count(run.blocks.into())));
     badges.push(plain("Prompts", format::count(run.prompts.count as u64)));
     badges.push(plain("Output length", output_lengths(run)));
+    let decoding = run.cells.first().map(|cell| cell.decoding).filter(|decoding| *decoding != Decoding::Greedy);
+    badges.extend(decoding.map(|decoding| plain("Decoding", decoding.to_string())));
     badges
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::analysis::Study;
 use crate::format;
-use crate::record::{EnergyMethod, MeterInfo, OutputLength, RunInfo};
+use crate::record::{Decoding, EnergyMethod, MeterInfo, OutputLength, RunInfo};
 
 /// The section on the method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +31,7 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
     let meters = distinct_meters(run);
     let mut paragraphs = vec![plan(run, study), windows(run)];
     paragraphs.extend(meters.iter().map(|meter| source(meter)));
-    paragraphs.extend([lengths(run), accuracy(study), Some(intervals(run))].into_iter().flatten());
+    paragraphs.extend([lengths(run), decoding(run), accuracy(study), Some(intervals(run))].into_iter().flatten());
     let mut limits = vec![coverage(&meters)];
     limits.push(
         "Loading a model, warming up, the idle baseline and scoring accuracy lie outside the windows and are in none \
@@ -125,6 +125,24 @@ fn lengths(run: &RunInfo) -> Option<String> {
         (false, true) => Some(fixed.to_owned()),
         (false, false) => None,
     }
+}
+
+/// What the cells of a run share: the sweep file has one decoding.
+fn decoding(run: &RunInfo) -> Option<String> {
+    let decoding = run.cells.first()?.decoding;
+    let what = match decoding {
+        Decoding::Greedy => "the most likely token of each step is taken.",
+        Decoding::Sample(_) => {
+            "tokens are drawn. A draw depends on the seed, the prompt and the step alone, so that every cell and \
+             every pass draws alike; another seed gives other answers, other lengths and another accuracy, and no \
+             interval here covers that."
+        }
+        Decoding::Beam(_) => {
+            "several sequences are followed for each prompt, and the best one is the answer. The energy is that of \
+             all of them; the output tokens are those of the answer alone."
+        }
+    };
+    Some(format!("Decoding is {decoding}: {what}"))
 }
 
 fn accuracy(study: &Study) -> Option<String> {

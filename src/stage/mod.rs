@@ -114,7 +114,11 @@ impl Stage<'_> {
     }
 
     fn measure(&mut self, cell: &CellSpec) -> Result<Measured> {
-        let options = GenerateOptions { max_new_tokens: cell.max_new_tokens, length: cell.output_length };
+        let options = GenerateOptions {
+            max_new_tokens: cell.max_new_tokens,
+            length: cell.output_length,
+            decoding: cell.decoding,
+        };
         let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
         let mut batches = Batches::new(self.prompts, cell.batch_size, options);
         let engine = &mut *self.engine;

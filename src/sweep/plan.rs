@@ -132,6 +132,7 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         max_new_tokens,
         dtype: dtype.clone(),
         output_length: spec.generation.length,
+        decoding: spec.generation.decoding,
     };
     batches
         .iter()

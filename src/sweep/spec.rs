@@ -10,7 +10,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 use crate::engine::synthetic::SyntheticSpec;
 use crate::error::{Context, Result};
 use crate::meter::MeterChoice;
-use crate::record::{OutputLength, Role};
+use crate::record::{Decoding, OutputLength, Role};
 use crate::sweep::{validate, yaml};
 
 /// A whole sweep file.
@@ -154,6 +154,8 @@ pub struct PromptSpec {
 pub struct GenerationSpec {
     /// `natural` or `fixed`.
     pub length: OutputLength,
+    /// `greedy`, `{sample: {…}}` or `{beam: {…}}`.
+    pub decoding: Decoding,
 }
 
 /// How energy is measured.

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use crate::error::{Error, Result};
 use crate::meter::MeterChoice;
-use crate::record::Role;
+use crate::record::{Decoding, Role};
 use crate::sweep::spec::{Auto, Axis, ModelSource, ModelSpec, SweepSpec};
 use crate::sweep::yaml::Step::{Item, Key};
 use crate::sweep::yaml::{Source, Step, closest};
@@ -20,6 +20,7 @@ pub fn check(spec: &SweepSpec, source: &Source<'_>) -> Result<()> {
     check.models()?;
     check.axes()?;
     check.prompts()?;
+    check.generation()?;
     check.measure()?;
     check.accuracy()?;
     check.report()
@@ -183,6 +184,24 @@ impl Check<'_> {
         }
         if prompts.count == Some(0) {
             return Err(self.fail(&[Key("prompts"), Key("count")], "0 prompts", "draw at least one, or leave it out"));
+        }
+        Ok(())
+    }
+
+    fn generation(&self) -> Result<()> {
+        let decoding = &self.spec.generation.decoding;
+        if let Err(bad) = decoding.check() {
+            let path = [Key("generation"), Key("decoding"), Key(bad.method), Key(bad.key)];
+            return Err(self.fail(&path, bad.message, bad.hint));
+        }
+        let simulated = self.spec.models.iter().any(|model| matches!(model.source, ModelSource::Synthetic(_)));
+        if simulated && *decoding != Decoding::Greedy {
+            let hint = "remove `decoding`: a simulated model has no probabilities to choose by";
+            return Err(self.fail(
+                &[Key("generation"), Key("decoding")],
+                "sampling or beams of a simulated model",
+                hint,
+            ));
         }
         Ok(())
     }

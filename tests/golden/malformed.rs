@@ -188,7 +188,7 @@ fn an_index_that_names_what_is_not_there_is_refused() {
 
 fn generate(ids: &[&[u32]], max_new_tokens: usize) -> Error {
     let batch: Vec<Prompt> = ids.iter().map(|ids| Prompt { text: String::new(), ids: ids.to_vec() }).collect();
-    let options = GenerateOptions { max_new_tokens, length: OutputLength::Natural };
+    let options = GenerateOptions::greedy(max_new_tokens, OutputLength::Natural);
     engine("gqa_tied", "f32", Kernels::Cpu).generate(&batch, options).unwrap_err()
 }
 
@@ -211,7 +211,7 @@ fn prompts_that_the_model_cannot_take_are_errors() {
 #[test]
 fn the_last_position_of_a_model_can_be_used() {
     let prompt = Prompt { text: String::new(), ids: vec![5; 250] };
-    let options = GenerateOptions { max_new_tokens: 6, length: OutputLength::Fixed };
+    let options = GenerateOptions::greedy(6, OutputLength::Fixed);
     for kernels in [Kernels::Cpu, Kernels::Stock] {
         let answers = engine("gqa_tied", "f32", kernels).generate(std::slice::from_ref(&prompt), options).unwrap();
         assert_eq!(answers[0].ids.len(), 6);

@@ -226,6 +226,7 @@ pub fn run() -> RunInfo {
         max_new_tokens: c.max_new_tokens,
         dtype: c.dtype.clone(),
         output_length: c.output_length,
+        decoding: Decoding::Greedy,
     });
     RunInfo {
         format: FORMAT,

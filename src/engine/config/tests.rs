@@ -18,10 +18,10 @@ fn message(json: &str) -> String {
 #[test]
 fn absent_fields_and_nulls_take_the_defaults_of_transformers() {
     let absent = read("{}").unwrap();
-    assert_eq!((absent.kv_heads, absent.head_dim, absent.max_positions), (4, 4, 2048));
-    assert_eq!((absent.norm_eps, absent.tied), (1e-6, false));
+    assert_eq!((absent.attention.kv_heads, absent.attention.head_dim, absent.max_positions), (4, 4, 2048));
+    assert_eq!((absent.norm.eps, absent.output.tied), (1e-6, false));
     assert_eq!(absent.eos_ids, [2]);
-    assert_eq!(absent.rope, Rope { theta: 10_000.0, scaling: RopeScaling::Default });
+    assert_eq!(absent.ropes, [Rope::plain(10_000.0, 4)]);
     let null = r#"{"head_dim": null, "num_key_value_heads": null, "rope_scaling": null, "rope_theta": null}"#;
     assert_eq!(read(null).unwrap(), absent);
 }
@@ -30,9 +30,9 @@ fn absent_fields_and_nulls_take_the_defaults_of_transformers() {
 fn both_spellings_of_the_rotary_embedding_mean_the_same() {
     let four = r#"{"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}}"#;
     let five = r#"{"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}}"#;
-    let expected = Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 4.0 } };
-    assert_eq!(read(four).unwrap().rope, expected);
-    assert_eq!(read(five).unwrap().rope, expected);
+    let expected = [Rope { scaling: RopeScaling::Linear { factor: 4.0 }, ..Rope::plain(5e5, 4) }];
+    assert_eq!(read(four).unwrap().ropes, expected);
+    assert_eq!(read(five).unwrap().ropes, expected);
 }
 
 #[test]
@@ -48,20 +48,43 @@ fn end_of_sequence_is_an_id_or_a_list_or_nothing() {
 
 #[test]
 fn what_is_not_served_is_refused_by_name_with_what_is_served() {
-    let gpt = message(r#"{"architectures": ["GPT2LMHeadModel"]}"#);
-    assert_eq!(
-        gpt,
-        "m/config.json: `architectures`: `GPT2LMHeadModel` isn't served; served are `LlamaForCausalLM` and \
-         `MistralForCausalLM`"
+    let other = message(r#"{"architectures": ["T5ForConditionalGeneration"]}"#);
+    assert!(
+        other.starts_with("m/config.json: `architectures`: `T5ForConditionalGeneration` isn't served; served are `"),
+        "{other}"
     );
-    let yarn = message(r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}"#);
+    assert!(other.contains("`LlamaForCausalLM`, ") && other.contains("`Qwen3MoeForCausalLM`, "), "{other}");
+    let rope = message(r#"{"rope_scaling": {"rope_type": "mrope", "factor": 4.0}}"#);
     assert_eq!(
-        yarn,
-        "m/config.json: `rope_scaling.rope_type`: `yarn` isn't served; served are `default`, `linear` and `llama3`"
+        rope,
+        "m/config.json: `rope_scaling.rope_type`: `mrope` isn't served; served are `default`, `linear`, `dynamic`, \
+         `yarn`, `llama3` and `longrope`"
     );
-    assert!(message(r#"{"hidden_act": "gelu"}"#).contains("`hidden_act`: `gelu` isn't served"));
+    assert!(message(r#"{"hidden_act": "mish"}"#).contains("`hidden_act`: `mish` isn't served"));
     assert!(message(r#"{"quantization_config": {}}"#).contains("`quantization_config`"));
-    assert!(message(r#"{"rope_parameters": {"partial_rotary_factor": 0.5}}"#).contains("`partial_rotary_factor`"));
+    assert!(message(r#"{"rope_parameters": {"partial_rotary_factor": 1.5}}"#).contains("`partial_rotary_factor`"));
+    assert!(message(r#"{"num_hidden_layers": 5000}"#).contains("`num_hidden_layers`: 5000 is more than"));
+}
+
+#[test]
+fn hostile_experts_are_refused_before_anything_is_allocated() {
+    let mixtral = |count: &str| {
+        message(&format!(r#"{{"architectures": ["MixtralForCausalLM"], "num_key_value_heads": 2, {count}}}"#))
+    };
+    assert!(mixtral(r#""num_local_experts": 1000000"#).contains("`num_local_experts`: 1000000 is more than"));
+    assert!(mixtral(r#""num_local_experts": 2, "num_experts_per_tok": 3"#).contains("`num_experts_per_tok`"));
+}
+
+#[test]
+fn layers_without_their_type_or_rotation_are_refused() {
+    let qwen = |rest: &str| {
+        message(&format!(r#"{{"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 2, {rest}}}"#))
+    };
+    let types = qwen(r#""layer_types": ["full_attention"]"#);
+    assert!(types.contains("`layer_types`: has 1 entries, `num_hidden_layers` says 2"), "{types}");
+    assert!(
+        qwen(r#""layer_types": ["full_attention", "linear_attention"]"#).contains("`linear_attention` isn't served")
+    );
 }
 
 #[test]
@@ -80,11 +103,15 @@ fn wrong_values_name_the_file_and_the_field() {
 }
 
 #[test]
-fn mistral_is_served_without_an_active_sliding_window() {
-    let mistral =
-        |rest: &str| read(&format!(r#"{{"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2 {rest}}}"#));
-    assert!(mistral(r#", "sliding_window": null"#).is_ok());
-    assert!(mistral(r#", "sliding_window": 512, "max_position_embeddings": 512"#).is_ok());
-    let absent = mistral("").unwrap_err().to_string();
-    assert!(absent.contains("`sliding_window`: 4096"), "{absent}");
+fn a_window_belongs_to_the_layers_that_the_family_gives_it_to() {
+    let windows = |json: &str| -> Vec<Option<usize>> {
+        let base = r#""num_key_value_heads": 2, "num_hidden_layers": 3"#;
+        read(&format!("{{{base}, {json}}}")).unwrap().layers.iter().map(|layer| layer.window).collect()
+    };
+    let mistral = r#""architectures": ["MistralForCausalLM"]"#;
+    assert_eq!(windows(mistral), [Some(4096); 3]);
+    assert_eq!(windows(&format!(r#"{mistral}, "sliding_window": null"#)), [None; 3]);
+    let qwen = r#""architectures": ["Qwen2ForCausalLM"], "sliding_window": 8, "max_window_layers": 2"#;
+    assert_eq!(windows(qwen), [None; 3]);
+    assert_eq!(windows(&format!(r#"{qwen}, "use_sliding_window": true"#)), [None, None, Some(8)]);
 }

@@ -1,7 +1,7 @@
 //! Attention over a KV cache in panels, as two operations: rotate and store the new keys and values; rotate the
 //! queries and attend. Padding is skipped rather than masked.
 
-use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::exp::exp;
@@ -77,6 +77,12 @@ impl PanelCache {
         Ok(Self { tensor, shape })
     }
 
+    /// Row r becomes what row `rows[r]` was, up to column `length`; every row has to be one of the cache's.
+    pub fn reorder(&mut self, rows: &[usize], length: usize) -> Result<()> {
+        self.tensor = self.tensor.apply_op1_no_bwd(&Reorder { shape: self.shape, rows, length })?;
+        Ok(())
+    }
+
     /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
     ///
     /// The new tokens take the columns from `query.past` on.
@@ -84,6 +90,44 @@ impl PanelCache {
         let step = Step { shape: self.shape, query };
         self.tensor.inplace_op2(qkv, &Store(step))?;
         qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))
+    }
+}
+
+struct Reorder<'a> {
+    shape: CacheShape,
+    rows: &'a [usize],
+    length: usize,
+}
+
+impl CustomOp1 for Reorder<'_> {
+    fn name(&self) -> &'static str {
+        "reorder-rows"
+    }
+
+    fn cpu_fwd(&self, cache: &CpuStorage, cache_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let cache = values(cache, cache_at)?;
+        let head = self.shape.head();
+        let row = self.shape.heads.keys * head;
+        let mut reordered = vec![0.0; self.rows.len() * row];
+        reordered.par_chunks_mut(row).zip(self.rows).for_each(|(to, from)| {
+            let from = &cache[from * row..][..row];
+            to.chunks_mut(head).zip(from.chunks(head)).for_each(|(to, from)| self.copy(to, from));
+        });
+        let length = reordered.len();
+        Ok((CpuStorage::F32(reordered), length.into()))
+    }
+}
+
+impl Reorder<'_> {
+    /// Copies what one key head holds of the columns in use.
+    fn copy(&self, to: &mut [f32], from: &[f32]) {
+        let (width, shape) = (self.shape.heads.width, self.shape);
+        let keys = self.length.next_multiple_of(WIDTH) * width;
+        to[..keys].copy_from_slice(&from[..keys]);
+        for panel in 0..width.div_ceil(WIDTH) {
+            let values = shape.value_slot(panel, 0)..shape.value_slot(panel, self.length);
+            to[values.clone()].copy_from_slice(&from[values]);
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use candle_core::Tensor;
 
 use super::alibi::AlibiTable;
 use super::place::{Kernels, Place};
-use super::positions::{Positions, TableInUse};
+use super::positions::{Positions, TableInUse, row_index};
 use crate::engine::config::Attention;
 use crate::engine::cpu::attention::{Heads, PanelCache};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
 pub struct Sequences {
@@ -51,6 +51,31 @@ pub struct StockCache {
     values: Tensor,
 }
 
+impl Sequences {
+    /// Row r of the batch becomes what row `rows[r]` was; a row may go on several times or not at all.
+    ///
+    /// Copies the part of each layer's cache that is in use, and nothing where all rows stay as they are.
+    pub fn reorder(&mut self, rows: &[usize]) -> Result<()> {
+        if rows.iter().copied().eq(0..self.starts.len()) {
+            return Ok(());
+        }
+        let start = |row: &usize| self.starts.get(*row).copied();
+        let Some(starts) = rows.iter().map(start).collect::<Option<Vec<usize>>>() else {
+            return Err(Error::new("a batch can't go on with a row that it doesn't have"));
+        };
+        let moved = starts != self.starts;
+        for part in &mut self.parts {
+            part.reorder(rows, self.length, moved)?;
+        }
+        if let [first, ..] = self.history.as_slice() {
+            let index = row_index(rows, first.device())?;
+            self.history = vec![Tensor::cat(&self.history, 1)?.index_select(&index, 0)?];
+        }
+        self.starts = starts;
+        Ok(())
+    }
+}
+
 impl PartState {
     /// An empty cache of `layers` layers for rows of up to `capacity` columns.
     pub fn new(
@@ -68,6 +93,22 @@ impl PartState {
         };
         Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
     }
+
+    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` where rows begin at other columns then.
+    fn reorder(&mut self, rows: &[usize], length: usize, moved: bool) -> Result<()> {
+        let index = self.positions.as_ref().map(|positions| positions.index(rows)).transpose()?;
+        for layer in &mut self.layers {
+            match (layer, &index) {
+                (LayerCache::Stock(cache), Some(index)) => cache.reorder(index, length)?,
+                (LayerCache::Cpu(cache), _) => cache.reorder(rows, length)?,
+                (LayerCache::Stock(_), None) => return Err(Error::new("the cache of a layer lacks its positions")),
+            }
+        }
+        match (&mut self.positions, &index) {
+            (Some(positions), Some(index)) if moved => positions.reorder(rows, index),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl LayerCache {
@@ -84,6 +125,19 @@ impl LayerCache {
 }
 
 impl StockCache {
+    /// Row r becomes what row `rows[r]` was, up to column `length`.
+    fn reorder(&mut self, rows: &Tensor, length: usize) -> Result<()> {
+        for cache in [&mut self.keys, &mut self.values] {
+            let used = cache.narrow(2, 0, length)?.contiguous()?.index_select(rows, 0)?;
+            if rows.dim(0)? != cache.dim(0)? {
+                let (_, heads, capacity, width) = cache.dims4()?;
+                *cache = Tensor::zeros((rows.dim(0)?, heads, capacity, width), cache.dtype(), cache.device())?;
+            }
+            cache.slice_set(&used, 2, 0)?;
+        }
+        Ok(())
+    }
+
     /// Stores keys and values `(b, kv, t, d)` from column `past` on, and gives back all up to there: views
     /// `(b, kv, past + t, d)` of the cache.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor, past: usize) -> Result<(Tensor, Tensor)> {

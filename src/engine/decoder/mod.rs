@@ -98,9 +98,9 @@ impl Decoder {
         })
     }
 
-    /// Where token ids go in, and where logits come out.
-    pub fn ends(&self) -> [&Place; 2] {
-        [&self.first, &self.last]
+    /// Where logits come out.
+    pub fn output_place(&self) -> &Place {
+        &self.last
     }
 
     /// An empty batch for rows of up to `capacity` columns; row r begins at column `starts[r]`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::alibi::AlibiTable;
 use super::place::Place;
@@ -60,6 +60,26 @@ impl Positions {
         };
         let alibi = alibi.map(|table| table.by_column(starts, capacity, &place.device)).transpose()?;
         Ok(Self { place: place.clone(), starts: starts.to_vec(), capacity, padding, rotations: Vec::new(), alibi })
+    }
+
+    /// Numbers of rows `(b)` on the device.
+    pub fn index(&self, rows: &[usize]) -> Result<Tensor> {
+        row_index(rows, &self.place.device)
+    }
+
+    /// Row r becomes what row `rows[r]` was; `index` is the same on the device.
+    pub fn reorder(&mut self, rows: &[usize], index: &Tensor) -> Result<()> {
+        self.starts = rows.iter().filter_map(|row| self.starts.get(*row).copied()).collect();
+        if let Some(alibi) = &mut self.alibi {
+            *alibi = alibi.index_select(index, 0)?;
+        }
+        let Some(padding) = &mut self.padding else { return Ok(()) };
+        *padding = padding.index_select(index, 0)?;
+        for rotation in &mut self.rotations {
+            rotation.cos = rotation.cos.index_select(index, 1)?;
+            rotation.sin = rotation.sin.index_select(index, 1)?;
+        }
+        Ok(())
     }
 
     /// Takes over the tables in use where they have changed.
@@ -122,6 +142,12 @@ impl Positions {
             None => Ok(Some(mask)),
         }
     }
+}
+
+/// Numbers of rows `(b)` on a device.
+pub fn row_index(rows: &[usize], device: &Device) -> Result<Tensor> {
+    let numbers = rows.iter().map(|row| *row as u32).collect::<Vec<u32>>();
+    Ok(Tensor::from_vec(numbers, rows.len(), device)?)
 }
 
 /// Row indices of a table of learned positions for `tokens` new columns after `past`: `(b · t)`.

@@ -2,16 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, Result};
-
-/// The choice for one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Choice {
-    /// Largest logit of all.
-    pub any: u32,
-    /// Largest logit without the end-of-sequence tokens.
-    pub not_eos: u32,
-}
+use super::{Choice, not_numbers};
+use crate::error::Result;
 
 /// Chooses tokens; knows the end-of-sequence tokens of a model.
 pub(super) struct Picker {
@@ -52,7 +44,7 @@ impl Picker {
         };
         match choices.iter().all(|choice| choice.any < vocabulary && choice.not_eos < vocabulary) {
             true => Ok(choices),
-            false => Err(Error::new("the model's logits aren't numbers").hint("run it with `dtype: f32` (or bf16)")),
+            false => Err(not_numbers()),
         }
     }
 

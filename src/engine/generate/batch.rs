@@ -1,0 +1,32 @@
+//! Token lists of any lengths as one batch.
+
+use candle_core::{Device, Tensor};
+
+use crate::error::Result;
+
+/// Fed to rows that have ended and to the left of short ones; masked, so that any token would do.
+pub(super) const PAD: u32 = 0;
+
+/// Token lists side by side, ending at the same column.
+pub(super) struct LeftPadded {
+    ids: Vec<u32>,
+    /// First column of each row that isn't padding.
+    pub starts: Vec<usize>,
+    /// Number of columns.
+    pub width: usize,
+}
+
+impl LeftPadded {
+    /// Pads to the longest.
+    pub fn new<'a>(rows: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
+        let width = rows.clone().map(<[u32]>::len).max().unwrap_or(0);
+        let starts: Vec<usize> = rows.clone().map(|row| width - row.len()).collect();
+        let padded = rows.zip(&starts).flat_map(|(row, start)| std::iter::repeat_n(&PAD, *start).chain(row).copied());
+        Self { ids: padded.collect(), starts, width }
+    }
+
+    /// `(b, width)`.
+    pub fn ids(&self, device: &Device) -> Result<Tensor> {
+        Ok(Tensor::from_slice(&self.ids, (self.starts.len(), self.width), device)?)
+    }
+}
