@@ -110,8 +110,8 @@ impl Download {
     fn new(console: &Console, repository: &str, files: usize, bytes: u64) -> Self {
         let drawn = console.terminal && !console.quiet;
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_prefix(repository.to_owned());
-        let template = "{bar:24} {bytes}/{total_bytes} · {prefix} · {bytes_per_sec}, {eta} left";
+        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(repository.to_owned());
+        let template = "{bar:16} {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left · {wide_msg}";
         bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
         let plain = !drawn && !console.quiet;
         if plain {

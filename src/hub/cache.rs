@@ -106,17 +106,20 @@ impl Cache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Makes a commit's file out of its contents.
+    /// Makes a commit's file out of its contents. A file that is there already is left: another process may be reading it.
     pub fn link(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
         let pointer = self.snapshot(commit).join(path);
+        if pointer.is_file() {
+            return Ok(pointer);
+        }
         create_parent(&pointer)?;
         let up = "../".repeat(path.split('/').count() + 1);
-        // an older link, or one whose contents are gone
-        let _ = fs::remove_file(&pointer);
-        let made = symlink(Path::new(&format!("{up}blobs/{etag}")), &pointer);
+        let temporary = pointer.with_file_name(format!(".{etag}.{}", std::process::id()));
+        let made = symlink(Path::new(&format!("{up}blobs/{etag}")), &temporary);
         // a file system without links holds the contents twice, as in Python
-        let made = made.or_else(|_| fs::copy(self.blob(etag), &pointer).map(drop));
-        made.map_err(|cause| cant_write(&pointer, &cause))?;
+        let made = made.or_else(|_| fs::copy(self.blob(etag), &temporary).map(drop));
+        let named = made.and_then(|()| fs::rename(&temporary, &pointer));
+        named.map_err(|cause| cant_write(&pointer, &cause))?;
         Ok(pointer)
     }
 

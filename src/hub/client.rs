@@ -94,7 +94,11 @@ impl Hub {
         };
         let http = client().build().context(what)?;
         let direct = client().redirect(reqwest::redirect::Policy::none()).build().context(what)?;
-        let api = HFClient::builder().endpoint(&environment.endpoint).client(http.clone()).cache_enabled(false);
+        let api = HFClient::builder()
+            .endpoint(&environment.endpoint)
+            .client(http.clone())
+            .retry_max_attempts(3)
+            .cache_enabled(false);
         let api = match &environment.token {
             Some(token) => api.token(token),
             None => api,

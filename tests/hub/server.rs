@@ -290,26 +290,18 @@ impl State {
             return self.listing(rest);
         }
         if let Some(rest) = path.strip_prefix("/cdn/") {
-            return self.from_file_server(request, rest, trouble);
+            return self.on_file_server(request, rest, trouble);
         }
-        self.from_hub(request, path, trouble)
+        self.resolved(request, path, trouble)
     }
 
-    /// `models/{id}/revision/{revision}`, and hf-hub's listing of the tree.
+    /// `models/{id}/revision/{revision}`.
     fn listing(&self, path: &str) -> Response {
         let id = path.strip_prefix("models/").unwrap_or(path);
-        let Some((id, revision)) = id.split_once("/revision/").or_else(|| id.split_once("/tree/")) else {
-            return error(404, None, None);
-        };
+        let Some((id, revision)) = id.split_once("/revision/") else { return error(404, None, None) };
         let Some(repository) = self.repositories.get(id) else { return error(401, Some("RepoNotFound"), None) };
         let revision = revision.replace("%2F", "/");
         let Some(commit) = repository.commit(&revision) else { return error(404, Some("RevisionNotFound"), None) };
-        if path.contains("/tree/") {
-            let entries = repository.files.iter().map(|(name, bytes)| {
-                serde_json::json!({"type": "file", "oid": git_etag(bytes), "size": bytes.len(), "path": name})
-            });
-            return Response::new(200, serde_json::Value::from_iter(entries).to_string());
-        }
         let siblings = repository.files.keys().map(|name| serde_json::json!({"rfilename": name}));
         let siblings = serde_json::Value::from_iter(siblings);
         Response::new(200, serde_json::json!({"id": id, "sha": commit, "siblings": siblings}).to_string())
@@ -317,7 +309,7 @@ impl State {
     }
 
     /// `{id}/resolve/{revision}/{file}`: a small file, or a link to the file server.
-    fn from_hub(&self, request: &Request, path: &str, trouble: Option<&Trouble>) -> Response {
+    fn resolved(&self, request: &Request, path: &str, trouble: Option<&Trouble>) -> Response {
         let Some((id, rest)) = path[1..].split_once("/resolve/") else { return error(404, None, None) };
         let Some(repository) = self.repositories.get(id) else { return error(401, Some("RepoNotFound"), None) };
         let (revision, file) = rest.split_once('/').unwrap();
@@ -338,7 +330,7 @@ impl State {
         content(request, bytes, trouble).with("ETag", format!("\"{}\"", git_etag(bytes))).with("X-Repo-Commit", commit)
     }
 
-    fn from_file_server(&self, request: &Request, path: &str, trouble: Option<&Trouble>) -> Response {
+    fn on_file_server(&self, request: &Request, path: &str, trouble: Option<&Trouble>) -> Response {
         let found = self
             .repositories
             .iter()
