@@ -130,8 +130,8 @@ impl Loader {
     /// # Errors
     /// As for [`Loader::locate`].
     pub fn find(&self, source: &str, revision: Option<&str>) -> Result<Location> {
-        let hint = "a local source starts with `./`, `../`, `~/` or `/` and is relative to the sweep file; a hub id has the \
-                    form `owner/name`";
+        let hint = "a local source starts with `./`, `../`, `~/` or `/` and is relative to the sweep file; \
+                    a hub id has the form `owner/name`";
         match self.place(source) {
             Place::Local(_) if revision.is_some() => {
                 Err(Error::input(format!("`{source}` is local: it has no revision"))

@@ -1,5 +1,5 @@
-//! Models of the hub: the program against a hub of the tests' own on loopback. Each test runs the program in a process of
-//! its own, with an environment and a cache of its own.
+//! Models of the hub: the program against a hub of the tests' own on loopback. Each test runs the program in a process
+//! of its own, with an environment and a cache of its own.
 
 mod common;
 #[path = "hub/server.rs"]

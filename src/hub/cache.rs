@@ -106,7 +106,8 @@ impl Cache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Makes a commit's file out of its contents. A file that is there already is left: another process may be reading it.
+    /// Makes a commit's file out of its contents. A file that is there already is left: another process may be reading
+    /// it.
     pub fn link(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
         let pointer = self.snapshot(commit).join(path);
         if pointer.is_file() {

@@ -273,8 +273,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// What an answer's headers say of a file; those of a link count before those of the answer that holds it, and alone in a
-/// redirect, which has a body of its own.
+/// What an answer's headers say of a file; those of a link count before those of the answer that holds it, and alone in
+/// a redirect, which has a body of its own.
 fn remote(headers: &HeaderMap, status: StatusCode) -> Option<Remote> {
     let header = |linked: &str, own: &str| match text(headers, linked) {
         None if status.is_success() => text(headers, own),

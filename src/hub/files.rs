@@ -1,5 +1,5 @@
-//! Which files of a repository a model needs. Pickled weights (`.bin`, `.pth`, `.pt`) are never among them: reading them
-//! runs code.
+//! Which files of a repository a model needs. Pickled weights (`.bin`, `.pth`, `.pt`) are never among them: reading
+//! them runs code.
 
 use super::source::{Gguf, is_gguf, is_plain_path};
 use crate::error::{Error, Result};

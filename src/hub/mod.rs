@@ -1,15 +1,15 @@
 //! The one door to the Hugging Face hub: files of a model or data set, in the cache that the Python library shares.
 //!
-//! `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` (or the file that `hf auth login` writes), `HF_ENDPOINT` and `HF_HUB_OFFLINE` are
-//! read as in Python. A revision is resolved to its commit first, and every file is taken from that commit.
+//! `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` (or the file that `hf auth login` writes), `HF_ENDPOINT` and `HF_HUB_OFFLINE`
+//! are read as in Python. A revision is resolved to its commit first, and every file is taken from that commit.
 //!
 //! The crate hf-hub 1.0.0 resolves the revision and lists its files. Its downloads aren't used. Against a scripted hub
-//! they put a shortened file and one with another SHA-256 into the cache as complete, began at the first byte after a cut
-//! or a kill, and sent no token where `HF_TOKEN` ended with a line break; in its source they
-//! don't look at the status of the answer that brings the file, and have no time limit. Its `get_file_metadata` follows
-//! the redirect to the file server, so that a large file has neither commit nor SHA-256. So the bytes come through
-//! reqwest, the HTTP client beneath it: with a `Range` where an earlier start left a part, and checked before they count
-//! (`download`). Files in xet storage come over the hub's HTTP bridge, as for every client without xet.
+//! they put a shortened file and one with another SHA-256 into the cache as complete, began at the first byte after a
+//! cut or a kill, and sent no token where `HF_TOKEN` ended with a line break; in its source they don't look at the
+//! status of the answer that brings the file, and have no time limit. Its `get_file_metadata` follows the redirect to
+//! the file server, so that a large file has neither commit nor SHA-256. So the bytes come through reqwest, the HTTP
+//! client beneath it: with a `Range` where an earlier start left a part, and checked before they count (`download`).
+//! Files in xet storage come over the hub's HTTP bridge, as for every client without xet.
 
 mod cache;
 mod client;

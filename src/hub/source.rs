@@ -57,8 +57,8 @@ fn gguf(text: &str) -> Option<Gguf> {
     plain.then(|| Gguf::Quantisation(text.to_owned()))
 }
 
-/// The hub's rule for ids: one or two names of at most 96 letters, digits, `-`, `_` and `.` together, that neither begin
-/// nor end with `-` or `.`, without `--` and `..`.
+/// The hub's rule for ids: one or two names of at most 96 letters, digits, `-`, `_` and `.` together, that neither
+/// begin nor end with `-` or `.`, without `--` and `..`.
 fn is_repository(id: &str) -> bool {
     let name = |part: &str| {
         let plain = part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));

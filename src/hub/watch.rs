@@ -1,4 +1,5 @@
-//! What a download says while it is under way, and how it is told to stop. It draws nothing: that is the console's part.
+//! What a download says while it is under way, and how it is told to stop. It draws nothing: that is the console's
+//! part.
 
 use std::fmt;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! A hub on loopback: the parts of the Hugging Face hub's API that a client meets while it fetches a model, and every way
-//! in which that goes wrong. Standard library alone.
+//! A hub on loopback: the parts of the Hugging Face hub's API that a client meets while it fetches a model, and every
+//! way in which that goes wrong. It speaks HTTP with the standard library alone.
 //!
 //! Small files are answered by the hub itself, under git's ETag; large ones are links to a "file server" at another
 //! address, whose ETag is none of the hub's.
