@@ -187,7 +187,7 @@ impl Loader {
     pub fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
         match self.locate(model)? {
             Location::Folder { path, .. } => {
-                load::inspect(&path).map(Some).map_err(|error| error.at(format!("model `{}`", model.label)))
+                load::inspect(&path, None).map(Some).map_err(|error| error.at(format!("model `{}`", model.label)))
             }
             Location::Gguf { path, .. } => Err(gguf_not_served(&path).at(format!("model `{}`", model.label))),
             Location::Simulated => Ok(None),
@@ -218,7 +218,7 @@ impl Loader {
             }
             (ModelSource::Name(_), Location::Folder { path, commit }) => {
                 let dtype = model.dtype.map(crate::sweep::spec::Dtype::name);
-                let options = load::LoadOptions { dtype, revision: commit };
+                let options = load::LoadOptions { dtype, revision: commit, ..load::LoadOptions::default() };
                 let engine = load::load(&path, &options, self.device).map_err(at)?;
                 let tokenizer = Tokenizer::load(&path).map_err(at)?;
                 Ok(Model { engine, codec: Codec::Tokenizer(Box::new(tokenizer)) })

@@ -2,17 +2,12 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::cache::{Place, Sequences};
 use super::config::Config;
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Sequences};
 use super::pick::{Choice, Picker};
-use super::rope::RopeTable;
 use super::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Result};
 use crate::record::{Finish, ModelInfo, OutputLength};
-
-/// Positions that the rotation table gets to begin with; it grows when a longer sequence comes.
-const FIRST_POSITIONS: usize = 1024;
 
 /// Fed to rows that have ended and to the left of short prompts; masked, so that any token would do.
 const PAD: u32 = 0;
@@ -21,15 +16,17 @@ const PAD: u32 = 0;
 pub struct DecoderEngine {
     pub(super) config: Config,
     pub(super) decoder: Decoder,
-    pub(super) place: Place,
-    pub(super) rope: RopeTable,
     pub(super) info: ModelInfo,
 }
 
 impl DecoderEngine {
-    pub(super) fn new(config: Config, decoder: Decoder, place: Place, info: ModelInfo) -> Self {
-        let rope = RopeTable::new(&config.rope, config.head_dim, FIRST_POSITIONS.min(config.max_positions));
-        Self { config, decoder, place, rope, info }
+    pub(super) fn new(config: Config, decoder: Decoder, info: ModelInfo) -> Self {
+        Self { config, decoder, info }
+    }
+
+    /// Where logits come out.
+    fn device(&self) -> &Device {
+        &self.decoder.ends()[1].device
     }
 
     /// Logits that follow each prompt, computed as one left-padded batch.
@@ -39,8 +36,8 @@ impl DecoderEngine {
     pub fn prompt_logits(&mut self, batch: &[Prompt]) -> Result<Vec<Vec<f32>>> {
         self.check(batch, 0)?;
         let padded = LeftPadded::new(batch);
-        let mut sequences = self.sequences(&padded, 0)?;
-        let logits = self.decoder.forward(&padded.ids(&self.place.device)?, &self.rope, &mut sequences)?;
+        let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width)?;
+        let logits = self.next_logits(&padded.ids(self.device())?, &mut sequences)?;
         Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
 
@@ -72,25 +69,24 @@ impl DecoderEngine {
         Ok(())
     }
 
-    /// An empty cache with room for the prompts and `new_tokens` more.
-    fn sequences(&mut self, padded: &LeftPadded, new_tokens: usize) -> Result<Sequences> {
-        let columns = padded.width + new_tokens;
-        if self.rope.positions() < columns {
-            self.rope = RopeTable::new(&self.config.rope, self.config.head_dim, columns.next_power_of_two());
-        }
-        Sequences::new(&self.config, &self.place, &self.rope, padded.starts.clone(), columns)
+    /// Runs new tokens `(b, t)` and gives the logits `(b, vocabulary)` that follow the last.
+    fn next_logits(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
+        let (batch, tokens) = ids.dims2()?;
+        let x = self.decoder.hidden(ids, sequences)?;
+        let last = x.reshape((batch, tokens, ()))?.narrow(1, tokens - 1, 1)?.contiguous()?.squeeze(1)?;
+        self.decoder.logits(&last)
     }
 
     fn decode(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
-        let device = self.place.device.clone();
+        let device = self.device().clone();
         let padded = LeftPadded::new(batch);
-        let mut sequences = self.sequences(&padded, options.max_new_tokens - 1)?;
+        let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
         let fixed = options.length == OutputLength::Fixed;
         let picker = Picker::new(&self.config.eos_ids, fixed, self.config.vocab_size, &device)?;
         let mut progress = Progress::new(&self.config.eos_ids, batch.len(), options);
         let mut ids = padded.ids(&device)?;
         loop {
-            let logits = self.decoder.forward(&ids, &self.rope, &mut sequences)?;
+            let logits = self.next_logits(&ids, &mut sequences)?;
             progress.push(&picker.pick(&logits)?);
             if progress.is_done() {
                 return Ok(progress.finish());
@@ -110,7 +106,7 @@ impl Engine for DecoderEngine {
             return Err(Error::input("`max_new_tokens` has to be at least 1"));
         }
         self.check(batch, options.max_new_tokens)?;
-        match self.place.device.is_cpu() {
+        match self.device().is_cpu() {
             // On one of rayon's own threads, sharing work with the others costs least.
             true => rayon::scope(|_| self.decode(batch, options)),
             false => self.decode(batch, options),

@@ -6,17 +6,18 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::Engine;
-use super::cache::Place;
-use super::config::Config;
-use super::decoder::Decoder;
+use super::config::{Config, read_object};
+use super::decoder::{Decoder, Kernels, Place};
+use super::device;
 use super::generate::DecoderEngine;
-use super::linear::Kernels;
-use super::weights::Weights;
+use super::layout::TensorSpec;
+use super::weights::{Dummy, Safetensors, Source, Weights};
 use crate::digest::sha256_file_once;
-#[cfg(feature = "cuda")]
-use crate::error::Context;
 use crate::error::{Error, Result};
 use crate::record::ModelInfo;
+
+pub use super::device::DeviceChoice;
+pub use super::summary::{MemoryNeed, ModelSummary};
 
 /// Files beside the weights whose digests are recorded.
 const FILES: [&str; 6] = [
@@ -28,84 +29,6 @@ const FILES: [&str; 6] = [
     "model.safetensors.index.json",
 ];
 
-/// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU where there is one and this build can use it, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device with this index.
-    Cuda(usize),
-}
-
-impl DeviceChoice {
-    /// Whether that is a GPU on this machine.
-    pub fn is_gpu(self) -> bool {
-        match self {
-            DeviceChoice::Auto => cuda_devices() > 0,
-            DeviceChoice::Cpu => false,
-            DeviceChoice::Cuda(_) => true,
-        }
-    }
-
-    /// The CUDA ordinal of the GPU, where it is one.
-    pub fn gpu_index(self) -> Option<usize> {
-        match self {
-            DeviceChoice::Auto if cuda_devices() > 0 => Some(0),
-            DeviceChoice::Cuda(index) => Some(index),
-            DeviceChoice::Auto | DeviceChoice::Cpu => None,
-        }
-    }
-
-    /// Refuses what this build can't do, before anything else is tried.
-    ///
-    /// # Errors
-    /// A GPU is asked for and CUDA isn't built in.
-    pub fn check(self) -> Result<()> {
-        match self {
-            DeviceChoice::Cuda(index) if cfg!(not(feature = "cuda")) => {
-                Err(Error::input(format!("this build can't use CUDA device {index}"))
-                    .hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn open(self) -> Result<Device> {
-        self.check()?;
-        match self {
-            DeviceChoice::Auto if cuda_devices() > 0 => open_cuda(0),
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-            DeviceChoice::Cuda(index) => open_cuda(index),
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn cuda_devices() -> usize {
-    let count = candle_core::cuda_backend::cudarc::driver::CudaContext::device_count();
-    count.map_or(0, |count| count.max(0) as usize)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda_devices() -> usize {
-    0
-}
-
-#[cfg(feature = "cuda")]
-fn open_cuda(index: usize) -> Result<Device> {
-    let device = Device::new_cuda(index).input_context(|| format!("can't use CUDA device {index}"))?;
-    // SAFETY: one thread uses one stream, so that there is nothing for events to order.
-    unsafe { device.as_cuda_device()?.disable_event_tracking() };
-    Ok(device)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_cuda(index: usize) -> Result<Device> {
-    Err(Error::new(format!("this build has no CUDA device {index}")))
-}
-
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions<'a> {
@@ -113,75 +36,40 @@ pub struct LoadOptions<'a> {
     pub dtype: Option<&'a str>,
     /// Revision of the source, to be recorded.
     pub revision: Option<String>,
+    /// Further devices: the layers are spread over the first and these.
+    pub more_devices: Vec<DeviceChoice>,
+    /// Seed of made-up weights, in place of those of the folder, which then needs no more than `config.json`.
+    pub dummy: Option<u64>,
 }
 
-/// What a model is, without loading it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelSummary {
-    /// As `config.json` names it.
-    pub architecture: String,
-    /// Number of parameters.
-    pub parameters: u64,
-    /// Longest sequence, prompt and answer together.
-    pub max_positions: usize,
-    /// Token ids are below this.
-    pub vocab_size: usize,
-    /// Decoder layers.
-    pub layers: usize,
-    /// Key and value heads of a layer.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Data type that most of the weights are stored in.
-    pub stored_dtype: String,
-    /// Bytes of the weights on disk.
-    pub stored_bytes: u64,
+/// A model's config with its weights, checked against each other; nothing is loaded yet.
+struct Opened {
+    config: Config,
+    weights: Weights,
 }
 
-impl ModelSummary {
-    /// Bytes of the weights in memory.
-    pub fn weight_bytes(&self, dtype: &str) -> u64 {
-        self.parameters * size_of_dtype(dtype)
-    }
-
-    /// Bytes of the KV cache for `batch` sequences of `length` tokens.
-    pub fn kv_bytes(&self, batch: usize, length: usize, dtype: &str) -> u64 {
-        let per_token = 2 * self.layers * self.kv_heads * self.head_dim;
-        batch as u64 * length as u64 * per_token as u64 * size_of_dtype(dtype)
-    }
-
-    /// Floating-point operations for one token, attention left out: two for each parameter.
-    pub fn flops_per_token(&self) -> u64 {
-        2 * self.parameters
+impl Opened {
+    fn new(folder: &Path, dummy: Option<u64>) -> Result<Self> {
+        let config = Config::read(folder)?;
+        let source = match dummy {
+            Some(seed) => {
+                let dtype = stated_dtype(folder)?;
+                Source::Dummy(Dummy { seed, dtype, norms_add_one: config.norm.one_plus })
+            }
+            None => Source::Safetensors(Safetensors::open(folder)?),
+        };
+        let weights = Weights::open(source, &config)?;
+        Ok(Self { config, weights })
     }
 }
 
-fn size_of_dtype(dtype: &str) -> u64 {
-    match dtype {
-        "f16" | "bf16" => 2,
-        _ => 4,
-    }
-}
-
-/// Reads what a model is from its config and the headers of its weights.
+/// Reads what a model is from its config and the headers of its weights; `dummy` is the seed of made-up ones.
 ///
 /// # Errors
 /// A model that isn't served, or files that are missing or damaged.
-pub fn inspect(folder: &Path) -> Result<ModelSummary> {
-    let config = Config::read(folder)?;
-    let weights = Weights::open(folder)?;
-    weights.check(&config)?;
-    Ok(ModelSummary {
-        parameters: weights.parameters(&config)?,
-        stored_dtype: weights.stored_dtype().as_str().to_owned(),
-        stored_bytes: weights.stored_bytes(),
-        architecture: config.architecture,
-        max_positions: config.max_positions,
-        vocab_size: config.vocab_size,
-        layers: config.layers,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-    })
+pub fn inspect(folder: &Path, dummy: Option<u64>) -> Result<ModelSummary> {
+    let Opened { config, weights } = Opened::new(folder, dummy)?;
+    Ok(ModelSummary::of(&config, &weights))
 }
 
 /// Loads a model.
@@ -202,31 +90,49 @@ pub fn load_decoder(
     device: DeviceChoice,
     kernels: Option<Kernels>,
 ) -> Result<DecoderEngine> {
-    let config = Config::read(folder)?;
-    let weights = Weights::open(folder)?;
-    weights.check(&config)?;
-    let device = device.open()?;
-    let (dtype, mut notes) = run_dtype(options.dtype, weights.stored_dtype(), &device)?;
-    let place = Place { kernels: kernels.unwrap_or(Kernels::for_run(&device, dtype)), device, dtype };
-    let decoder = Decoder::load(&config, &weights, &place)?;
-    notes.extend(output_note(&config, &weights)?);
+    let Opened { config, weights } = Opened::new(folder, options.dummy)?;
+    let choices = [&[device], options.more_devices.as_slice()].concat();
+    let devices = choices.iter().map(|choice| choice.open()).collect::<Result<Vec<_>>>()?;
+    let on_cpu = devices.iter().any(Device::is_cpu);
+    let (dtype, mut notes) = run_dtype(options.dtype, weights.stored_dtype(), on_cpu)?;
+    let place = |device: &Device| {
+        let kernels = kernels.unwrap_or(Kernels::for_run(device, dtype));
+        Place { kernels, device: device.clone(), dtype }
+    };
+    let places: Vec<Place> = devices.iter().map(place).collect();
+    let decoder = Decoder::load(&config, &weights, &places)?;
+    notes.extend(output_note(&config, &weights));
+    if weights.are_dummy() {
+        notes.push(format!("dummy weights: seeded random numbers (seed {})", options.dummy.unwrap_or_default()));
+    }
     let info = ModelInfo {
         architecture: config.architecture.clone(),
         engine: "decoder".to_owned(),
-        parameters: Some(weights.parameters(&config)?),
-        weight_bytes: Some(bytes_per_step(&config, &weights, dtype)?),
+        parameters: Some(weights.parameters()),
+        weight_bytes: Some(bytes_per_step(&config, &weights, dtype)),
         dtype: dtype.as_str().to_owned(),
-        stored_dtype: Some(weights.stored_dtype().as_str().to_owned()),
-        device: device_name(&place.device),
+        stored_dtype: Some(weights.stored_type()),
+        device: devices.iter().map(device::name).collect::<Vec<_>>().join(", "),
         revision: options.revision.clone(),
         files: digests(folder, &weights)?,
         notes,
     };
-    Ok(DecoderEngine::new(config, decoder, place, info))
+    Ok(DecoderEngine::new(config, decoder, info))
+}
+
+/// The data type that `config.json` names, for weights that aren't there.
+fn stated_dtype(folder: &Path) -> Result<DType> {
+    let json = read_object(&folder.join("config.json"))?;
+    let stated = ["dtype", "torch_dtype"].iter().find_map(|field| json.get(*field)?.as_str());
+    Ok(match stated {
+        Some("float16") => DType::F16,
+        Some("float32") => DType::F32,
+        _ => DType::BF16,
+    })
 }
 
 /// The data type to run in, and what a reader has to know about it.
-fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DType, Vec<String>)> {
+fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
     let dtype = match asked {
         None => stored,
         Some("f32") => DType::F32,
@@ -236,43 +142,42 @@ fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DTy
             return Err(Error::input(format!("`{other}` is no data type; served are `f32`, `f16` and `bf16`")));
         }
     };
-    match dtype == DType::BF16 && device.is_cpu() {
+    match dtype == DType::BF16 && on_cpu {
         true => Ok((DType::F32, vec!["bf16 upcast to f32 on the CPU, which has no bf16 products".to_owned()])),
         false => Ok((dtype, Vec::new())),
     }
 }
 
 /// Says where the output layer isn't what the config says.
-fn output_note(config: &Config, weights: &Weights) -> Result<Option<String>> {
-    Ok(match (config.tied, weights.has_own_output(config)?) {
+fn output_note(config: &Config, weights: &Weights) -> Option<String> {
+    match (config.output.tied, weights.has_own_output()) {
         (true, true) => {
             Some("`lm_head.weight` differs from the embedding table and is used in spite of tying".to_owned())
         }
         (false, false) => Some("`lm_head.weight` is absent; the embedding table is used as in tied models".to_owned()),
         _ => None,
-    })
-}
-
-/// Bytes of weights that each decoding step reads: all but an embedding table of which only a few rows are looked up.
-fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> Result<u64> {
-    let looked_up = match weights.has_own_output(config)? {
-        true => (config.vocab_size * config.hidden_size) as u64,
-        false => 0,
-    };
-    Ok((weights.parameters(config)? - looked_up) * dtype.size_in_bytes() as u64)
-}
-
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
+}
+
+/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked up
+/// and experts that a token doesn't go through.
+fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
+    let layout = weights.layout();
+    let size = |tensor: &TensorSpec| match weights.are_quantised() {
+        true => weights.stored_bytes_of(tensor),
+        false => tensor.elements() * dtype.size_in_bytes() as u64,
+    };
+    let all: u64 = layout.tensors(weights.has_own_output()).into_iter().map(&size).sum();
+    let looked_up = if weights.has_own_output() { size(&layout.embedding) } else { 0 };
+    let positions = layout.positions.as_ref().map_or(0, &size);
+    let idle_experts: u64 =
+        config.layers.iter().zip(&layout.layers).map(|(_, layer)| layer.idle_expert_bytes(&size)).sum();
+    all - looked_up - positions - idle_experts
 }
 
 fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>> {
     let beside = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    let all = beside.chain(weights.paths().map(Path::to_owned));
+    let all = beside.chain(weights.paths().into_iter().map(Path::to_owned));
     all.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok((name, sha256_file_once(&path)?))

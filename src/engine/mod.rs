@@ -1,20 +1,19 @@
 //! Running a model: token ids in, token ids out. Knows nothing of energy, windows or records.
 
-mod attention;
-mod cache;
 mod config;
 mod cpu;
 mod decoder;
+mod device;
 mod failure;
 pub mod generate;
-mod linear;
+mod layout;
 pub mod load;
 mod pick;
-mod rope;
+mod summary;
 pub mod synthetic;
 mod weights;
 
-pub use linear::Kernels;
+pub use decoder::Kernels;
 
 use crate::error::Result;
 use crate::record::{Finish, ModelInfo, OutputLength};

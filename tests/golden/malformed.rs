@@ -58,7 +58,7 @@ impl Copy {
     /// The error of loading, after checking that inspecting gives the same.
     fn error(&self) -> Error {
         let loaded = load(&self.0, &LoadOptions::default(), DeviceChoice::Cpu).err().expect("it loads");
-        assert_eq!(inspect(&self.0).err().as_ref(), Some(&loaded));
+        assert_eq!(inspect(&self.0, None).err().as_ref(), Some(&loaded));
         assert_eq!(loaded.kind_of(), Kind::Input, "{loaded}");
         loaded
     }
@@ -145,15 +145,15 @@ fn a_tensor_of_a_type_that_is_not_served_is_named() {
 #[test]
 fn a_config_with_more_layers_than_the_weights_fails_at_the_first_missing_one() {
     let copy = Copy::of("gqa_tied", "layers");
-    copy.set("num_hidden_layers", json!(1_000_000_000));
+    copy.set("num_hidden_layers", json!(4000));
     assert!(copy.message().contains("`model.layers.2.input_layernorm.weight` is missing"), "{}", copy.message());
 }
 
 #[test]
 fn config_fields_are_checked_by_name() {
     let copy = Copy::of("gqa_tied", "fields");
-    copy.set("architectures", json!(["OPTForCausalLM"]));
-    assert!(copy.message().starts_with("config.json: `architectures`: `OPTForCausalLM` isn't served"));
+    copy.set("architectures", json!(["T5ForConditionalGeneration"]));
+    assert!(copy.message().starts_with("config.json: `architectures`: `T5ForConditionalGeneration` isn't served"));
     copy.set("architectures", json!(["LlamaForCausalLM"])).set("rms_norm_eps", json!("small"));
     assert_eq!(copy.message(), "config.json: `rms_norm_eps`: `\"small\"` isn't a positive number");
     fs::write(copy.path("config.json"), "{\"architectures\": ").unwrap();

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::exp::exp;
 use super::panels::{PanelView, Rows, TILE, WIDTH, multiply_body};
 use super::{threads_for, values, vectorised};
-use crate::engine::config::Config;
-use crate::engine::rope::RopeTable;
+use crate::engine::config::{Attention, RopeStyle};
+use crate::engine::decoder::{AlibiTable, RopeTable};
 
 /// Heads of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +23,8 @@ pub struct Heads {
 
 impl Heads {
     /// The heads of a model.
-    pub fn of(config: &Config) -> Self {
-        Self { queries: config.heads, keys: config.kv_heads, width: config.head_dim }
+    pub fn of(attention: &Attention) -> Self {
+        Self { queries: attention.heads, keys: attention.kv_heads, width: attention.head_dim }
     }
 
     /// Values in a row of queries, keys and values together.
@@ -79,38 +79,92 @@ impl PanelCache {
 
     /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
     ///
-    /// The new tokens take the columns from `past` on; row r of the batch begins at column `starts[r]`.
-    pub fn attend(&self, qkv: &Tensor, rope: &RopeTable, past: usize, starts: &[usize]) -> Result<Tensor> {
-        let step = Step { shape: self.shape, rope, past, starts };
+    /// The new tokens take the columns from `query.past` on.
+    pub fn attend(&self, qkv: &Tensor, query: Query<'_>) -> Result<Tensor> {
+        let step = Step { shape: self.shape, query };
         self.tensor.inplace_op2(qkv, &Store(step))?;
         qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))
     }
 }
 
-/// Where the new tokens stand.
+/// How scores become weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores {
+    /// What they are multiplied by.
+    pub scale: f32,
+    /// Scores s become c · tanh(s / c).
+    pub softcap: Option<f32>,
+    /// A query sees this many columns, its own included.
+    pub window: Option<usize>,
+}
+
+/// Where the new tokens stand, and how a layer attends.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    /// How scores become weights.
+    pub scores: Scores,
+    /// Rotations by position.
+    pub rope: Option<&'a RopeTable>,
+    /// Biases by head and position.
+    pub alibi: Option<&'a AlibiTable>,
+    /// Columns in the cache.
+    pub past: usize,
+    /// Row r of the batch begins at column `starts[r]`.
+    pub starts: &'a [usize],
+}
+
 #[derive(Clone, Copy)]
 struct Step<'a> {
     shape: CacheShape,
-    rope: &'a RopeTable,
-    past: usize,
-    starts: &'a [usize],
+    query: Query<'a>,
 }
 
 impl Step<'_> {
     /// Tokens of each row of the batch in a tensor with this many rows.
     fn tokens(&self, rows: usize) -> usize {
-        rows / self.starts.len()
+        rows / self.query.starts.len()
     }
 
     /// Rotates one head by the angles of a position and scales it.
     #[inline(always)]
     fn rotate(&self, head: &[f32], position: usize, scale: f32, mut set: impl FnMut(usize, f32)) {
-        let half = self.shape.heads.width / 2;
-        let (cos, sin) = self.rope.at(position);
-        for i in 0..half {
-            let (a, b, cos, sin) = (head[i] * scale, head[half + i] * scale, cos[i], sin[i]);
-            set(i, a * cos - b * sin);
-            set(half + i, b * cos + a * sin);
+        let Some(table) = self.query.rope else {
+            head.iter().enumerate().for_each(|(i, value)| set(i, value * scale));
+            return;
+        };
+        let (cos, sin) = table.at(position);
+        let pairs = cos.len();
+        let mut turn = |first: usize, second: usize, pair: usize| {
+            let (a, b, cos, sin) = (head[first] * scale, head[second] * scale, cos[pair], sin[pair]);
+            set(first, a * cos - b * sin);
+            set(second, b * cos + a * sin);
+        };
+        match table.style() {
+            RopeStyle::Halves => (0..pairs).for_each(|pair| turn(pair, pairs + pair, pair)),
+            RopeStyle::Neighbours => (0..pairs).for_each(|pair| turn(2 * pair, 2 * pair + 1, pair)),
+        }
+        head.iter().enumerate().skip(2 * pairs).for_each(|(i, value)| set(i, value * scale));
+    }
+
+    /// First column that a query in this column sees.
+    #[inline(always)]
+    fn begin(&self, start: usize, column: usize) -> usize {
+        match self.query.scores.window {
+            Some(window) => start.max((column + 1).saturating_sub(window)),
+            None => start,
+        }
+    }
+
+    /// Turns scores of one head, from position `from` on, into logits.
+    #[inline(always)]
+    fn adjust(&self, scores: &mut [f32], head: usize, from: usize) {
+        if let Some(cap) = self.query.scores.softcap {
+            scores.iter_mut().for_each(|score| *score = (*score / cap).tanh() * cap);
+        }
+        if let Some(alibi) = self.query.alibi {
+            for (score, bias) in scores.iter_mut().zip(&alibi.head(head)[from..]) {
+                *score += bias;
+            }
         }
     }
 }
@@ -133,7 +187,7 @@ impl InplaceOp2 for Store<'_> {
                 .take(heads.keys)
                 .collect();
             for (token, qkv) in rows.chunks(heads.qkv()).enumerate() {
-                self.store(&mut caches, row, self.0.past + token, &qkv[heads.queries * heads.width..]);
+                self.store(&mut caches, row, self.0.query.past + token, &qkv[heads.queries * heads.width..]);
             }
         }
         Ok(())
@@ -143,7 +197,7 @@ impl InplaceOp2 for Store<'_> {
 impl Store<'_> {
     /// Stores one token: `kv` holds its keys, then its values. Padding isn't stored.
     fn store(&self, caches: &mut [&mut [f32]], row: usize, column: usize, kv: &[f32]) {
-        let Some(position) = column.checked_sub(self.0.starts[row]) else { return };
+        let Some(position) = column.checked_sub(self.0.query.starts[row]) else { return };
         let shape = self.0.shape;
         let width = shape.heads.width;
         let (keys, values) = kv.split_at(shape.heads.keys * width);
@@ -195,7 +249,7 @@ impl CustomOp2 for Attend<'_> {
             }
         };
         let chunk = tokens * heads_in_task * heads.shared() * heads.width;
-        let work = 2 * attended.len() * (self.0.past + tokens);
+        let work = 2 * attended.len() * (self.0.query.past + tokens);
         if threads_for(work) == 1 {
             attended.chunks_mut(chunk).enumerate().for_each(task);
         } else {
@@ -232,14 +286,17 @@ fn attend_body<const FMA: bool>(
     let (width, shared) = (step.shape.heads.width, step.shape.heads.shared());
     let tokens = qkv.len() / step.shape.heads.qkv();
     let group = attended.len() / tokens;
-    let start = step.starts[row];
-    let padding = start.saturating_sub(step.past);
+    let (start, past) = (step.query.starts[row], step.query.past);
+    let padding = start.saturating_sub(past);
     let queries = rotated_queries(step, qkv, head, start);
     let mut room = Room::new(step.shape);
     // Queries in the order of tokens, the heads of a token side by side; padding has none.
     for (block, queries) in queries.chunks(TILE * width).enumerate() {
         let token = |index: usize| padding + (block * TILE + index) / shared;
-        room.attend::<FMA>(cache, queries, start, |index| step.past + token(index) + 1);
+        let own_column = |index: usize| past + token(index);
+        room.attend::<FMA>(cache, queries, |index| (step.begin(start, own_column(index)), own_column(index) + 1), {
+            |index, from, scores| step.adjust(scores, head * shared + (block * TILE + index) % shared, from - start)
+        });
         for (index, result) in room.results.chunks(width).take(queries.len() / width).enumerate() {
             let at = token(index) * group + (slot * shared + (block * TILE + index) % shared) * width;
             attended[at..][..width].copy_from_slice(result);
@@ -251,11 +308,11 @@ fn attend_body<const FMA: bool>(
 fn rotated_queries(step: &Step<'_>, qkv: &[f32], head: usize, start: usize) -> Vec<f32> {
     let heads = step.shape.heads;
     let (width, group) = (heads.width, heads.shared() * heads.width);
-    let scale = 1.0 / (width as f32).sqrt();
+    let scale = step.query.scores.scale;
     let mut queries = vec![0.0; qkv.len() / heads.qkv() * group];
     let mut used = 0;
     for (token, qkv) in qkv.chunks(heads.qkv()).enumerate() {
-        let Some(position) = (step.past + token).checked_sub(start) else { continue };
+        let Some(position) = (step.query.past + token).checked_sub(start) else { continue };
         for query in qkv[head * group..][..group].chunks(width) {
             let rotated = &mut queries[used..][..width];
             step.rotate(query, position, scale, |i, value| rotated[i] = value);
@@ -278,12 +335,20 @@ impl Room {
         Self { shape, scores: vec![0.0; TILE * shape.capacity], results: vec![0.0; TILE * shape.heads.width] }
     }
 
-    /// Up to [`TILE`] queries over the columns from `start` to `end(query)`, which must not fall from one to the next.
+    /// Up to [`TILE`] queries, each over the columns of its `range`, neither end of which may fall from one to the next.
+    /// `adjust` turns the scores of a query from a column on into logits.
     #[inline(always)]
-    fn attend<const FMA: bool>(&mut self, cache: &[f32], queries: &[f32], start: usize, end: impl Fn(usize) -> usize) {
+    fn attend<const FMA: bool>(
+        &mut self,
+        cache: &[f32],
+        queries: &[f32],
+        range: impl Fn(usize) -> (usize, usize),
+        adjust: impl Fn(usize, usize, &mut [f32]),
+    ) {
         let (width, capacity) = (self.shape.heads.width, self.shape.capacity);
         let count = queries.len() / width;
-        let (first, last) = (start / WIDTH * WIDTH, end(count - 1));
+        let (start, last) = (range(0).0, range(count - 1).1);
+        let first = start / WIDTH * WIDTH;
         let queries = Rows { data: queries, stride: width, length: width };
         let keys = PanelView { data: &cache[self.shape.key_slot(first)..], stride: width * WIDTH };
         let mut rows = rows_of(&mut self.scores, capacity, last - first);
@@ -291,8 +356,12 @@ impl Room {
 
         let mut sums = [1.0; TILE];
         for (index, scores) in self.scores.chunks_mut(capacity).take(count).enumerate() {
-            sums[index] = exponentials::<FMA>(&mut scores[start - first..end(index) - first]);
-            scores[end(index) - first..last - first].fill(0.0);
+            let (from, to) = range(index);
+            scores[start - first..from - first].fill(0.0);
+            let seen = &mut scores[from - first..to - first];
+            adjust(index, from, seen);
+            sums[index] = exponentials::<FMA>(seen);
+            scores[to - first..last - first].fill(0.0);
         }
         let scores = Rows { data: &self.scores[start - first..], stride: capacity, length: last - start };
         let values = PanelView { data: &cache[self.shape.value_slot(0, start)..], stride: capacity * WIDTH };

@@ -1,0 +1,33 @@
+//! GLM and GLM 4: half of each head rotated in neighbouring pairs, gate and up in one matrix.
+
+use super::super::fields::Fields;
+use super::super::names::{GateUpNames, LLAMA, Names};
+use super::super::rope::RopeStyle;
+use super::{Config, DEFAULTS, Defaults, decoder};
+use crate::error::Result;
+
+/// GLM.
+pub fn glm(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 131_072,
+        kv_heads: Some(2),
+        head_dim: Some(128),
+        eps: 1.5625e-7,
+        rotated: 0.5,
+        style: RopeStyle::Neighbours,
+        eos: &[151_329, 151_336, 151_338],
+        ..DEFAULTS
+    };
+    let mut config = decoder(fields, &defaults)?;
+    config.attention_biases(fields.flag("attention_bias")?.unwrap_or(true), false);
+    config.names = Names { gate_up: GateUpNames::Fused("mlp.gate_up_proj"), ..LLAMA };
+    Ok(config)
+}
+
+/// GLM 4: further norms behind attention and feed-forward.
+pub fn glm4(fields: &Fields) -> Result<Config> {
+    let mut config = glm(fields)?;
+    config.names.attended_norm = Some("post_self_attn_layernorm");
+    config.names.fed_norm = Some("post_mlp_layernorm");
+    Ok(config)
+}

@@ -1,0 +1,174 @@
+//! Llama and the families that vary its graph a little.
+
+use super::super::fields::Fields;
+use super::super::names::{LLAMA, Names};
+use super::super::{FeedForward, Norm, QkNorm, QkSpan, Residual};
+use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use crate::error::Result;
+
+/// Llama 1 to 3, and what is saved as such.
+pub fn llama(fields: &Fields) -> Result<Config> {
+    with_biases(fields, &DEFAULTS)
+}
+
+/// Llama with the optional biases of attention and feed-forward.
+fn with_biases(fields: &Fields, defaults: &Defaults) -> Result<Config> {
+    let mut config = decoder(fields, defaults)?;
+    let attention = fields.flag("attention_bias")?.unwrap_or(false);
+    config.attention_biases(attention, attention);
+    let bias = fields.flag("mlp_bias")?.unwrap_or(false);
+    let inner = fields.required_size("intermediate_size")?;
+    config.feed_forward(FeedForward::Gated { inner, bias });
+    Ok(config)
+}
+
+/// Mistral: a sliding window in every layer.
+pub fn mistral(fields: &Fields) -> Result<Config> {
+    let mut config = decoder(fields, &Defaults { positions: 4096 * 32, kv_heads: Some(8), ..DEFAULTS })?;
+    windows::on_all_layers(&mut config, fields, Some(4096))?;
+    Ok(config)
+}
+
+/// Qwen 2 and 2.5: biases of queries, keys and values; a window from some layer on.
+pub fn qwen2(fields: &Fields) -> Result<Config> {
+    let mut config = decoder(fields, &Defaults { positions: 32_768, kv_heads: Some(32), eos: &[], ..DEFAULTS })?;
+    config.attention_biases(true, false);
+    qwen_windows(&mut config, fields)?;
+    Ok(config)
+}
+
+/// Qwen 3: norms of queries and keys.
+pub fn qwen3(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults { positions: 32_768, kv_heads: Some(32), head_dim: Some(128), eos: &[], ..DEFAULTS };
+    let mut config = decoder(fields, &defaults)?;
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    config.attention_biases(bias, bias);
+    config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
+    qwen_windows(&mut config, fields)?;
+    Ok(config)
+}
+
+fn qwen_windows(config: &mut Config, fields: &Fields) -> Result<()> {
+    let window = windows::switched_size(fields, Some(4096))?;
+    let from = match fields.get("max_window_layers").and_then(serde_json::Value::as_u64) {
+        Some(0) => 0,
+        _ => fields.size("max_window_layers")?.unwrap_or(28),
+    };
+    windows::on_some_layers(config, fields, window, |layer| layer >= from)
+}
+
+/// OLMo: LayerNorm without parameters, clamped projections.
+pub fn olmo(fields: &Fields) -> Result<Config> {
+    let mut config = decoder(fields, &Defaults { eos: &[50_279], ..DEFAULTS })?;
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    config.attention_biases(bias, bias);
+    config.attention.clip = fields.positive("clip_qkv")?;
+    config.norm = Norm { weight: false, bias: false, ..Norm::layer(1e-5) };
+    Ok(config)
+}
+
+/// OLMo 2: norms behind attention and feed-forward in place of those before, and norms of queries and keys.
+pub fn olmo2(fields: &Fields) -> Result<Config> {
+    let mut config = decoder(fields, &Defaults { eps: 1e-5, eos: &[50_279], ..DEFAULTS })?;
+    let bias = fields.flag("attention_bias")?.unwrap_or(false);
+    config.attention_biases(bias, bias);
+    config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::AllHeads });
+    config.names = Names {
+        attention_norm: None,
+        attended_norm: Some("post_attention_layernorm"),
+        feed_forward_norm: None,
+        fed_norm: Some("post_feedforward_layernorm"),
+        ..LLAMA
+    };
+    Ok(config)
+}
+
+/// Granite 3: four multipliers.
+pub fn granite(fields: &Fields) -> Result<Config> {
+    let mut config = with_biases(fields, &DEFAULTS)?;
+    config.embedding.scale = fields.positive("embedding_multiplier")?.unwrap_or(1.0);
+    config.residual_scale = fields.positive("residual_multiplier")?.unwrap_or(1.0);
+    config.attention_scale(fields.positive("attention_multiplier")?.unwrap_or(1.0));
+    config.output.scale = 1.0 / fields.positive("logits_scaling")?.unwrap_or(1.0);
+    Ok(config)
+}
+
+/// Arcee: a plain feed-forward with squared ReLU.
+pub fn arcee(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults { positions: 4096, eps: 1e-5, activation: "relu2", eos: &[128_001], ..DEFAULTS };
+    let mut config = with_biases(fields, &defaults)?;
+    let bias = fields.flag("mlp_bias")?.unwrap_or(false);
+    config.feed_forward(FeedForward::Plain { inner: fields.required_size("intermediate_size")?, bias });
+    Ok(config)
+}
+
+/// SmolLM 3: some layers without rotation.
+pub fn smollm3(fields: &Fields) -> Result<Config> {
+    let defaults =
+        Defaults { positions: 32_768, kv_heads: Some(4), theta: 2_000_000.0, tied: true, eos: &[128_001], ..DEFAULTS };
+    let mut config = with_biases(fields, &defaults)?;
+    let interval = fields.size("no_rope_layer_interval")?.unwrap_or(4);
+    // The list says 1 where a layer has rotation, in spite of its name.
+    let rotated: Vec<bool> = match fields.whole_list("no_rope_layers")? {
+        Some(list) if list.len() == config.layers.len() => list.iter().map(|entry| *entry != 0).collect(),
+        Some(list) => {
+            let message = format!("has {} entries, `num_hidden_layers` says {}", list.len(), config.layers.len());
+            return Err(fields.error("no_rope_layers", message));
+        }
+        None => (0..config.layers.len()).map(|layer| !(layer + 1).is_multiple_of(interval)).collect(),
+    };
+    let window = windows::switched_size(fields, None)?;
+    windows::on_some_layers(&mut config, fields, window, |layer| !rotated[layer])?;
+    for (layer, rotated) in config.layers.iter_mut().zip(rotated) {
+        layer.rope = rotated.then_some(0);
+    }
+    Ok(config)
+}
+
+/// StableLM: LayerNorm, a part of each head rotated, optionally norms of each head and parallel layers.
+pub fn stablelm(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 4096,
+        kv_heads: Some(32),
+        eps_field: "layer_norm_eps",
+        eps: 1e-5,
+        rotated: 0.25,
+        eos: &[0],
+        ..DEFAULTS
+    };
+    let mut config = decoder(fields, &defaults)?;
+    config.attention_biases(fields.flag("use_qkv_bias")?.unwrap_or(false), false);
+    config.norm = Norm::layer(config.norm.eps);
+    if fields.flag("qk_layernorm")?.unwrap_or(false) {
+        let norm = Norm { bias: false, ..config.norm };
+        config.attention.qk_norm = Some(QkNorm { norm, span: QkSpan::EachHeadApart });
+    }
+    config.names.qk_norms = ["self_attn.q_layernorm", "self_attn.k_layernorm"];
+    if fields.flag("use_parallel_residual")?.unwrap_or(false) {
+        config.residual = Residual::Parallel;
+        config.names.feed_forward_norm = None;
+    }
+    Ok(config)
+}
+
+/// StarCoder 2: LayerNorm, biases everywhere, a plain feed-forward, a sliding window.
+pub fn starcoder2(fields: &Fields) -> Result<Config> {
+    let defaults = Defaults {
+        positions: 4096,
+        kv_heads: Some(2),
+        eps_field: "norm_epsilon",
+        eps: 1e-5,
+        activation: "gelu_pytorch_tanh",
+        tied: true,
+        eos: &[50_256],
+        ..DEFAULTS
+    };
+    let mut config = decoder(fields, &defaults)?;
+    let bias = fields.flag("use_bias")?.unwrap_or(true);
+    config.attention_biases(bias, bias);
+    config.norm = Norm::layer(config.norm.eps);
+    config.feed_forward(FeedForward::Plain { inner: fields.required_size("intermediate_size")?, bias });
+    config.names = Names { up: "mlp.c_fc", down: "mlp.c_proj", ..LLAMA };
+    windows::on_all_layers(&mut config, fields, None)?;
+    Ok(config)
+}

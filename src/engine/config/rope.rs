@@ -1,0 +1,229 @@
+//! The rotary position embedding as `config.json` describes it, in the spellings of transformers 4 (`rope_theta` beside
+//! `rope_scaling`) and 5 (`rope_parameters` with everything inside).
+
+use super::fields::Fields;
+use crate::error::Result;
+
+/// Rotary position embedding (Su et al. 2021).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How many dimensions of a head are rotated, the first ones.
+    pub dims: usize,
+    /// Which dimensions form a pair.
+    pub style: RopeStyle,
+    /// How the frequencies are stretched for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// Which dimensions of a head form a pair that is rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// i and i + d/2, as in GPT-NeoX.
+    Halves,
+    /// 2 i and 2 i + 1, as in GPT-J.
+    Neighbours,
+}
+
+/// How the frequencies of the rotary embedding are stretched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    Default,
+    /// All divided by one factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Divided by a factor each, as GGUF files store Llama 3's scaling.
+    Divisors(Vec<f32>),
+    /// The base grows with the longest sequence of the batch once that is past the original length ("NTK-aware").
+    Dynamic {
+        /// How fast it grows.
+        factor: f64,
+        /// Context length of the pretraining.
+        original_positions: f64,
+    },
+    /// YaRN (Peng et al. 2023).
+    Yarn {
+        /// The divisor of long wavelengths.
+        factor: f64,
+        /// Pairs that turn at least this often within the original length are kept.
+        beta_fast: f64,
+        /// Pairs that turn at most this often are divided.
+        beta_slow: f64,
+        /// Context length of the pretraining.
+        original_positions: f64,
+        /// Cosines and sines are multiplied by this.
+        attention_factor: f64,
+        /// The ends of the ramp are rounded to whole dimensions.
+        truncate: bool,
+    },
+    /// Llama 3.1: long wavelengths divided by the factor, short ones kept, with a ramp between.
+    Llama3 {
+        /// The divisor of long wavelengths.
+        factor: f64,
+        /// Wavelengths above `original_positions / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_positions / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of the pretraining.
+        original_positions: f64,
+    },
+    /// LongRoPE (Ding et al. 2024): one divisor for each pair, of which there are two sets.
+    Long {
+        /// Divisors up to the original length.
+        short: Vec<f32>,
+        /// Divisors beyond it, for the whole sequence.
+        long: Vec<f32>,
+        /// Context length of the pretraining.
+        original_positions: usize,
+        /// Cosines and sines are multiplied by this.
+        attention_factor: f64,
+    },
+}
+
+impl Rope {
+    /// Whether sequences may grow past `max_position_embeddings`: the base grows with them.
+    pub fn is_open_ended(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. })
+    }
+}
+
+/// What a family takes where `config.json` says nothing, and what the shape of the model adds.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeDefaults {
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Longest sequence.
+    pub max_positions: usize,
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Share of a head's dimensions that is rotated.
+    pub share: f64,
+    /// Which dimensions form a pair.
+    pub style: RopeStyle,
+}
+
+/// Reads the one rotary embedding of a model.
+///
+/// # Errors
+/// A type that isn't served, or a parameter that is missing or wrong.
+pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
+    let parameters = match fields.object("rope_scaling")? {
+        Some(scaling) => Some(scaling),
+        None => fields.object("rope_parameters")?,
+    };
+    rope(fields, parameters.as_ref(), defaults)
+}
+
+/// Reads a rotary embedding from its parameters; what they don't state stands beside them in `fields`.
+///
+/// # Errors
+/// As for [`read`].
+pub fn rope(fields: &Fields, parameters: Option<&Fields>, defaults: RopeDefaults) -> Result<Rope> {
+    let inside = |name: &str| match parameters {
+        Some(parameters) => parameters.positive(name),
+        None => Ok(None),
+    };
+    // GPT-NeoX calls them otherwise.
+    let either = |name: &str, old: &str| -> Result<Option<f64>> {
+        if let Some(value) = inside(name)? {
+            return Ok(Some(value));
+        }
+        match fields.positive(name)? {
+            Some(value) => Ok(Some(value)),
+            None => fields.positive(old),
+        }
+    };
+    let theta = either("rope_theta", "rotary_emb_base")?.unwrap_or(defaults.theta);
+    let share = either("partial_rotary_factor", "rotary_pct")?.unwrap_or(defaults.share);
+    if share > 1.0 {
+        return Err(fields.error("partial_rotary_factor", format!("{share} is more than the whole head")));
+    }
+    let dims = (defaults.head_dim as f64 * share) as usize;
+    let scaling = match parameters {
+        Some(parameters) => scaling(fields, parameters, dims, defaults.max_positions)?,
+        None => RopeScaling::Default,
+    };
+    Ok(Rope { theta, dims, style: defaults.style, scaling })
+}
+
+fn scaling(fields: &Fields, parameters: &Fields, dims: usize, max_positions: usize) -> Result<RopeScaling> {
+    let kind = match parameters.text("rope_type")? {
+        Some(kind) => Some(kind),
+        None => parameters.text("type")?,
+    };
+    // A value beside the parameters wins, as in transformers.
+    let original = || -> Result<f64> {
+        let beside = fields.positive("original_max_position_embeddings")?;
+        let inside = parameters.positive("original_max_position_embeddings")?;
+        Ok(beside.or(inside).unwrap_or(max_positions as f64))
+    };
+    match kind {
+        None if parameters.get("factor").is_some() => Err(parameters.error("rope_type", "is missing beside `factor`")),
+        None | Some("default") => Ok(RopeScaling::Default),
+        Some("linear") => Ok(RopeScaling::Linear { factor: parameters.required_positive("factor")? }),
+        Some("dynamic") => Ok(RopeScaling::Dynamic {
+            factor: parameters.required_positive("factor")?,
+            original_positions: max_positions as f64,
+        }),
+        Some("yarn") => yarn(parameters, max_positions as f64, original()?),
+        Some("llama3") => Ok(RopeScaling::Llama3 {
+            factor: parameters.required_positive("factor")?,
+            low_freq_factor: parameters.required_positive("low_freq_factor")?,
+            high_freq_factor: parameters.required_positive("high_freq_factor")?,
+            original_positions: original()?,
+        }),
+        Some("longrope" | "su") => long(parameters, dims, max_positions as f64, original()?),
+        Some(other) => {
+            let served = "`default`, `linear`, `dynamic`, `yarn`, `llama3` and `longrope`";
+            Err(parameters.error("rope_type", format!("`{other}` isn't served; served are {served}")))
+        }
+    }
+}
+
+/// Parameters as `_compute_yarn_parameters` of transformers reads them.
+fn yarn(parameters: &Fields, max_positions: f64, original_positions: f64) -> Result<RopeScaling> {
+    let factor = parameters.positive("factor")?.unwrap_or(max_positions / original_positions);
+    let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    let attention_factor = match parameters.positive("attention_factor")? {
+        Some(factor) => factor,
+        None => match (parameters.not_negative("mscale")?, parameters.not_negative("mscale_all_dim")?) {
+            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => magnitude(some) / magnitude(all),
+            _ => magnitude(1.0),
+        },
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: parameters.positive("beta_fast")?.unwrap_or(32.0),
+        beta_slow: parameters.positive("beta_slow")?.unwrap_or(1.0),
+        original_positions,
+        attention_factor,
+        truncate: parameters.flag("truncate")?.unwrap_or(true),
+    })
+}
+
+/// Parameters as `_compute_longrope_parameters` of transformers reads them.
+fn long(parameters: &Fields, dims: usize, max_positions: f64, original_positions: f64) -> Result<RopeScaling> {
+    let divisors = |name: &str| -> Result<Vec<f32>> {
+        let list = parameters.positive_list(name)?.ok_or_else(|| parameters.error(name, "is missing"))?;
+        match list.len() == dims / 2 {
+            true => Ok(list.into_iter().map(|divisor| divisor as f32).collect()),
+            false => Err(parameters.error(name, format!("has {} entries, {} pairs are rotated", list.len(), dims / 2))),
+        }
+    };
+    let factor = parameters.positive("factor")?.unwrap_or(max_positions / original_positions);
+    let attention_factor = match parameters.positive("attention_factor")? {
+        Some(factor) => factor,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / original_positions.ln()).sqrt(),
+    };
+    Ok(RopeScaling::Long {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        original_positions: original_positions as usize,
+        attention_factor,
+    })
+}

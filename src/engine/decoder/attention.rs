@@ -1,0 +1,177 @@
+//! Causal attention of a left-padded batch over its KV cache.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use candle_nn::ops::softmax_last_dim;
+use candle_nn::rotary_emb::{rope, rope_i};
+
+use super::alibi::AlibiTable;
+use super::cache::{LayerCache, StockCache};
+use super::linear::Linear;
+use super::norm::Normalise;
+use super::place::Place;
+use super::positions::{Pass, TableInUse};
+use crate::engine::config::{Config, RopeStyle};
+use crate::engine::cpu::attention::{Heads, Query, Scores};
+use crate::engine::layout::{LayerSpec, NormSpec};
+use crate::engine::weights::Weights;
+use crate::error::{Error, Result};
+
+/// What all layers of one forward pass share.
+pub struct Step<'a> {
+    /// First column of each row that isn't padding.
+    pub starts: &'a [usize],
+    /// Columns in the cache.
+    pub past: usize,
+    /// Rotary embeddings.
+    pub tables: &'a [TableInUse],
+    /// Linear biases.
+    pub alibi: Option<&'a AlibiTable>,
+    /// For the stock operations.
+    pub pass: Option<Pass>,
+}
+
+/// The attention of a layer.
+pub struct AttentionLayer {
+    heads: Heads,
+    scores: Scores,
+    /// Index of the layer's rotary embedding.
+    rope: Option<usize>,
+    style: RopeStyle,
+    /// Index of the layer's window among those of the model.
+    window: usize,
+    /// Queries, keys and values in one product.
+    qkv: Linear,
+    qk_norm: Option<[HeadNorm; 2]>,
+    clip: Option<f64>,
+    output: Linear,
+}
+
+struct HeadNorm {
+    norm: Normalise,
+    /// How wide a row of the norm is.
+    width: usize,
+}
+
+impl AttentionLayer {
+    /// Loads the attention of layer `index`.
+    pub fn load(config: &Config, spec: &LayerSpec, index: usize, weights: &Weights, place: &Place) -> Result<Self> {
+        let layer = &config.layers[index];
+        let norm = |spec: &NormSpec| -> Result<HeadNorm> {
+            Ok(HeadNorm { norm: Normalise::load(weights, spec, place)?, width: spec.width })
+        };
+        let qk_norm = match &spec.qk_norm {
+            Some([query, key]) => Some([norm(query)?, norm(key)?]),
+            None => None,
+        };
+        Ok(Self {
+            heads: Heads::of(&config.attention),
+            scores: Scores {
+                scale: layer.scale as f32,
+                softcap: config.attention.softcap.map(|cap| cap as f32),
+                window: layer.window,
+            },
+            rope: layer.rope,
+            style: layer.rope.map_or(RopeStyle::Halves, |rope| config.ropes[rope].style),
+            window: config.windows().iter().position(|window| *window == layer.window).unwrap_or_default(),
+            qkv: Linear::load_qkv(weights, &spec.qkv, &config.attention, place)?,
+            qk_norm,
+            clip: config.attention.clip,
+            output: Linear::load(weights, &[&spec.attention_output], place)?,
+        })
+    }
+
+    /// `(b · t, hidden)` to the same.
+    pub fn forward(&self, x: &Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
+        let qkv = self.clipped(self.normalised(self.qkv.forward(x)?)?)?;
+        let attended = match (cache, &step.pass) {
+            (LayerCache::Stock(cache), Some(pass)) => self.attend(&qkv, step, pass, cache)?,
+            (LayerCache::Cpu(cache), _) => {
+                let table = self.rope.and_then(|rope| step.tables.get(rope)).map(|(_, table)| Arc::as_ref(table));
+                let query =
+                    Query { scores: self.scores, rope: table, alibi: step.alibi, past: step.past, starts: step.starts };
+                cache.attend(&qkv, query)?
+            }
+            (LayerCache::Stock(_), None) => return Err(Error::new("the cache of a layer lacks its positions")),
+        };
+        self.output.forward(&attended)
+    }
+
+    fn normalised(&self, qkv: Tensor) -> Result<Tensor> {
+        let Some([query, key]) = &self.qk_norm else { return Ok(qkv) };
+        let (h, kv, d) = (self.heads.queries, self.heads.keys, self.heads.width);
+        let part = |first: usize, heads: usize| qkv.narrow(1, first * d, heads * d)?.contiguous();
+        let norm = |norm: &HeadNorm, x: Tensor| -> Result<Tensor> {
+            Ok(norm.norm.forward(&x.reshape(((), norm.width))?)?.reshape(x.shape())?)
+        };
+        let (queries, keys) = (norm(query, part(0, h)?)?, norm(key, part(h, kv)?)?);
+        Ok(Tensor::cat(&[queries, keys, part(h + kv, kv)?], 1)?)
+    }
+
+    fn clipped(&self, qkv: Tensor) -> Result<Tensor> {
+        match self.clip {
+            Some(limit) => Ok(qkv.clamp(-limit, limit)?),
+            None => Ok(qkv),
+        }
+    }
+
+    /// Stores the new keys and values and attends, in candle's own operations: `qkv` `(b · t, (h + 2 kv) · d)` gives
+    /// `(b · t, h · d)`.
+    ///
+    /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores and
+    /// softmax are in f32.
+    fn attend(&self, qkv: &Tensor, step: &Step<'_>, pass: &Pass, cache: &mut StockCache) -> Result<Tensor> {
+        let Heads { queries: h, keys: kv, width: d } = self.heads;
+        let rows = qkv.dim(0)?;
+        let batch = step.starts.len();
+        let t = rows / batch;
+        let length = step.past + t;
+        let by_head = qkv.reshape((batch, t, h + 2 * kv, d))?.transpose(1, 2)?;
+        let part = |first, count| by_head.narrow(1, first, count)?.contiguous();
+        let queries = self.rotated(part(0, h)?, pass)?;
+        let keys = self.rotated(part(h, kv)?, pass)?;
+        let (keys, values) = cache.append(&keys, &part(h + kv, kv)?, step.past)?;
+
+        let queries = queries.reshape((batch, kv, h / kv * t, d))?;
+        let scores = queries.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
+        let scores = (scores.reshape((batch, h, t, length))? * f64::from(self.scores.scale))?;
+        let scores = match self.scores.softcap {
+            Some(cap) => soft_cap(&scores, f64::from(cap))?,
+            None => scores,
+        };
+        let scores = match &pass.alibi {
+            Some(alibi) => scores.broadcast_add(alibi)?,
+            None => scores,
+        };
+        let scores = match &pass.masks[self.window] {
+            Some(mask) => scores.broadcast_add(mask)?,
+            None => scores,
+        };
+        let weights = softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
+        let attended = weights.reshape((batch, kv, h / kv * t, length))?.matmul(&values)?;
+        Ok(attended.reshape((batch, h, t, d))?.transpose(1, 2)?.reshape((rows, h * d))?)
+    }
+
+    /// Rotates the first dimensions of each head: `(b, heads, t, d)`.
+    fn rotated(&self, heads: Tensor, pass: &Pass) -> Result<Tensor> {
+        let Some([cos, sin]) = self.rope.and_then(|rope| pass.rotations.get(rope)) else { return Ok(heads) };
+        let rotate = match self.style {
+            RopeStyle::Halves => rope,
+            RopeStyle::Neighbours => rope_i,
+        };
+        let (dims, width) = (2 * cos.dim(candle_core::D::Minus1)?, self.heads.width);
+        if dims == width {
+            return Ok(rotate(&heads, cos, sin)?);
+        }
+        let rotated = rotate(&heads.narrow(3, 0, dims)?.contiguous()?, cos, sin)?;
+        let rest = heads.narrow(3, dims, width - dims)?.contiguous()?;
+        // joined along the last dimension, parts that lie apart would come out transposed
+        Ok(Tensor::cat(&[rotated, rest], 3)?.contiguous()?)
+    }
+}
+
+/// c · tanh(x / c).
+pub fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    Ok(((x / cap)?.tanh()? * cap)?)
+}

@@ -1,0 +1,155 @@
+//! Linear layers.
+
+use candle_core::quantized::QMatMul;
+use candle_core::{DType, Module, Tensor};
+
+use super::place::{Kernels, Place};
+use crate::engine::config::{Attention, FusedOrder};
+use crate::engine::cpu::panels::Panels;
+use crate::engine::layout::{GateUpSpec, MatrixSpec, QkvSpec};
+use crate::engine::weights::Weights;
+use crate::error::{Error, Result};
+
+/// y = x · Wᵀ + b.
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>,
+}
+
+enum Weight {
+    /// `(n, k)`.
+    Matrix(Tensor),
+    /// The same for the kernels of the CPU.
+    Panels(Panels),
+    /// Quantised matrices whose outputs are put side by side.
+    Quantised(Vec<QMatMul>),
+}
+
+impl Linear {
+    /// A layer with weights `(n, k)` and a bias `(n)`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>, kernels: Kernels) -> Result<Self> {
+        let weight = match kernels {
+            Kernels::Stock => Weight::Matrix(weight),
+            Kernels::Cpu => Weight::Panels(Panels::pack(&weight)?),
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// Loads matrices with the same number of columns as one, row over row.
+    pub fn load(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Self> {
+        if let Some(quantised) = quantised(weights, parts, place)? {
+            return Ok(Self { weight: Weight::Quantised(quantised), bias: load_bias(weights, parts, place)? });
+        }
+        let matrices = parts.iter().map(|part| load_matrix(weights, part, place)).collect::<Result<Vec<_>>>()?;
+        Self::new(stacked(matrices)?, load_bias(weights, parts, place)?, place.kernels)
+    }
+
+    /// Loads the query, key and value projections as one: all queries, all keys, all values.
+    pub fn load_qkv(weights: &Weights, qkv: &QkvSpec, attention: &Attention, place: &Place) -> Result<Self> {
+        match qkv {
+            QkvSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
+            QkvSpec::Fused(part, FusedOrder::Blocks) => Self::load(weights, &[part], place),
+            QkvSpec::Fused(part, FusedOrder::ByKeyHead) => {
+                let weight = by_blocks(&load_matrix(weights, part, place)?, attention)?;
+                let bias = load_bias(weights, &[part], place)?;
+                let bias = bias.map(|bias| by_blocks(&bias, attention)).transpose()?;
+                Self::new(weight, bias, place.kernels)
+            }
+        }
+    }
+
+    /// Loads gate and up projection as one, the gate's rows first.
+    pub fn load_gate_up(weights: &Weights, gate_up: &GateUpSpec, place: &Place) -> Result<Self> {
+        match gate_up {
+            GateUpSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
+            GateUpSpec::Fused(part) => Self::load(weights, &[part], place),
+        }
+    }
+
+    /// The rows of W with these indices `(m)`: `(m, k)`. This is how an embedding table is read.
+    pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Matrix(matrix) => Ok(matrix.index_select(indices, 0)?),
+            Weight::Panels(panels) => Ok(panels.select(indices)?),
+            Weight::Quantised(_) => Err(Error::new("rows of a quantised matrix can't be looked up")),
+        }
+    }
+
+    /// `(m, k)` to `(m, n)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.weight {
+            Weight::Matrix(matrix) => x.matmul(&matrix.t()?)?,
+            Weight::Panels(panels) => panels.multiply(x)?,
+            Weight::Quantised(matrices) => {
+                let dtype = x.dtype();
+                let x = x.to_dtype(DType::F32)?;
+                let parts =
+                    matrices.iter().map(|matrix| matrix.forward(&x)).collect::<candle_core::Result<Vec<_>>>()?;
+                side_by_side(parts)?.to_dtype(dtype)?
+            }
+        };
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(bias)?),
+            None => Ok(y),
+        }
+    }
+}
+
+/// The matrices, where all of them are stored quantised.
+fn quantised(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Vec<QMatMul>>> {
+    let mut matrices = Vec::with_capacity(parts.len());
+    for part in parts {
+        match weights.quantised(&part.weight, &place.device)? {
+            Some(matrix) => matrices.push(QMatMul::from_arc(matrix)?),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(matrices))
+}
+
+fn load_matrix(weights: &Weights, part: &MatrixSpec, place: &Place) -> Result<Tensor> {
+    let weight = weights.load(&part.weight, place.dtype, &place.device)?;
+    match part.transposed {
+        true => Ok(weight.t()?.contiguous()?),
+        false => Ok(weight),
+    }
+}
+
+/// The biases of all parts one after the other; zeros where only some have one.
+fn load_bias(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Tensor>> {
+    if parts.iter().all(|part| part.bias.is_none()) {
+        return Ok(None);
+    }
+    let bias = |part: &&MatrixSpec| match &part.bias {
+        Some(bias) => weights.load(bias, place.dtype, &place.device),
+        None => Ok(Tensor::zeros(part.weight.shape[0], place.dtype, &place.device)?),
+    };
+    Ok(Some(stacked(parts.iter().map(bias).collect::<Result<Vec<_>>>()?)?))
+}
+
+fn stacked(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    match parts.len() {
+        1 => Ok(parts.remove(0)),
+        _ => Ok(Tensor::cat(&parts, 0)?),
+    }
+}
+
+fn side_by_side(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    match parts.len() {
+        1 => Ok(parts.remove(0)),
+        _ => Ok(Tensor::cat(&parts, 1)?),
+    }
+}
+
+/// Rows ordered by key head become all queries, all keys, all values.
+fn by_blocks(rows: &Tensor, attention: &Attention) -> Result<Tensor> {
+    let Attention { heads, kv_heads, head_dim, .. } = *attention;
+    let rest = rows.dims()[1..].iter().product::<usize>();
+    let groups = rows.reshape((kv_heads, heads / kv_heads + 2, head_dim * rest))?;
+    let part = |first: usize, count: usize| -> Result<Tensor> {
+        Ok(groups.narrow(1, first, count)?.reshape((kv_heads * count * head_dim, rest))?)
+    };
+    let shared = heads / kv_heads;
+    let blocks = Tensor::cat(&[part(0, shared)?, part(shared, 1)?, part(shared + 1, 1)?], 0)?;
+    Ok(blocks.reshape(rows.shape())?)
+}

@@ -1,0 +1,133 @@
+//! What layers need to know of where tokens stand, for candle's own operations: rotations, masks and linear biases.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::alibi::AlibiTable;
+use super::place::Place;
+use super::rope::{RopeKey, RopeTable};
+use crate::error::Result;
+
+/// Added to the scores of masked columns. Finite, so that a row of nothing but padding isn't NaN, and small enough that
+/// two of them don't overflow.
+const MASKED: f32 = f32::MIN / 4.0;
+
+/// A rotary embedding's table in use, by which all parts of a model rotate.
+pub type TableInUse = (RopeKey, Arc<RopeTable>);
+
+/// Positions of a left-padded batch by column. Row r begins at column `starts[r]`, where its position is 0.
+pub struct Positions {
+    place: Place,
+    starts: Vec<usize>,
+    capacity: usize,
+    /// `(b, 1, 1, capacity)`, where rows are padded.
+    padding: Option<Tensor>,
+    /// One for each rotary embedding.
+    rotations: Vec<Rotation>,
+    /// `(b, h, 1, capacity)`.
+    alibi: Option<Tensor>,
+}
+
+struct Rotation {
+    key: RopeKey,
+    /// `(capacity, pairs)`, or `(capacity, b, pairs)` where rows are padded.
+    cos: Tensor,
+    /// As `cos`.
+    sin: Tensor,
+}
+
+/// The part of one forward pass.
+pub struct Pass {
+    /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` where rows are padded.
+    pub rotations: Vec<[Tensor; 2]>,
+    /// One for each window of the model: broadcasts to `(b, h, t, past + t)`.
+    pub masks: Vec<Option<Tensor>>,
+    /// `(b, h, 1, past + t)`.
+    pub alibi: Option<Tensor>,
+}
+
+impl Positions {
+    /// Positions for rows of up to `capacity` columns.
+    pub fn new(place: &Place, starts: &[usize], capacity: usize, alibi: Option<&AlibiTable>) -> Result<Self> {
+        let padding = match starts.iter().all(|start| *start == 0) {
+            true => None,
+            false => {
+                let mask =
+                    starts.iter().flat_map(|start| (0..capacity).map(move |c| if c < *start { MASKED } else { 0.0 }));
+                Some(Tensor::from_vec(mask.collect(), (starts.len(), 1, 1, capacity), &place.device)?)
+            }
+        };
+        let alibi = alibi.map(|table| table.by_column(starts, capacity, &place.device)).transpose()?;
+        Ok(Self { place: place.clone(), starts: starts.to_vec(), capacity, padding, rotations: Vec::new(), alibi })
+    }
+
+    /// Takes over the tables in use where they have changed.
+    pub fn rotate_by(&mut self, tables: &[TableInUse]) -> Result<()> {
+        for (index, (key, table)) in tables.iter().enumerate() {
+            match self.rotations.get(index) {
+                Some(rotation) if rotation.key == *key => {}
+                Some(_) => self.rotations[index] = self.rotation(*key, table)?,
+                None => self.rotations.push(self.rotation(*key, table)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn rotation(&self, key: RopeKey, table: &RopeTable) -> Result<Rotation> {
+        let [cos, sin] = table.to_device(self.capacity, self.place.dtype, &self.place.device)?;
+        if self.padding.is_none() {
+            return Ok(Rotation { key, cos, sin });
+        }
+        let rows = self.starts.len();
+        let positions =
+            (0..self.capacity).flat_map(|c| self.starts.iter().map(move |start| c.saturating_sub(*start) as u32));
+        let positions = Tensor::from_vec(positions.collect(), self.capacity * rows, &self.place.device)?;
+        let by_column = |table: Tensor| table.index_select(&positions, 0)?.reshape((self.capacity, rows, ()));
+        Ok(Rotation { key, cos: by_column(cos)?, sin: by_column(sin)? })
+    }
+
+    /// The part for `tokens` new columns after `past`.
+    pub fn pass(&self, past: usize, tokens: usize, windows: &[Option<usize>]) -> Result<Pass> {
+        let part = |table: &Tensor| -> Result<Tensor> {
+            let columns = table.narrow(0, past, tokens)?;
+            match self.padding {
+                Some(_) => Ok(columns.transpose(0, 1)?.contiguous()?),
+                None => Ok(columns),
+            }
+        };
+        let rotations = self.rotations.iter().map(|rotation| Ok([part(&rotation.cos)?, part(&rotation.sin)?]));
+        let masks = windows.iter().map(|window| self.mask(past, tokens, *window));
+        Ok(Pass {
+            rotations: rotations.collect::<Result<_>>()?,
+            masks: masks.collect::<Result<_>>()?,
+            alibi: self.alibi.as_ref().map(|alibi| alibi.narrow(3, 0, past + tokens)).transpose()?,
+        })
+    }
+
+    fn mask(&self, past: usize, tokens: usize, window: Option<usize>) -> Result<Option<Tensor>> {
+        let length = past + tokens;
+        let padding = self.padding.as_ref().map(|padding| padding.narrow(3, 0, length)).transpose()?;
+        if tokens == 1 && window.is_none_or(|window| length <= window) {
+            return Ok(padding);
+        }
+        let seen = |token: usize, column: usize| {
+            let own = past + token;
+            column <= own && window.is_none_or(|window| own - column < window)
+        };
+        let mask = (0..tokens).flat_map(|t| (0..length).map(move |c| if seen(t, c) { 0.0 } else { MASKED }));
+        let mask = Tensor::from_vec(mask.collect(), (1, 1, tokens, length), &self.place.device)?;
+        match padding {
+            Some(padding) => Ok(Some(mask.broadcast_add(&padding)?)),
+            None => Ok(Some(mask)),
+        }
+    }
+}
+
+/// Row indices of a table of learned positions for `tokens` new columns after `past`: `(b · t)`.
+pub fn learned(starts: &[usize], past: usize, tokens: usize, offset: usize, place: &Place) -> Result<Tensor> {
+    let rows = starts
+        .iter()
+        .flat_map(|start| (past..past + tokens).map(move |column| (column.saturating_sub(*start) + offset) as u32));
+    Ok(Tensor::from_vec(rows.collect::<Vec<_>>(), starts.len() * tokens, &place.device)?.to_dtype(DType::U32)?)
+}

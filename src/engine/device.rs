@@ -1,0 +1,118 @@
+//! Where models run: choosing devices, opening them, and what memory they have left.
+
+use candle_core::Device;
+
+#[cfg(feature = "cuda")]
+use crate::error::Context;
+use crate::error::{Error, Result};
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU where there is one and this build can use it, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with this index.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// Whether that is a GPU on this machine.
+    pub fn is_gpu(self) -> bool {
+        self.gpu_index().is_some()
+    }
+
+    /// The CUDA ordinal of the GPU, where it is one.
+    pub fn gpu_index(self) -> Option<usize> {
+        match self {
+            DeviceChoice::Auto if cuda_devices() > 0 => Some(0),
+            DeviceChoice::Cuda(index) => Some(index),
+            DeviceChoice::Auto | DeviceChoice::Cpu => None,
+        }
+    }
+
+    /// Refuses what this build can't do, before anything else is tried.
+    ///
+    /// # Errors
+    /// A GPU is asked for and CUDA isn't built in.
+    pub fn check(self) -> Result<()> {
+        match self {
+            DeviceChoice::Cuda(index) if cfg!(not(feature = "cuda")) => {
+                Err(Error::input(format!("this build can't use CUDA device {index}"))
+                    .hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that are free on the device, where that can be told.
+    pub fn free_memory(self) -> Option<u64> {
+        match self.gpu_index() {
+            Some(index) => free_on_gpu(index),
+            None => crate::host::available_memory(),
+        }
+    }
+
+    /// Opens the device.
+    pub(super) fn open(self) -> Result<Device> {
+        self.check()?;
+        match self.gpu_index() {
+            Some(index) => open_cuda(index),
+            None => Ok(Device::Cpu),
+        }
+    }
+}
+
+/// The devices that a model's layers are spread over: those that the model names, else the one of the run.
+pub fn devices(run: DeviceChoice, named: Option<&[usize]>) -> Vec<DeviceChoice> {
+    match named {
+        Some(indices) if run != DeviceChoice::Cpu => indices.iter().map(|index| DeviceChoice::Cuda(*index)).collect(),
+        _ => vec![run],
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> usize {
+    let count = candle_core::cuda_backend::cudarc::driver::CudaContext::device_count();
+    count.map_or(0, |count| count.max(0) as usize)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> usize {
+    0
+}
+
+#[cfg(feature = "cuda")]
+fn free_on_gpu(index: usize) -> Option<u64> {
+    let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(index).ok()?;
+    let (free, _) = context.mem_get_info().ok()?;
+    Some(free as u64)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn free_on_gpu(_: usize) -> Option<u64> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> Result<Device> {
+    let device = Device::new_cuda(index).input_context(|| format!("can't use CUDA device {index}"))?;
+    // SAFETY: one thread uses one stream, so that there is nothing for events to order.
+    unsafe { device.as_cuda_device()?.disable_event_tracking() };
+    Ok(device)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> Result<Device> {
+    Err(Error::new(format!("this build has no CUDA device {index}")))
+}
+
+/// A device as records name it.
+pub(super) fn name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}

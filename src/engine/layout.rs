@@ -1,0 +1,410 @@
+//! Which tensors a model consists of: from the config to names and shapes. Checking files, counting parameters, making
+//! dummy weights and loading the decoder all follow this one description.
+
+use super::config::{Config, Experts, FeedForward, FusedOrder, GateUpNames, Names, Norm, QkSpan, QkvNames};
+
+/// A tensor of the model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// A linear layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatrixSpec {
+    /// Weights `(rows, columns)`; `(columns, rows)` where they are stored transposed.
+    pub weight: TensorSpec,
+    /// Bias `(rows)`.
+    pub bias: Option<TensorSpec>,
+    /// The weights are stored transposed.
+    pub transposed: bool,
+}
+
+/// A norm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormSpec {
+    /// Which.
+    pub norm: Norm,
+    /// How wide it is.
+    pub width: usize,
+    /// Weights, where it has some: one tensor, or one for each head.
+    pub weight: Vec<TensorSpec>,
+    /// Bias, where it has one.
+    pub bias: Option<TensorSpec>,
+}
+
+/// Query, key and value projections.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QkvSpec {
+    /// Three matrices.
+    Apart([MatrixSpec; 3]),
+    /// One matrix.
+    Fused(MatrixSpec, FusedOrder),
+}
+
+/// Gate and up projection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GateUpSpec {
+    /// Two matrices.
+    Apart([MatrixSpec; 2]),
+    /// One matrix, the gate's rows first.
+    Fused(MatrixSpec),
+}
+
+/// A feed-forward.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FeedForwardSpec {
+    /// down(act(gate x) · up x).
+    Gated(GatedSpec),
+    /// down(act(up x)).
+    Plain {
+        /// First projection.
+        up: MatrixSpec,
+        /// Last projection.
+        down: MatrixSpec,
+    },
+    /// A mixture of experts.
+    Experts(Box<ExpertsSpec>),
+}
+
+/// A gated feed-forward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatedSpec {
+    /// Gate and up projection.
+    pub gate_up: GateUpSpec,
+    /// Last projection.
+    pub down: MatrixSpec,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertsSpec {
+    /// Sizes.
+    pub experts: Experts,
+    /// Scores the experts `(experts, hidden)`.
+    pub router: MatrixSpec,
+    /// The experts.
+    pub weights: ExpertWeights,
+    /// The expert that every token goes through, and its gate `(1, hidden)`.
+    pub shared: Option<(GatedSpec, MatrixSpec)>,
+}
+
+/// How the weights of experts are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExpertWeights {
+    /// Gate, up and down projection of each expert.
+    Apart(Vec<[MatrixSpec; 3]>),
+    /// Those of all experts in one tensor: gate and up `(experts, 2 · inner, hidden)`, down `(experts, hidden, inner)`.
+    Stacked {
+        /// Gate and up projections.
+        gate_up: TensorSpec,
+        /// Down projections.
+        down: TensorSpec,
+    },
+}
+
+/// A layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Norm before attention.
+    pub attention_norm: Option<NormSpec>,
+    /// Query, key and value projections.
+    pub qkv: QkvSpec,
+    /// Norms of queries and keys.
+    pub qk_norm: Option<[NormSpec; 2]>,
+    /// Output projection of attention.
+    pub attention_output: MatrixSpec,
+    /// Norm of what attention gives.
+    pub attended_norm: Option<NormSpec>,
+    /// Norm before the feed-forward.
+    pub feed_forward_norm: Option<NormSpec>,
+    /// The feed-forward.
+    pub feed_forward: FeedForwardSpec,
+    /// Norm of what the feed-forward gives.
+    pub fed_norm: Option<NormSpec>,
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// Embedding table.
+    pub embedding: TensorSpec,
+    /// Table of learned positions.
+    pub positions: Option<TensorSpec>,
+    /// Norm after the embedding.
+    pub embedding_norm: Option<NormSpec>,
+    /// From the width of the embedding to the hidden size, and back.
+    pub projections: Option<[MatrixSpec; 2]>,
+    /// The layers.
+    pub layers: Vec<LayerSpec>,
+    /// Norm before the output layer.
+    pub final_norm: Option<NormSpec>,
+    /// The output layer; a tied model may lack it.
+    pub output: MatrixSpec,
+}
+
+impl Layout {
+    /// The tensors of a model. `has` tells whether the files hold a name, which decides where there are several ways to
+    /// name the same.
+    pub fn new(config: &Config, has: impl Fn(&str) -> bool) -> Self {
+        let named = |prefix: &str| has(&format!("{prefix}{}.weight", config.names.embedding));
+        // Some checkpoints hold the inner model alone, whose names lack the first part of the prefix.
+        let inner = config.names.prefix.split_once('.').map_or("", |(_, rest)| rest);
+        let prefix = if !named(config.names.prefix) && named(inner) { inner } else { config.names.prefix };
+        Builder { config, names: &config.names, prefix, has: &has }.layout()
+    }
+
+    /// Every tensor; the output layer only `with_output`.
+    pub fn tensors(&self, with_output: bool) -> Vec<&TensorSpec> {
+        let mut all = vec![&self.embedding];
+        all.extend(&self.positions);
+        add_norm(&mut all, &self.embedding_norm);
+        self.projections.iter().flatten().for_each(|matrix| add_matrix(&mut all, matrix));
+        self.layers.iter().for_each(|layer| layer.add_to(&mut all));
+        add_norm(&mut all, &self.final_norm);
+        all.extend(&self.output.bias);
+        if with_output {
+            all.push(&self.output.weight);
+        }
+        all
+    }
+}
+
+impl LayerSpec {
+    fn add_to<'a>(&'a self, all: &mut Vec<&'a TensorSpec>) {
+        for norm in [&self.attention_norm, &self.attended_norm, &self.feed_forward_norm, &self.fed_norm] {
+            add_norm(all, norm);
+        }
+        match &self.qkv {
+            QkvSpec::Apart(matrices) => matrices.iter().for_each(|matrix| add_matrix(all, matrix)),
+            QkvSpec::Fused(matrix, _) => add_matrix(all, matrix),
+        }
+        for norm in self.qk_norm.iter().flatten() {
+            all.extend(&norm.weight);
+            all.extend(&norm.bias);
+        }
+        add_matrix(all, &self.attention_output);
+        match &self.feed_forward {
+            FeedForwardSpec::Gated(gated) => gated.add_to(all),
+            FeedForwardSpec::Plain { up, down } => [up, down].into_iter().for_each(|matrix| add_matrix(all, matrix)),
+            FeedForwardSpec::Experts(experts) => experts.add_to(all),
+        }
+    }
+}
+
+impl LayerSpec {
+    /// Bytes of the experts that a single token doesn't go through.
+    pub fn idle_expert_bytes(&self, size: &dyn Fn(&TensorSpec) -> u64) -> u64 {
+        let FeedForwardSpec::Experts(mixture) = &self.feed_forward else { return 0 };
+        let all: u64 = match &mixture.weights {
+            ExpertWeights::Apart(experts) => experts.iter().flatten().map(|matrix| size(&matrix.weight)).sum(),
+            ExpertWeights::Stacked { gate_up, down } => size(gate_up) + size(down),
+        };
+        let Experts { count, per_token, .. } = mixture.experts;
+        all / count as u64 * (count - per_token) as u64
+    }
+}
+
+impl GatedSpec {
+    fn add_to<'a>(&'a self, all: &mut Vec<&'a TensorSpec>) {
+        match &self.gate_up {
+            GateUpSpec::Apart(matrices) => matrices.iter().for_each(|matrix| add_matrix(all, matrix)),
+            GateUpSpec::Fused(matrix) => add_matrix(all, matrix),
+        }
+        add_matrix(all, &self.down);
+    }
+}
+
+impl ExpertsSpec {
+    fn add_to<'a>(&'a self, all: &mut Vec<&'a TensorSpec>) {
+        add_matrix(all, &self.router);
+        match &self.weights {
+            ExpertWeights::Apart(experts) => experts.iter().flatten().for_each(|matrix| add_matrix(all, matrix)),
+            ExpertWeights::Stacked { gate_up, down } => all.extend([gate_up, down]),
+        }
+        if let Some((shared, gate)) = &self.shared {
+            shared.add_to(all);
+            add_matrix(all, gate);
+        }
+    }
+}
+
+fn add_matrix<'a>(all: &mut Vec<&'a TensorSpec>, matrix: &'a MatrixSpec) {
+    all.push(&matrix.weight);
+    all.extend(&matrix.bias);
+}
+
+fn add_norm<'a>(all: &mut Vec<&'a TensorSpec>, norm: &'a Option<NormSpec>) {
+    if let Some(norm) = norm {
+        all.extend(&norm.weight);
+        all.extend(&norm.bias);
+    }
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    names: &'a Names,
+    prefix: &'a str,
+    has: &'a dyn Fn(&str) -> bool,
+}
+
+impl Builder<'_> {
+    fn layout(&self) -> Layout {
+        let config = self.config;
+        let (hidden, width) = (config.hidden_size, config.embedding.width);
+        let top = |name: &str| format!("{}{name}", self.prefix);
+        let projections = (width != hidden).then(|| {
+            [
+                matrix(&top(self.names.project_in), [hidden, width], false, false),
+                matrix(&top(self.names.project_out), [width, hidden], false, false),
+            ]
+        });
+        Layout {
+            embedding: tensor(format!("{}.weight", top(self.names.embedding)), &[config.vocab_size, width]),
+            positions: config
+                .embedding
+                .positions
+                .map(|positions| tensor(format!("{}.weight", top(self.names.positions)), &[positions.rows, hidden])),
+            embedding_norm: config.embedding.norm.then(|| norm(config.norm, &top(self.names.embedding_norm), hidden)),
+            projections,
+            layers: (0..config.layers.len()).map(|index| self.layer(index)).collect(),
+            final_norm: self.names.final_norm.map(|name| norm(config.norm, &top(name), hidden)),
+            output: matrix(self.names.output, [config.vocab_size, width], config.output.bias, false),
+        }
+    }
+
+    fn layer(&self, index: usize) -> LayerSpec {
+        let attention = &self.config.attention;
+        let hidden = self.config.hidden_size;
+        let name = |part: &str| format!("{}{}.{index}.{part}", self.prefix, self.names.layers);
+        let layer_norm = |part: Option<&str>| part.map(|part| norm(self.config.norm, &name(part), hidden));
+        let queries = attention.heads * attention.head_dim;
+        let keys = attention.kv_heads * attention.head_dim;
+        let transposed = self.names.transposed;
+        let qkv = match self.names.qkv {
+            QkvNames::Apart(parts) => {
+                let of = |at: usize, rows| matrix(&name(parts[at]), [rows, hidden], attention.qkv_bias, transposed);
+                QkvSpec::Apart([of(0, queries), of(1, keys), of(2, keys)])
+            }
+            QkvNames::Fused(part, order) => {
+                let shape = [queries + 2 * keys, hidden];
+                QkvSpec::Fused(matrix(&name(part), shape, attention.qkv_bias, transposed), order)
+            }
+        };
+        let qk_norm = attention.qk_norm.map(|qk| {
+            let [query, key] = self.names.qk_norms;
+            let of = |part: &str, heads| head_norm(qk.norm, qk.span, &name(part), heads, attention.head_dim);
+            [of(query, attention.heads), of(key, attention.kv_heads)]
+        });
+        let output = [hidden, queries];
+        LayerSpec {
+            attention_norm: layer_norm(self.names.attention_norm),
+            qkv,
+            qk_norm,
+            attention_output: matrix(&name(self.names.attention_output), output, attention.output_bias, transposed),
+            attended_norm: layer_norm(self.names.attended_norm),
+            feed_forward_norm: layer_norm(self.names.feed_forward_norm),
+            feed_forward: self.feed_forward(&self.config.layers[index].feed_forward, &name),
+            fed_norm: layer_norm(self.names.fed_norm),
+        }
+    }
+
+    fn feed_forward(&self, feed_forward: &FeedForward, name: &dyn Fn(&str) -> String) -> FeedForwardSpec {
+        let hidden = self.config.hidden_size;
+        let transposed = self.names.transposed;
+        match *feed_forward {
+            FeedForward::Gated { inner, bias } => {
+                let gate_up = match self.names.gate_up {
+                    GateUpNames::Apart(parts) => {
+                        GateUpSpec::Apart(parts.map(|part| matrix(&name(part), [inner, hidden], bias, transposed)))
+                    }
+                    GateUpNames::Fused(part) => {
+                        GateUpSpec::Fused(matrix(&name(part), [2 * inner, hidden], bias, transposed))
+                    }
+                };
+                let down = matrix(&name(self.names.down), [hidden, inner], bias, transposed);
+                FeedForwardSpec::Gated(GatedSpec { gate_up, down })
+            }
+            FeedForward::Plain { inner, bias } => FeedForwardSpec::Plain {
+                up: matrix(&name(self.names.up), [inner, hidden], bias, transposed),
+                down: matrix(&name(self.names.down), [hidden, inner], bias, transposed),
+            },
+            FeedForward::Experts(experts) => FeedForwardSpec::Experts(Box::new(self.experts(experts, name))),
+        }
+    }
+
+    fn experts(&self, experts: Experts, name: &dyn Fn(&str) -> String) -> ExpertsSpec {
+        let (hidden, names) = (self.config.hidden_size, self.names.experts);
+        let router = |folder: &str| name(&format!("{folder}.gate"));
+        let found = names.folders.iter().find(|folder| (self.has)(&format!("{}.weight", router(folder))));
+        let folder = found.or(names.folders.first()).copied().unwrap_or_default();
+        let linear = |part: &str, shape| matrix(&name(&format!("{folder}.{part}")), shape, false, false);
+        let stacked = name(&format!("{folder}.experts.gate_up_proj"));
+        let weights = match (self.has)(&stacked) {
+            true => ExpertWeights::Stacked {
+                gate_up: tensor(stacked, &[experts.count, 2 * experts.inner, hidden]),
+                down: tensor(name(&format!("{folder}.experts.down_proj")), &[experts.count, hidden, experts.inner]),
+            },
+            false => {
+                let [gate, up, down] = names.parts;
+                let expert = |index: usize| {
+                    let of = |part: &str, shape| linear(&format!("experts.{index}.{part}"), shape);
+                    let (wide, narrow) = ([experts.inner, hidden], [hidden, experts.inner]);
+                    [of(gate, wide), of(up, wide), of(down, narrow)]
+                };
+                ExpertWeights::Apart((0..experts.count).map(expert).collect())
+            }
+        };
+        let shared = experts.shared_inner.map(|inner| {
+            let of = |part: &str, shape| linear(&format!("shared_expert.{part}"), shape);
+            let gate_up = GateUpSpec::Apart([of("gate_proj", [inner, hidden]), of("up_proj", [inner, hidden])]);
+            let down = of("down_proj", [hidden, inner]);
+            (GatedSpec { gate_up, down }, linear("shared_expert_gate", [1, hidden]))
+        });
+        ExpertsSpec { experts, router: matrix(&router(folder), [experts.count, hidden], false, false), weights, shared }
+    }
+}
+
+fn tensor(name: String, shape: &[usize]) -> TensorSpec {
+    TensorSpec { name, shape: shape.to_vec() }
+}
+
+fn matrix(name: &str, [rows, columns]: [usize; 2], bias: bool, transposed: bool) -> MatrixSpec {
+    let shape = if transposed { [columns, rows] } else { [rows, columns] };
+    MatrixSpec {
+        weight: tensor(format!("{name}.weight"), &shape),
+        bias: bias.then(|| tensor(format!("{name}.bias"), &[rows])),
+        transposed,
+    }
+}
+
+fn norm(norm: Norm, name: &str, width: usize) -> NormSpec {
+    NormSpec {
+        norm,
+        width,
+        weight: norm.weight.then(|| tensor(format!("{name}.weight"), &[width])).into_iter().collect(),
+        bias: norm.bias.then(|| tensor(format!("{name}.bias"), &[width])),
+    }
+}
+
+fn head_norm(norm_of: Norm, span: QkSpan, name: &str, heads: usize, head_dim: usize) -> NormSpec {
+    match span {
+        QkSpan::SharedByHeads => norm(norm_of, name, head_dim),
+        QkSpan::AllHeads => norm(norm_of, name, heads * head_dim),
+        QkSpan::EachHead => NormSpec {
+            norm: norm_of,
+            width: head_dim,
+            weight: vec![tensor(format!("{name}.weight"), &[heads, head_dim])],
+            bias: None,
+        },
+        QkSpan::EachHeadApart => NormSpec {
+            norm: norm_of,
+            width: head_dim,
+            weight: (0..heads).map(|head| tensor(format!("{name}.norms.{head}.weight"), &[head_dim])).collect(),
+            bias: None,
+        },
+    }
+}

@@ -1,0 +1,124 @@
+//! What a model is without loading it, and how much memory it takes to run.
+
+use super::config::{Config, FeedForward};
+use super::weights::Weights;
+
+/// What a model is, without loading it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSummary {
+    /// As `config.json` names it.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Longest sequence, prompt and answer together.
+    pub max_positions: usize,
+    /// Token ids are below this.
+    pub vocab_size: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Key and value heads of a layer.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Query heads of a layer.
+    pub heads: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Widest feed-forward that a token goes through.
+    pub inner_size: usize,
+    /// Data type that most of the weights are stored in.
+    pub stored_dtype: String,
+    /// Bytes of the weights on disk.
+    pub stored_bytes: u64,
+    /// Weights stay in memory as they are stored: quantised.
+    pub quantised: bool,
+}
+
+/// Bytes that running a cell takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Weights.
+    pub weights: u64,
+    /// Keys and values of all layers.
+    pub kv_cache: u64,
+    /// The largest set of activations that live at the same time, roughly.
+    pub activations: u64,
+}
+
+impl MemoryNeed {
+    /// All together.
+    pub fn total(self) -> u64 {
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.activations)
+    }
+}
+
+impl ModelSummary {
+    /// What a model of the decoder is.
+    pub(super) fn of(config: &Config, weights: &Weights) -> Self {
+        let inner = |feed_forward: &FeedForward| match *feed_forward {
+            FeedForward::Gated { inner, .. } => 2 * inner,
+            FeedForward::Plain { inner, .. } => inner,
+            FeedForward::Experts(experts) => 2 * experts.inner * experts.per_token,
+        };
+        Self {
+            parameters: weights.parameters(),
+            stored_dtype: weights.stored_type(),
+            stored_bytes: weights.stored_bytes(),
+            quantised: weights.are_quantised(),
+            architecture: config.architecture.clone(),
+            max_positions: config.max_positions,
+            vocab_size: config.vocab_size,
+            layers: config.layers.len(),
+            kv_heads: config.attention.kv_heads,
+            head_dim: config.attention.head_dim,
+            heads: config.attention.heads,
+            hidden_size: config.hidden_size,
+            inner_size: config.layers.iter().map(|layer| inner(&layer.feed_forward)).max().unwrap_or_default(),
+        }
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn weight_bytes(&self, dtype: &str) -> u64 {
+        match self.quantised {
+            true => self.stored_bytes,
+            false => self.parameters * size_of_dtype(dtype),
+        }
+    }
+
+    /// Bytes of the KV cache for `batch` sequences of `length` tokens.
+    pub fn kv_bytes(&self, batch: usize, length: usize, dtype: &str) -> u64 {
+        let per_token = (2 * self.layers * self.kv_heads * self.head_dim) as u64;
+        (batch as u64).saturating_mul(length as u64).saturating_mul(per_token).saturating_mul(size_of_dtype(dtype))
+    }
+
+    /// What it takes to generate up to `length` tokens from prompts of up to `prompt` tokens.
+    ///
+    /// Activations are those of the widest moment of prefill: attention scores in f32 and once more in the data type of
+    /// the run, or gate, up and their product; beside them the residual stream, and the logits in f32 with a copy.
+    pub fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str) -> MemoryNeed {
+        let size = size_of_dtype(dtype);
+        let product = |factors: &[usize]| factors.iter().fold(1u64, |all, factor| all.saturating_mul(*factor as u64));
+        let scores = product(&[batch, self.heads, prompt, prompt]).saturating_mul(3 * 4 + size);
+        let projected = (self.heads + 2 * self.kv_heads) * self.head_dim;
+        let wide = product(&[batch, prompt, 2 * self.inner_size + 2 * projected]).saturating_mul(size);
+        let stream = product(&[batch, prompt, 4 * self.hidden_size]).saturating_mul(size);
+        let logits = product(&[batch, self.vocab_size]).saturating_mul(3 * 4);
+        MemoryNeed {
+            weights: self.weight_bytes(dtype),
+            kv_cache: self.kv_bytes(batch, length, dtype),
+            activations: scores.max(wide).saturating_add(stream).saturating_add(logits),
+        }
+    }
+
+    /// Floating-point operations for one token, attention left out: two for each parameter.
+    pub fn flops_per_token(&self) -> u64 {
+        2 * self.parameters
+    }
+}
+
+fn size_of_dtype(dtype: &str) -> u64 {
+    match dtype {
+        "f16" | "bf16" => 2,
+        _ => 4,
+    }
+}

@@ -1,0 +1,173 @@
+//! Every family of architectures that the decoder serves, against Hugging Face transformers in f32 on the CPU:
+//! tests/golden/families/ holds configs of tiny random models and what transformers makes of them
+//! (scripts/make_family_goldens.py). Weights follow from a rule on both sides.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::Folder;
+use common::generated::Golden;
+use ept_sweep::engine::generate::DecoderEngine;
+use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load_decoder};
+use ept_sweep::engine::{Engine, GenerateOptions, Kernels, Prompt};
+use ept_sweep::record::OutputLength;
+use serde_json::Value;
+
+const STEPS: usize = 32;
+const BOTH_KERNELS: [Kernels; 2] = [Kernels::Cpu, Kernels::Stock];
+
+/// Largest difference of a logit, relative to the largest of its row.
+const TOLERANCE: f32 = 1e-4;
+
+/// Families with at least two goldens each.
+const FAMILIES: [&str; 27] = [
+    "cohere",
+    "cohere2",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "gpt2",
+    "gpt_neox",
+    "granite",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo",
+    "olmo2",
+    "olmoe",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+];
+
+fn goldens() -> Vec<Golden> {
+    Golden::all("families")
+}
+
+fn engine(folder: &Folder, kernels: Kernels) -> DecoderEngine {
+    let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+    load_decoder(&folder.0, &options, DeviceChoice::Cpu, Some(kernels)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The prompts as the reference ran them: side by side, or one at a time where its batches depend on their longest row.
+fn batches(golden: &Golden) -> Vec<(usize, Vec<Prompt>)> {
+    match golden.rows.as_deref() {
+        Some("alone") => golden.batch().into_iter().map(|prompt| vec![prompt]).enumerate().collect(),
+        _ => vec![(0, golden.batch())],
+    }
+}
+
+fn check_logits(golden: &Golden, engine: &mut DecoderEngine, what: &str) {
+    for (first, batch) in batches(golden) {
+        for (row, logits) in engine.prompt_logits(&batch).unwrap().iter().enumerate() {
+            let error = golden.logit_error(first + row, logits);
+            assert!(error <= TOLERANCE, "{}, {what}, row {}: off by {error}", golden.name, first + row);
+        }
+    }
+}
+
+fn check_answers(golden: &Golden, engine: &mut DecoderEngine, what: &str) {
+    for length in [OutputLength::Natural, OutputLength::Fixed] {
+        for (first, batch) in batches(golden) {
+            let options = GenerateOptions { max_new_tokens: STEPS, length };
+            for (row, answer) in engine.generate(&batch, options).unwrap().iter().enumerate() {
+                let row = first + row;
+                let place = format!("{}, {what}, row {row}", golden.name);
+                match length {
+                    OutputLength::Natural => assert_eq!(answer.ids, golden.natural(row), "{place}"),
+                    OutputLength::Fixed => {
+                        assert_eq!(answer.ids, golden.fixed[row], "{place}");
+                        assert_eq!(answer.natural_length, golden.natural_lengths[row], "{place}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_has_at_least_two_goldens() {
+    let goldens = goldens();
+    for family in FAMILIES {
+        let of = |golden: &&Golden| golden.config["model_type"] == family;
+        assert!(goldens.iter().filter(of).count() >= 2, "{family}");
+    }
+}
+
+#[test]
+fn logits_of_a_padded_batch_are_those_of_transformers() {
+    for golden in goldens() {
+        let folder = golden.model();
+        for kernels in BOTH_KERNELS {
+            check_logits(&golden, &mut engine(&folder, kernels), &format!("{kernels:?}"));
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_of_a_padded_batch_are_those_of_transformers() {
+    for golden in goldens() {
+        let folder = golden.model();
+        for kernels in BOTH_KERNELS {
+            check_answers(&golden, &mut engine(&folder, kernels), &format!("{kernels:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_config_in_the_spelling_of_transformers_4_means_the_same() {
+    let mut families = BTreeSet::new();
+    for golden in goldens() {
+        let Some(config) = &golden.spelling4 else { continue };
+        families.insert(golden.config["model_type"].to_string());
+        let folder = golden.model();
+        folder.write("config.json", &serde_json::to_string(config).unwrap());
+        let mut engine = engine(&folder, Kernels::Cpu);
+        check_logits(&golden, &mut engine, "spelling 4");
+        check_answers(&golden, &mut engine, "spelling 4");
+    }
+    assert!(families.len() >= 20, "{families:?}");
+}
+
+#[test]
+fn a_checkpoint_of_the_inner_model_alone_is_read_without_the_prefix_of_its_names() {
+    let mut seen = 0;
+    for mut golden in goldens() {
+        let Some(prefix) = golden.alternative.get("without_prefix").and_then(Value::as_str) else { continue };
+        let prefix = prefix.to_owned();
+        seen += 1;
+        for rule in &mut golden.tensors {
+            rule.0 = rule.0.strip_prefix(&prefix).unwrap_or(&rule.0).to_owned();
+        }
+        let folder = golden.model();
+        check_logits(&golden, &mut engine(&folder, Kernels::Cpu), "without prefix");
+    }
+    assert!(seen >= 2);
+}
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_gives_the_answers_of_transformers() {
+    if !DeviceChoice::Auto.is_gpu() {
+        return;
+    }
+    for golden in goldens() {
+        let folder = golden.model();
+        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+        let mut engine = load_decoder(&folder.0, &options, DeviceChoice::Cuda(0), None).unwrap();
+        check_logits(&golden, &mut engine, "cuda");
+        check_answers(&golden, &mut engine, "cuda");
+    }
+}
