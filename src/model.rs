@@ -76,6 +76,15 @@ pub enum Location {
         /// The hub's commit.
         commit: Option<String>,
     },
+    /// A GGUF file; tokenizer files lie beside it, or in `folder` where it comes from the hub.
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The folder of what belongs to it: `tokenizer.json` and its like, where they are there.
+        folder: PathBuf,
+        /// The hub's commit.
+        commit: Option<String>,
+    },
     /// Nowhere: it is simulated.
     Simulated,
 }
@@ -89,53 +98,86 @@ pub struct Loader {
     pub device: DeviceChoice,
     /// Use the hub's local cache alone.
     pub offline: bool,
+    /// Hears of downloads.
+    watch: hub::Watch,
     /// Models of the hub that were found: a block's load must not ask the network again.
-    found: RefCell<BTreeMap<(String, Option<String>), hub::Snapshot>>,
+    found: RefCell<BTreeMap<(hub::Source, Option<String>), hub::Snapshot>>,
 }
 
 impl Loader {
-    /// A loader for the sources of a file in the folder `base`.
-    pub fn new(base: PathBuf, device: DeviceChoice, offline: bool) -> Self {
-        Self { base, device, offline, found: RefCell::default() }
+    /// A loader for the sources of a file in the folder `base`; `watch` hears of what is fetched from the hub.
+    pub fn new(base: PathBuf, device: DeviceChoice, offline: bool, watch: hub::Watch) -> Self {
+        Self { base, device, offline, watch, found: RefCell::default() }
     }
 
     /// Whether a model comes from the hub.
     pub fn is_from_hub(&self, model: &ModelSpec) -> bool {
-        matches!(&model.source, ModelSource::Name(name) if self.local_path(name).is_none())
+        matches!(&model.source, ModelSource::Name(name) if matches!(self.place(name), Place::Hub(_)))
     }
 
     /// Finds a model's files, from the hub where the source is a hub id.
     ///
     /// # Errors
-    /// The folder doesn't exist, or the hub can't give the model.
+    /// The folder or file doesn't exist, or the hub can't give the model.
     pub fn locate(&self, model: &ModelSpec) -> Result<Location> {
         let ModelSource::Name(name) = &model.source else { return Ok(Location::Simulated) };
-        if let Some(path) = self.local_path(name) {
-            if !path.is_dir() {
-                let message = format!("model `{}`: no folder `{}`", model.label, path.display());
-                let hint = "a local source starts with `./`, `../`, `~/` or `/` and is relative to the sweep file; \
-                            a hub id has the form `owner/name`";
-                return Err(Error::input(message).hint(hint));
-            }
-            return Ok(Location::Folder { path, commit: None });
-        }
-        let snapshot = self.snapshot(name, model).map_err(|error| error.at(format!("model `{}`", model.label)))?;
-        Ok(Location::Folder { path: snapshot.folder, commit: snapshot.commit })
+        let found = self.find(name, model.revision.as_deref());
+        found.map_err(|error| error.at(format!("model `{}`", model.label)))
     }
 
-    fn snapshot(&self, name: &str, model: &ModelSpec) -> Result<hub::Snapshot> {
-        let key = (name.to_owned(), model.revision.clone());
-        if let Some(known) = self.found.borrow().get(&key) {
-            return Ok(known.clone());
-        }
-        let snapshot = hub::model(name, model.revision.as_deref(), self.offline).map_err(|error| {
-            match self.base.join(name).is_dir() {
-                true => error.hint(format!("for the folder write `./{name}`: a name without `./` is a hub id")),
-                false => error,
+    /// Finds the files that a source names: a folder, a GGUF file, or what `hub::Source` reads.
+    ///
+    /// # Errors
+    /// As for [`Loader::locate`].
+    pub fn find(&self, source: &str, revision: Option<&str>) -> Result<Location> {
+        let hint = "a local source starts with `./`, `../`, `~/` or `/` and is relative to the sweep file; \
+                    a hub id has the form `owner/name`";
+        match self.place(source) {
+            Place::Local(_) if revision.is_some() => {
+                Err(Error::input(format!("`{source}` is local: it has no revision"))
+                    .hint("remove `revision`, or name a model of the hub"))
             }
-        })?;
+            Place::Local(path) if path.is_dir() => Ok(Location::Folder { path, commit: None }),
+            Place::Local(path) if hub::is_gguf(source) => match path.is_file() {
+                true => {
+                    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+                    Ok(Location::Gguf { path, folder, commit: None })
+                }
+                false => Err(Error::input(format!("no file `{}`", path.display())).hint(hint)),
+            },
+            Place::Local(path) => Err(Error::input(format!("no folder `{}`", path.display())).hint(hint)),
+            Place::Hub(id) => self.fetch(source, id, revision),
+        }
+    }
+
+    fn fetch(&self, name: &str, source: hub::Source, revision: Option<&str>) -> Result<Location> {
+        let key = (source, revision.map(str::to_owned));
+        let known = self.found.borrow().get(&key).cloned();
+        let snapshot = match known {
+            Some(snapshot) => snapshot,
+            None => {
+                let fetched = hub::model(&key.0, revision, self.offline, &self.watch);
+                fetched.map_err(|error| self.or_local(name, error))?
+            }
+        };
         self.found.borrow_mut().insert(key, snapshot.clone());
-        Ok(snapshot)
+        let hub::Snapshot { folder, commit, gguf } = snapshot;
+        Ok(match gguf {
+            Some(path) => Location::Gguf { path, folder, commit: Some(commit) },
+            None => Location::Folder { path: folder, commit: Some(commit) },
+        })
+    }
+
+    /// A name that the hub doesn't give may have been meant for something local.
+    fn or_local(&self, name: &str, error: Error) -> Error {
+        if self.base.join(name).exists() {
+            return error
+                .hint(format!("for the local one write `./{name}`: a name with a slash and without `./` is a hub id"));
+        }
+        match name.contains('/') {
+            true => error,
+            false => error.at(format!("no folder `{}`, and from the hub", self.base.join(name).display())),
+        }
     }
 
     /// What a model is, from its configuration and the headers of its weights; `None` for a simulated one.
@@ -147,6 +189,7 @@ impl Loader {
             Location::Folder { path, .. } => {
                 load::inspect(&path, None).map(Some).map_err(|error| error.at(format!("model `{}`", model.label)))
             }
+            Location::Gguf { path, .. } => Err(gguf_not_served(&path).at(format!("model `{}`", model.label))),
             Location::Simulated => Ok(None),
         }
     }
@@ -180,21 +223,35 @@ impl Loader {
                 let tokenizer = Tokenizer::load(&path).map_err(at)?;
                 Ok(Model { engine, codec: Codec::Tokenizer(Box::new(tokenizer)) })
             }
+            (ModelSource::Name(_), Location::Gguf { path, .. }) => Err(at(gguf_not_served(&path))),
             (ModelSource::Name(name), Location::Simulated) => {
                 Err(Error::new(format!("model `{}`: `{name}` has no files", model.label)))
             }
         }
     }
 
-    /// The folder that a source names, where it names one and no hub id.
-    fn local_path(&self, name: &str) -> Option<PathBuf> {
+    /// What a source names. A bare name (`gpt2`) is a folder where there is one, else one of the hub's oldest models.
+    fn place(&self, name: &str) -> Place {
         if let (Some(rest), Some(home)) = (name.strip_prefix("~/"), std::env::home_dir()) {
-            return Some(home.join(rest));
+            return Place::Local(home.join(rest));
         }
-        let path = Path::new(name);
-        let explicit = name.starts_with('.') || path.is_absolute();
-        (explicit || hub::parse_id(name).is_none()).then(|| self.base.join(path))
+        let path = self.base.join(name);
+        match hub::Source::parse(name) {
+            Some(source) if name.contains(['/', ':']) || !path.is_dir() => Place::Hub(source),
+            _ => Place::Local(path),
+        }
     }
+}
+
+/// Where a source points.
+enum Place {
+    Local(PathBuf),
+    Hub(hub::Source),
+}
+
+fn gguf_not_served(path: &Path) -> Error {
+    Error::input(format!("`{}`: this version doesn't run GGUF files", path.display()))
+        .hint("name the model's folder or repository in safetensors")
 }
 
 fn device(clock: &Clock) -> Result<SimulatedDevice> {

@@ -1,11 +1,19 @@
 //! Messages and progress on standard error: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::Error;
+use crate::format;
+use crate::hub::{Event, Watch};
+
+/// Time between two lines about a download where no bar is drawn.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// Where messages go.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +68,67 @@ impl Console {
         Progress { bar, plain: !drawn && !self.quiet, total, done, before: done, started: Instant::now() }
     }
 
+    /// Shows what is fetched from the hub; a download ends soon after `stop` is set.
+    pub fn downloads(&self, stop: &Arc<AtomicBool>) -> Watch {
+        let (console, under_way) = (*self, RefCell::new(None));
+        Watch::new(move |event| console.show(event, &mut under_way.borrow_mut()), Arc::clone(stop))
+    }
+
+    fn show(&self, event: &Event, under_way: &mut Option<Download>) {
+        match (event, under_way.as_mut()) {
+            (Event::Begin { repository, files, bytes }, _) => {
+                *under_way = Some(Download::new(self, repository, *files, *bytes));
+            }
+            (Event::Bytes(count), Some(download)) => download.advance(*count),
+            (Event::Lost(count), Some(download)) => {
+                download.bar.set_position(download.bar.position().saturating_sub(*count));
+            }
+            (Event::Note(text), Some(download)) if !download.plain => download.bar.println(text),
+            (Event::Note(text), _) => self.say(text),
+            (Event::End, Some(download)) => {
+                download.bar.finish_and_clear();
+                *under_way = None;
+            }
+            (Event::Bytes(_) | Event::Lost(_) | Event::End, None) => {}
+        }
+    }
+
     fn paint(&self, text: &str, code: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// Files that are being fetched.
+struct Download {
+    bar: ProgressBar,
+    plain: bool,
+    repository: String,
+    line: Instant,
+}
+
+impl Download {
+    fn new(console: &Console, repository: &str, files: usize, bytes: u64) -> Self {
+        let drawn = console.terminal && !console.quiet;
+        let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(repository.to_owned());
+        let template = "{bar:16} {bytes}/{total_bytes} · {bytes_per_sec} · {eta} left · {wide_msg}";
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        let plain = !drawn && !console.quiet;
+        if plain {
+            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            eprintln!("fetching `{repository}`: {files}, {}", format::bytes(bytes));
+        }
+        Self { bar, plain, repository: repository.to_owned(), line: Instant::now() }
+    }
+
+    fn advance(&mut self, count: u64) {
+        self.bar.inc(count);
+        if self.plain && self.line.elapsed() >= BETWEEN_LINES {
+            self.line = Instant::now();
+            let total = self.bar.length().unwrap_or_default();
+            let (here, total) = (format::bytes(self.bar.position()), format::bytes(total));
+            eprintln!("fetching `{}`: {here} of {total}", self.repository);
+        }
     }
 }
 

@@ -174,7 +174,7 @@ pub enum Format {
 /// Arguments of `bench`: EPT-Bench's own flags.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Folder of a model, or a hub id
+    /// Folder of a model, a .gguf file, or a hub id (`owner/name`)
     #[arg(long)]
     pub model: String,
 

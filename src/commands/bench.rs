@@ -1,6 +1,7 @@
 //! `ept-sweep bench`: EPT-Bench's own command line, and its JSON record.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -64,11 +65,12 @@ struct Record<'a> {
 ///
 /// # Errors
 /// Bad input, or the measurement failed: then no file is written.
-pub fn bench(arguments: &BenchArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
+pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
     writable(&arguments.out)?;
-    let loader = Loader::new(PathBuf::new(), arguments.place.device, arguments.place.offline);
+    let watch = console.downloads(stop);
+    let loader = Loader::new(PathBuf::new(), arguments.place.device, arguments.place.offline, watch.clone());
     arguments.place.device.check()?;
-    let set = prompts(arguments)?;
+    let set = prompts(arguments, &watch)?;
     let clock = Clock::monotonic();
     let mut meter = open_meter(arguments, &loader, &clock)?;
     let started_at = host::timestamp();
@@ -114,19 +116,19 @@ fn writable(path: &Path) -> Result<()> {
     Err(Error::input(format!("can't write `{}`", path.display())).hint("name a file in a folder that exists"))
 }
 
-fn prompts(arguments: &BenchArgs) -> Result<PromptSet> {
+fn prompts(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PromptSet> {
     match &arguments.prompts {
         Some(path) => PromptSet::read(path, &path.display().to_string()),
-        None => PromptSet::read(&dolly(arguments)?, DOLLY)?.draw(Some(arguments.num_prompts), DOLLY_SEED),
+        None => PromptSet::read(&dolly(arguments, watch)?, DOLLY)?.draw(Some(arguments.num_prompts), DOLLY_SEED),
     }
 }
 
 /// Dolly's file: from the given folder where it is there already, else from the hub.
-fn dolly(arguments: &BenchArgs) -> Result<PathBuf> {
+fn dolly(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PathBuf> {
     let local = arguments.dolly_cache_dir.as_ref().map(|folder| folder.join(DOLLY_FILE));
     match local {
         Some(path) if path.is_file() => Ok(path),
-        _ => hub::dataset_file(DOLLY, DOLLY_FILE, arguments.dolly_cache_dir.clone(), arguments.place.offline),
+        _ => hub::dataset_file(DOLLY, DOLLY_FILE, arguments.dolly_cache_dir.as_deref(), arguments.place.offline, watch),
     }
 }
 
@@ -151,9 +153,9 @@ fn model_spec(arguments: &BenchArgs) -> ModelSpec {
         "f16" => Dtype::F16,
         _ => Dtype::Bf16,
     });
-    // a folder needs no leading `./` on the command line, as in EPT-Bench
-    let is_folder = Path::new(&arguments.model).is_dir() && !arguments.model.starts_with(['.', '/', '~']);
-    let name = if is_folder { format!("./{}", arguments.model) } else { arguments.model.clone() };
+    // a folder or file needs no leading `./` on the command line, as in EPT-Bench
+    let is_local = Path::new(&arguments.model).exists() && !arguments.model.starts_with(['.', '/', '~']);
+    let name = if is_local { format!("./{}", arguments.model) } else { arguments.model.clone() };
     ModelSpec {
         label: arguments.model.clone(),
         source: ModelSource::Name(name),

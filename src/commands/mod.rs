@@ -12,6 +12,7 @@ mod prepare;
 mod report;
 mod run;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::CommandFactory;
@@ -25,7 +26,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// Whatever stopped the command.
-pub fn dispatch(cli: Cli, console: &Console, stop: &AtomicBool) -> Result<Exit> {
+pub fn dispatch(cli: Cli, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
     match cli.command {
         Command::Run(arguments) => run::run(&arguments, console, stop),
         Command::Plan(arguments) => plan::plan(&arguments, console),

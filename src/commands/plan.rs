@@ -10,6 +10,7 @@ use crate::engine::load::ModelSummary;
 use crate::error::{Error, Result};
 use crate::format;
 use crate::host;
+use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
 use crate::record::{CellSpec, OutputLength, Protocol};
@@ -28,7 +29,7 @@ struct Known<'a> {
 /// # Errors
 /// The sweep file is wrong.
 pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
-    let prepared = Prepared::new(&arguments.sweep, arguments.device, true)?;
+    let prepared = Prepared::new(&arguments.sweep, arguments.device, true, Watch::silent())?;
     let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
     let mut problems = Vec::new();
     let known = known_models(&prepared, console, &mut problems);

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::{Clock, SimulatedDevice};
 use crate::engine::load::{DeviceChoice, ModelSummary};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::hub::Watch;
 use crate::meter::{MeterChoice, MeterOptions};
 use crate::model::Loader;
 use crate::prompts::PromptSet;
@@ -36,19 +37,25 @@ pub struct Prepared {
 impl Prepared {
     /// Reads a sweep file and everything that it names.
     ///
-    /// A model that can't be found or served doesn't stop the others: it is kept as an error.
+    /// A model that can't be found or served doesn't stop the others: it is kept as an error. `watch` hears of what is
+    /// fetched from the hub.
     ///
     /// # Errors
     /// The sweep file, a prompt file or the plan is wrong.
-    pub fn new(file: &Path, device: DeviceChoice, offline: bool) -> Result<Self> {
+    pub fn new(file: &Path, device: DeviceChoice, offline: bool, watch: Watch) -> Result<Self> {
         device.check()?;
         let (spec, yaml) = SweepSpec::read(file)?;
         let base = file.parent().unwrap_or(Path::new("")).to_owned();
-        let loader = Loader::new(base, device, offline);
+        let loader = Loader::new(base, device, offline, watch);
         let prompts = energy_prompts(&spec.prompts, &loader)?;
         let accuracy = spec.accuracy.as_ref().map(|accuracy| accuracy_prompts(accuracy, &loader)).transpose()?;
         let inspect = |model: &crate::sweep::spec::ModelSpec| (model.label.clone(), loader.inspect(model));
         let models: BTreeMap<_, _> = spec.models.iter().map(inspect).collect();
+        if let Some(error) =
+            models.values().filter_map(|known| known.as_ref().err()).find(|error| error.kind_of() == Kind::Interrupted)
+        {
+            return Err(error.clone());
+        }
         let dtypes = spec.models.iter().filter_map(|model| {
             let summary = models.get(&model.label)?.as_ref().ok()?;
             Some((model.label.clone(), loader.dtype(model, summary.as_ref())))

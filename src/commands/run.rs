@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::RunArgs;
@@ -21,8 +22,9 @@ use crate::sweep::plan::CellFilter;
 ///
 /// # Errors
 /// Bad input, a failure of the disk, or an interruption; a failed trial is a row, not an error.
-pub fn run(arguments: &RunArgs, console: &Console, stop: &AtomicBool) -> Result<Exit> {
-    let prepared = Prepared::new(&arguments.sweep, arguments.place.device, arguments.place.offline)?;
+pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
+    let prepared =
+        Prepared::new(&arguments.sweep, arguments.place.device, arguments.place.offline, console.downloads(stop))?;
     let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
     require_match(&prepared, only.as_ref())?;
     let clock = prepared.clock();

@@ -71,7 +71,8 @@ pub struct ModelSpec {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelSource {
-    /// A local folder (starts with `.`, `/` or `~`, relative to the sweep file) or a hub id (`owner/name`).
+    /// A local folder or `.gguf` file (starts with `.`, `/` or `~`, relative to the sweep file) or a hub id
+    /// (`owner/name`, and what else [`crate::hub::Source`] reads).
     Name(String),
     /// A simulated model with known time and power.
     Synthetic(SyntheticSpec),

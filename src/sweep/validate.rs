@@ -90,7 +90,7 @@ impl Check<'_> {
             ModelSource::Synthetic(synthetic) => synthetic.check().map_err(|error| {
                 self.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))
             }),
-            ModelSource::Name(name) if model.revision.is_some() && crate::hub::parse_id(name).is_none() => {
+            ModelSource::Name(name) if model.revision.is_some() && crate::hub::Source::parse(name).is_none() => {
                 let path = &[Key("models"), Item(index), Key("revision")];
                 Err(self.fail(path, "a revision of a local folder", "only a model of the hub has revisions: remove it"))
             }

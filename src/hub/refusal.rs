@@ -1,0 +1,154 @@
+//! What the hub says when it doesn't give a file, as an error that says what to do.
+//!
+//! The hub names its reasons in the header `X-Error-Code`; without a login it answers 401 where a repository doesn't
+//! exist, so as not to tell which private ones do.
+
+use std::time::Duration;
+
+use super::cache::Kind as RepositoryKind;
+use crate::error::{Error, Kind};
+
+/// What is asked for, and by whom: for messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// A model or a data set.
+    pub kind: RepositoryKind,
+    /// The repository.
+    pub repository: &'a str,
+    /// The revision, as the user wrote it.
+    pub revision: Option<&'a str>,
+    /// The hub's address.
+    pub endpoint: &'a str,
+    /// Whether a token was sent.
+    pub token: bool,
+}
+
+/// An answer that is no file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// `X-Error-Code`.
+    pub code: Option<String>,
+    /// `X-Error-Message`, or `error` of a JSON body.
+    pub message: Option<String>,
+    /// `Retry-After`.
+    pub wait: Option<Duration>,
+}
+
+impl Refusal {
+    /// Whether asking again can help.
+    pub fn passes(&self) -> bool {
+        matches!(self.status, 408 | 429 | 500 | 502 | 503 | 504)
+    }
+
+    /// The refusal as an error.
+    pub fn error(&self, asked: Asked<'_>) -> Error {
+        let repository = asked.repository;
+        match (self.status, self.code.as_deref()) {
+            (_, Some("GatedRepo")) if asked.token => {
+                asked.error("it is gated, and the account of this token isn't let in").hint(format!(
+                    "accept its terms on {} with that account; some owners let people in by hand",
+                    asked.page()
+                ))
+            }
+            (_, Some("GatedRepo")) => asked.error("it is gated, and no token was sent").hint(format!(
+                "accept its terms on {}, then log in with `hf auth login` or set `HF_TOKEN`",
+                asked.page()
+            )),
+            (401, code) if asked.token && code != Some("RepoNotFound") => asked
+                .error(format!("the hub doesn't take this token{}", self.said()))
+                .hint("make a new one in the settings of your account, then `hf auth login` or set `HF_TOKEN`"),
+            (_, Some("RepoNotFound")) | (401, _) => asked.error("no such repository, or a private one").hint(format!(
+                "check the spelling of `{repository}`; for a private one {}; a local folder starts with `./`, `../`, \
+                 `~/` or `/`",
+                if asked.token {
+                    "use a token that may read it"
+                } else {
+                    "log in with `hf auth login` or set `HF_TOKEN`"
+                }
+            )),
+            (_, Some("RevisionNotFound")) => {
+                let revision = asked.revision.unwrap_or("main");
+                let hint = format!("see `Files and versions` on {} for its branches, tags and commits", asked.page());
+                asked.error(format!("it has no revision `{revision}`")).hint(hint)
+            }
+            (403, _) => asked
+                .error(format!("this account may not read it{}", self.said()))
+                .hint("use a token with read access to it, from `hf auth login` or in `HF_TOKEN`"),
+            (404 | 410, _) => asked.error(format!("the hub doesn't have it{}", self.said())).hint(format!(
+                "check `source` and `revision`, and that `HF_ENDPOINT` (now {}) is a hub",
+                asked.endpoint
+            )),
+            (429, _) => {
+                let wait = self.wait.map_or("some minutes".to_owned(), |wait| format!("{} s", wait.as_secs()));
+                let token = if asked.token { "" } else { "; with a login (`hf auth login`) the limit is higher" };
+                asked
+                    .error("the hub gets too many requests from here")
+                    .kind(Kind::Runtime)
+                    .hint(format!("wait {wait} and start again: what was fetched is kept{token}"))
+            }
+            (status, _) => asked
+                .error(format!("the hub answers with status {status}{}", self.said()))
+                .kind(Kind::Runtime)
+                .hint("start again later: what was fetched is kept; `--offline` uses what the cache holds"),
+        }
+    }
+
+    /// What the hub itself says, behind a colon.
+    fn said(&self) -> String {
+        let message = self.message.as_deref().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        if message.is_empty() { message } else { format!(": {}", message.chars().take(200).collect::<String>()) }
+    }
+}
+
+impl Asked<'_> {
+    /// An error that begins with what was asked for; the user has to change something.
+    pub fn error(&self, cause: impl std::fmt::Display) -> Error {
+        let at = self.revision.map_or(String::new(), |revision| format!(" at `{revision}`"));
+        Error::input(format!("can't get `{}`{at}: {cause}", self.repository))
+    }
+
+    /// The network failed.
+    pub fn unreachable(&self, cause: impl std::fmt::Display) -> Error {
+        self.error(format!("the connection to {} failed: {cause}", self.endpoint)).kind(Kind::Runtime).hint(
+            "check the network and `HF_ENDPOINT`, and start again: what was fetched is kept; `--offline` uses what the \
+             cache holds",
+        )
+    }
+
+    fn page(&self) -> String {
+        format!("{}/{}{}", self.endpoint, self.kind.prefix(), self.repository)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, code: Option<&str>, token: bool) -> String {
+        let asked = Asked {
+            kind: RepositoryKind::Model,
+            repository: "owner/name",
+            revision: Some("v1"),
+            endpoint: "https://hub",
+            token,
+        };
+        Refusal { status, code: code.map(str::to_owned), ..Refusal::default() }.error(asked).to_string()
+    }
+
+    #[test]
+    fn a_gated_model_is_told_from_a_missing_one() {
+        assert!(said(401, Some("GatedRepo"), false).contains("accept its terms on https://hub/owner/name"));
+        assert!(said(403, Some("GatedRepo"), true).contains("isn't let in"));
+        assert!(said(401, Some("RepoNotFound"), false).contains("no such repository, or a private one"));
+        assert!(said(404, Some("RepoNotFound"), true).contains("use a token that may read it"));
+        assert!(said(404, Some("RevisionNotFound"), false).contains("it has no revision `v1`"));
+    }
+
+    #[test]
+    fn a_token_that_the_hub_rejects_is_told_from_none() {
+        assert!(said(401, None, true).contains("doesn't take this token"));
+        assert!(said(401, None, false).contains("`hf auth login`"));
+    }
+}
