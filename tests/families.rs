@@ -11,7 +11,7 @@ use common::generated::Golden;
 use ept_sweep::engine::generate::DecoderEngine;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load_decoder};
 use ept_sweep::engine::{Engine, GenerateOptions, Kernels, Prompt};
-use ept_sweep::record::OutputLength;
+use ept_sweep::record::{Decoding, OutputLength};
 use serde_json::Value;
 
 const STEPS: usize = 32;
@@ -80,7 +80,7 @@ fn check_logits(golden: &Golden, engine: &mut DecoderEngine, what: &str) {
 fn check_answers(golden: &Golden, engine: &mut DecoderEngine, what: &str) {
     for length in [OutputLength::Natural, OutputLength::Fixed] {
         for (first, batch) in batches(golden) {
-            let options = GenerateOptions { max_new_tokens: STEPS, length };
+            let options = GenerateOptions { max_new_tokens: STEPS, length, decoding: Decoding::Greedy };
             for (row, answer) in engine.generate(&batch, options).unwrap().iter().enumerate() {
                 let row = first + row;
                 let place = format!("{}, {what}, row {row}", golden.name);
