@@ -156,6 +156,31 @@ fn a_checkpoint_of_the_inner_model_alone_is_read_without_the_prefix_of_its_names
     assert!(seen >= 2);
 }
 
+#[test]
+fn layers_spread_over_several_devices_give_the_same_answers() {
+    let spread = ["falcon_alibi", "gemma2", "gpt2", "mixtral", "opt_norm_after", "phi3_longrope", "smollm3"];
+    for golden in goldens().iter().filter(|golden| spread.iter().any(|name| golden.name.starts_with(name))) {
+        let folder = golden.model();
+        for (kernels, more) in [(Kernels::Cpu, 1), (Kernels::Stock, 2)] {
+            let more_devices = vec![DeviceChoice::Cpu; more];
+            let options = LoadOptions { dtype: Some("f32"), more_devices, ..LoadOptions::default() };
+            let mut engine = load_decoder(&folder.0, &options, DeviceChoice::Cpu, Some(kernels)).unwrap();
+            assert_eq!(engine.info().device, vec!["cpu"; more + 1].join(", "));
+            check_logits(golden, &mut engine, "spread");
+            check_answers(golden, &mut engine, "spread");
+        }
+    }
+}
+
+#[test]
+fn more_devices_than_layers_are_refused() {
+    let golden = &goldens()[0];
+    let more_devices = vec![DeviceChoice::Cpu; golden.config["num_hidden_layers"].as_u64().unwrap() as usize];
+    let options = LoadOptions { more_devices, ..LoadOptions::default() };
+    let error = load_decoder(&golden.model().0, &options, DeviceChoice::Cpu, None).err().unwrap();
+    assert!(error.message().contains("layers can't be spread over"), "{error}");
+}
+
 /// Runs where this build can use a GPU and there is one.
 #[cfg(feature = "cuda")]
 #[test]

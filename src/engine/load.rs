@@ -92,6 +92,10 @@ pub fn load_decoder(
 ) -> Result<DecoderEngine> {
     let Opened { config, weights } = Opened::new(folder, options.dummy)?;
     let choices = [&[device], options.more_devices.as_slice()].concat();
+    if choices.len() > config.layers.len() {
+        let message = format!("{} layers can't be spread over {} devices", config.layers.len(), choices.len());
+        return Err(Error::input(message).hint("name fewer `devices`"));
+    }
     let devices = choices.iter().map(|choice| choice.open()).collect::<Result<Vec<_>>>()?;
     let on_cpu = devices.iter().any(Device::is_cpu);
     let (dtype, mut notes) = run_dtype(options.dtype, weights.stored_dtype(), on_cpu)?;
