@@ -518,7 +518,7 @@ fn two_processes_fetch_a_file_once() {
     scene.hub.trouble("GET /cdn/", [Trouble::Slow(2048, Duration::from_millis(20))]);
     let first = scene.bench(ID).stderr(Stdio::piped()).spawn().unwrap();
     until("the first begins", || scene.incomplete().is_some());
-    let second = scene.bench(ID).output().unwrap();
+    let second = scene.sweep(ID, None).output().unwrap();
     let first = first.wait_with_output().unwrap();
     assert!(first.status.success() && second.status.success(), "{}{}", stderr(&first), stderr(&second));
     has_all(&stderr(&second), &["is being fetched by another process"]);
