@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::score;
 use crate::model::Model;
 use crate::prompts::PromptSet;
-use crate::record::{CellSpec, Evaluation, FORMAT, ItemScore, OutputLength};
+use crate::record::{CellSpec, Evaluation, FORMAT, ItemScore, OutputLength, PromptForm};
 use crate::store::RunDir;
 use crate::sweep::plan::CellFilter;
 use crate::sweep::spec::{AccuracySpec, ModelSpec};
@@ -101,7 +101,10 @@ fn scores(
     let mut model = prepared.loader.load(missing.model, clock)?;
     dir.record_model(&missing.model.label, model.engine.info())?;
     let longest = missing.lengths.iter().max().copied().unwrap_or(1);
-    let answers = answers(&mut model, set, spec.batch_size, longest, stop)?;
+    let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?;
+    let form = PromptForm { accuracy: Some(prompts.truncated), ..model.codec.form() };
+    dir.record_prompt_form(&missing.model.label, &form)?;
+    let answers = answers(&mut model, &prompts.list, spec.batch_size, longest, stop)?;
     let at = |length: &usize| {
         let items = set.items.iter().zip(&answers);
         let scores = items.map(|(item, answer)| score(item, answer, *length, |ids| model.codec.decode(ids)));
@@ -112,12 +115,11 @@ fn scores(
 
 fn answers(
     model: &mut Model,
-    set: &PromptSet,
+    prompts: &[Prompt],
     batch_size: usize,
     max_new_tokens: usize,
     stop: &AtomicBool,
 ) -> Result<Vec<Generation>> {
-    let prompts: Vec<Prompt> = set.items.iter().map(|item| model.codec.prompt(&item.text)).collect::<Result<_>>()?;
     // the answer ends where the model ends it, also where the energy windows run to a fixed length
     let options = GenerateOptions { max_new_tokens, length: OutputLength::Natural };
     let mut answers = Vec::with_capacity(prompts.len());

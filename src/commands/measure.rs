@@ -10,8 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
-use crate::model::{Codec, Model};
-use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Protocol, Trial};
+use crate::model::{Codec, Encoded, Model};
+use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, PromptForm, Protocol, Trial};
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
@@ -61,10 +61,13 @@ impl Measuring<'_> {
             Err(error) => return self.fail_session(session, &error, progress),
         };
         self.dir.record_model(&session.model, model.engine.info())?;
-        let prompts = match self.encode(&model.codec) {
-            Ok(prompts) => prompts,
+        let encoded = match self.encode(&model.codec) {
+            Ok(encoded) => encoded,
             Err(error) => return self.fail_session(session, &error, progress),
         };
+        let form = PromptForm { energy: Some(encoded.truncated), ..model.codec.form() };
+        self.dir.record_prompt_form(&session.model, &form)?;
+        let prompts = encoded.list;
         let Model { mut engine, codec } = model;
         let protocol: Protocol = self.dir.info().protocol.clone();
         let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
@@ -91,8 +94,8 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    fn encode(&self, codec: &Codec) -> Result<Vec<Prompt>> {
-        self.prepared.prompts.items.iter().map(|item| codec.prompt(&item.text)).collect()
+    fn encode(&self, codec: &Codec) -> Result<Encoded> {
+        codec.prompts(self.prepared.prompts.items.iter().map(|item| item.text.as_str()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "everything that one committed trial consists of")]
