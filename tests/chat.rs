@@ -365,7 +365,6 @@ fn contradictions_in_the_sweep_file_are_found_before_anything_runs() {
         let output = run([std::ffi::OsStr::new("plan"), file.as_os_str()]);
         assert!(!output.status.success(), "{keys}");
         assert!(stderr(&output).contains(expected), "{keys}: {}", stderr(&output));
-        assert!(stderr(&output).contains("hint: ") || keys.contains("missing") || keys.contains("date"), "{keys}");
     }
 }
 

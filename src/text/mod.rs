@@ -5,11 +5,13 @@ mod gguf;
 mod prompter;
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer as Backend, TruncationDirection};
+use tokenizers::{AddedToken, Encoding, Tokenizer as Backend, TruncationDirection};
 
 use crate::error::{Context, Error, Result};
 
@@ -67,10 +69,14 @@ impl Tokenizer {
                  formats",
             ));
         }
-        let mut backend = Backend::from_file(&file).input_context(|| file.display())?;
+        let text = std::fs::read_to_string(&file).input_context(|| file.display())?;
+        // the library expects well-formed JSON and panics on some that isn't
+        serde_json::from_str::<IgnoredAny>(&text).input_context(|| file.display())?;
+        let backend = unbroken(|| text.parse::<Backend>()).map_err(|error| error.at(file.display()))?;
+        let mut backend = backend.input_context(|| file.display())?;
         let settings = folder.join(SETTINGS);
         if settings.is_file() {
-            apply(&mut backend, &settings)?;
+            unbroken(|| apply(&mut backend, &settings)).map_err(|error| error.at(file.display()))??;
         }
         backend.with_padding(None);
         backend.with_truncation(None).input_context(|| file.display())?;
@@ -82,8 +88,7 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer can't encode.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.backend.encode_fast(text, true).context(|| self.file.display())?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, true)?.get_ids().to_vec())
     }
 
     /// Token ids of a text that carries its special tokens itself, such as a rendered chat template: none are added.
@@ -91,8 +96,12 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer can't encode.
     pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.backend.encode_fast(text, false).context(|| self.file.display())?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, false)?.get_ids().to_vec())
+    }
+
+    fn encoding(&self, text: &str, add_special: bool) -> Result<Encoding> {
+        let encoding = unbroken(|| self.backend.encode_fast(text, add_special));
+        encoding.map_err(|error| error.at(self.file.display()))?.context(|| self.file.display())
     }
 
     /// Token ids of a text cut to at most `most` tokens, added special tokens included, as transformers'
@@ -101,7 +110,7 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer can't encode, or no room beside the special tokens.
     pub fn encode_cut(&self, text: &str, most: usize, from: Side) -> Result<Vec<u32>> {
-        let mut encoding = self.backend.encode_fast(text, false).context(|| self.file.display())?;
+        let mut encoding = self.encoding(text, false)?;
         let added = self.encode(text)?.len().saturating_sub(encoding.len());
         let room = most.checked_sub(added).filter(|room| *room > 0);
         let room =
@@ -120,7 +129,8 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer can't encode.
     pub fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        let encoding = self.backend.encode(text, false).context(|| self.file.display())?;
+        let encoding = unbroken(|| self.backend.encode(text, false)).map_err(|error| error.at(self.file.display()))?;
+        let encoding = encoding.context(|| self.file.display())?;
         Ok(encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect())
     }
 
@@ -129,13 +139,21 @@ impl Tokenizer {
     /// # Errors
     /// Ids that the tokenizer's decoder can't join.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.backend.decode(ids, true).context(|| self.file.display())
+        let text = unbroken(|| self.backend.decode(ids, true)).map_err(|error| error.at(self.file.display()))?;
+        text.context(|| self.file.display())
     }
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.backend.get_vocab_size(true)
     }
+}
+
+/// Runs a part of the tokenizers library, which panics on some damaged tokenizers (a bad character map, say).
+fn unbroken<T>(work: impl FnOnce() -> T) -> Result<T> {
+    let message = "the tokenizer is damaged: the tokenizers library breaks off";
+    let hint = "fetch `tokenizer.json` again, or write it anew with transformers' `save_pretrained`";
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::input(message).hint(hint))
 }
 
 /// Applies what `tokenizer_config.json` says beyond `tokenizer.json`: added and special tokens, and whether BOS and EOS
