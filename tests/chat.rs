@@ -334,6 +334,23 @@ fn a_run_records_how_each_model_was_given_the_prompts_and_the_report_says_it() {
 }
 
 #[test]
+fn a_template_that_refuses_is_a_failed_row_of_its_model_and_the_others_are_measured() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    let file = study(&folder, ", chat_template: ./chat.jinja", "");
+    fs::write(folder.path("chat.jinja"), "{{ raise_exception('not today') }}").unwrap();
+    assert!(!program().arg(&file).arg("--out").arg(&out).output().unwrap().status.success());
+    let trials = common::records(&out);
+    let of = |label: &str| trials.iter().find(|line| line["cell"]["model"] == json!(label)).unwrap();
+    assert_eq!(
+        (&of("kd")["outcome"]["outcome"], &of("kd")["outcome"]["failure"]),
+        (&json!("failed"), &json!("prompt"))
+    );
+    assert!(of("kd")["outcome"]["message"].as_str().unwrap().contains("not today"), "{}", of("kd"));
+    assert_eq!(of("base")["outcome"]["outcome"], json!("measured"));
+}
+
+#[test]
 fn plan_says_what_is_cut_and_which_prompt_is_too_long() {
     let folder = Folder::new();
     let file = study(&folder, "", ", chat_template: ./chat.jinja, max_tokens: 400, system: Be brief.");
@@ -434,7 +451,11 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_tokenizer_is_an_error_or_encodes(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+    fn a_damaged_tokenizer_is_an_error_or_encodes(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        cut in any::<bool>(),
+    ) {
         let mut bytes = fs::read(chat_folder().join("tokenizer.json")).unwrap();
         let at = at.index(bytes.len());
         bytes[at] = byte;
@@ -452,8 +473,8 @@ proptest! {
     fn whatever_the_settings_say_they_are_read_or_refused(key in 0..8usize, value in 0..8usize) {
         let keys = ["chat_template", "bos_token", "add_bos_token", "added_tokens_decoder", "additional_special_tokens",
             "extra_special_tokens", "eos_token", "add_eos_token"];
-        let values = [json!(null), json!(1), json!("x"), json!([1, null]), json!({"content": 3}), json!({"99999999999": {}}),
-            json!(true), json!([{"name": 1, "template": []}])];
+        let values = [json!(null), json!(1), json!("x"), json!([1, null]), json!({"content": 3}), json!(true),
+            json!({"99999999999": {}}), json!([{"name": 1, "template": []}])];
         let folder = model_folder(&json!({keys[key]: values[value].clone()}));
         if let Ok(text) = ModelText::load(&folder.0) {
             let _ = text.tokenizer.encode("Hi");
@@ -470,7 +491,8 @@ proptest! {
     ) {
         let (bos, eos, add_bos, add_eos) = ends;
         let metadata = GgufTokenizer {
-            model: "gpt2".to_owned(), pre: Some(pre.to_owned()), tokens, token_types, merges, bos, eos, add_bos, add_eos,
+            model: "gpt2".to_owned(), pre: Some(pre.to_owned()),
+            tokens, token_types, merges, bos, eos, add_bos, add_eos,
             ..GgufTokenizer::default()
         };
         if let Ok(text) = metadata.text("m.gguf") {

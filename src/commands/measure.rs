@@ -58,12 +58,12 @@ impl Measuring<'_> {
         let loaded = stage::cost(self.meter, clock, || loader.load(spec, clock));
         let (model, load) = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.fail_session(session, &error, progress),
+            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
         self.dir.record_model(&session.model, model.engine.info())?;
         let encoded = match self.encode(&model.codec) {
             Ok(encoded) => encoded,
-            Err(error) => return self.fail_session(session, &error, progress),
+            Err(error) => return self.fail_session(session, FailureKind::Prompt, &error, progress),
         };
         let form = PromptForm { energy: Some(encoded.truncated), ..model.codec.form() };
         self.dir.record_prompt_form(&session.model, &form)?;
@@ -72,7 +72,7 @@ impl Measuring<'_> {
         let protocol: Protocol = self.dir.info().protocol.clone();
         let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
             Ok(idle) => idle,
-            Err(error) => return self.fail_session(session, &error, progress),
+            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
@@ -125,15 +125,21 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    /// A model that can't be loaded is a failed row for each of its cells; the sweep goes on.
-    fn fail_session(&mut self, session: &Session, error: &Error, progress: &mut Progress) -> Result<()> {
+    /// A model that can't be loaded or asked is a failed row for each of its cells; the sweep goes on.
+    fn fail_session(
+        &mut self,
+        session: &Session,
+        what: FailureKind,
+        error: &Error,
+        progress: &mut Progress,
+    ) -> Result<()> {
         if error.kind_of() == Kind::Interrupted {
             return Err(error.clone());
         }
         let failure = match error.kind_of() {
             Kind::OutOfMemory => FailureKind::OutOfMemory,
             Kind::Meter => FailureKind::Meter,
-            _ => FailureKind::Load,
+            _ => what,
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];

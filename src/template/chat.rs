@@ -81,6 +81,8 @@ fn environment(date: Date) -> Result<Environment<'static>> {
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: &str| {
         date.strftime(format).map_err(|cause| minijinja::Error::new(ErrorKind::InvalidOperation, cause))
@@ -162,6 +164,16 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         }
         _ => pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// Whether Python's `iter` takes a value: not `none`, over which minijinja would iterate as over an empty list.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
+}
+
+/// Whether jinja2 counts a value as a sequence: it has a length and items, as strings and dictionaries have too.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)` of Python.

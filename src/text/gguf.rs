@@ -1,7 +1,7 @@
 //! A tokenizer out of the metadata of a GGUF file, for models that come without a `tokenizer.json`.
 //!
-//! GGUF stores a byte-level BPE as a list of tokens and merges and *names* the rest: `tokenizer.ggml.pre` says how a text
-//! is split before merging. The splits here are those of the tokenizers that the names stand for, as llama.cpp
+//! GGUF stores a byte-level BPE as a list of tokens and merges and *names* the rest: `tokenizer.ggml.pre` says how a
+//! text is split before merging. The splits here are those of the tokenizers that the names stand for, as llama.cpp
 //! (`llama-vocab.cpp`) lists them.
 
 use std::collections::HashMap;
@@ -29,7 +29,8 @@ pub struct GgufTokenizer {
     pub pre: Option<String>,
     /// The tokens, by id.
     pub tokens: Vec<String>,
-    /// `token_type`, by id: see [`gguf`'s list](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); may be empty.
+    /// `token_type`, by id; may be empty. The values are those of
+    /// [GGUF's specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
     pub token_types: Vec<i32>,
     /// The merges, each two tokens with a blank between them, best first.
     pub merges: Vec<String>,
@@ -53,9 +54,14 @@ pub struct GgufTokenizer {
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const QWEN2: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 const GPT4O: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -104,8 +110,8 @@ enum Splits {
 
 impl Pre {
     /// Names whose splits are known.
-    const NAMES: &'static str = "default, gpt-2, phi-2, mpt, olmo, smollm, starcoder, refact, command-r, llama-bpe, llama3, \
-        llama-v3, smaug-bpe, dbrx, glm4, chatglm-bpe, qwen2, deepseek-r1-qwen, megrez, gpt-4o, llama4, tekken, \
+    const NAMES: &'static str = "default, gpt-2, phi-2, mpt, olmo, smollm, starcoder, refact, command-r, llama-bpe, \
+        llama3, llama-v3, smaug-bpe, dbrx, glm4, chatglm-bpe, qwen2, deepseek-r1-qwen, megrez, gpt-4o, llama4, tekken, \
         deepseek-coder, deepseek-v3";
 
     fn named(name: &str) -> Option<Self> {
@@ -148,8 +154,8 @@ impl Pre {
 }
 
 /// What to do about a tokenizer that the metadata don't describe fully.
-const HINT: &str = "put the `tokenizer.json` of the model that the file was made from (and its `tokenizer_config.json`) \
-                    beside the GGUF file";
+const HINT: &str = "put the `tokenizer.json` of the model that the file was made from, and its \
+                    `tokenizer_config.json`, beside the GGUF file";
 
 impl GgufTokenizer {
     /// The text side of the model; `file` is what errors and records call the GGUF file.

@@ -1,4 +1,4 @@
-//! From a prompt's text to what a model reads: its chat template with the system prompt, the limit of length, token ids.
+//! From a prompt's text to what a model reads: chat template with the system prompt, limit of length, token ids.
 
 use serde_json::{Map, Value};
 
