@@ -3,7 +3,7 @@
 //! Digits follow the interval: a number shows no more of itself than its interval knows. Unknown is `–`.
 
 use crate::analysis::{Estimate, Interval, Verdict};
-use crate::record::{EnergyMethod, Role};
+use crate::record::{ChatTemplateInfo, EnergyMethod, PromptForm, Role, Truncate, Truncated};
 use crate::units::{Joules, JoulesPerToken, Seconds};
 
 /// What stands for a number that isn't known.
@@ -243,6 +243,45 @@ pub fn count(n: u64) -> String {
 /// A count with its noun: `1 repeat`, `5 repeats`.
 pub fn plural(n: usize, noun: &str) -> String {
     format!("{}{NO_BREAK}{noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// How a model is given its prompts and what was cut off them; `None` where they are plain text and nothing is.
+pub fn prompt_form(form: &PromptForm) -> Option<String> {
+    let template = match &form.chat_template {
+        Some(template) => Some(chat_template(template)),
+        None if form.unused_template => Some("plain text; the model's own chat template isn't used".to_owned()),
+        None => None,
+    };
+    let limit = form.limit.map(|limit| {
+        let most = plural(limit.max_tokens, "token");
+        let end = match limit.truncate {
+            Truncate::None => return format!("prompts of more than {most} are refused"),
+            Truncate::Left => "beginning",
+            Truncate::Right => "end",
+        };
+        let lists = [("", form.energy), (" of the accuracy", form.accuracy)];
+        let lost = lists.into_iter().filter_map(|(of, truncated)| Some(cut(of, truncated?)));
+        let lost = lost.collect::<Vec<_>>().join(", ");
+        format!("prompts of more than {most} are cut at their {end}: {lost}")
+    });
+    let parts: Vec<String> = [template, limit].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn cut(of: &str, truncated: Truncated) -> String {
+    let all = plural(truncated.of, "prompt");
+    match truncated.prompts {
+        0 => format!("none of {all}{of}"),
+        cut => format!("{} of {all}{of}, {} tokens lost", count(cut as u64), count(truncated.tokens)),
+    }
+}
+
+fn chat_template(template: &ChatTemplateInfo) -> String {
+    let system = template.system.as_ref().map(|system| format!("system prompt “{system}”"));
+    let variables = template.variables.iter().map(|(name, value)| format!("{name} = {value}"));
+    let date = Some(format!("today taken for {}", template.date));
+    let given = system.into_iter().chain(variables).chain(date).collect::<Vec<_>>().join(", ");
+    format!("through the chat template of {} ({given})", template.source)
 }
 
 /// A number of tokens with its interval: `1.23 million tokens [1.10, 1.40]`.

@@ -10,9 +10,9 @@ use crate::engine::synthetic::{self, Synthetic};
 use crate::engine::{Engine, Prompt, load};
 use crate::error::{Error, Result};
 use crate::hub;
-use crate::record::CellSpec;
-use crate::sweep::spec::{ModelSource, ModelSpec};
-use crate::text::Tokenizer;
+use crate::record::{CellSpec, ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
+use crate::sweep::spec::{ModelSource, ModelSpec, PromptSpec, TemplateChoice};
+use crate::text::{Limit, ModelText, Prompter, Put, Rules, Side, TemplateSource};
 
 /// An engine and its tokenizer.
 pub struct Model {
@@ -24,21 +24,33 @@ pub struct Model {
 
 /// Text to token ids and back.
 pub enum Codec {
-    /// A model's own tokenizer.
-    Tokenizer(Box<Tokenizer>),
+    /// A model's own tokenizer, with how prompts are put to the model.
+    Text(Box<TextCodec>),
     /// Words between blanks: the simulated model's.
     Words,
 }
 
+/// How a model's prompts and answers are turned into token ids and back.
+pub struct TextCodec {
+    prompter: Prompter,
+    form: PromptForm,
+}
+
+/// A list of prompts as a model reads them.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The prompts, in order.
+    pub list: Vec<Prompt>,
+    /// What was cut off.
+    pub truncated: Truncated,
+}
+
 impl Codec {
-    /// Token ids of a text, with the special tokens that the model expects.
-    ///
-    /// # Errors
-    /// The tokenizer fails.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    /// How prompts are put to the model.
+    pub fn form(&self) -> PromptForm {
         match self {
-            Codec::Tokenizer(tokenizer) => tokenizer.encode(text),
-            Codec::Words => Ok(synthetic::words_to_ids(text)),
+            Codec::Text(text) => text.form.clone(),
+            Codec::Words => PromptForm::default(),
         }
     }
 
@@ -48,21 +60,46 @@ impl Codec {
     /// The tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         match self {
-            Codec::Tokenizer(tokenizer) => tokenizer.decode(ids),
+            Codec::Text(text) => text.prompter.tokenizer().decode(ids),
             Codec::Words => Ok(synthetic::ids_to_text(ids)),
         }
     }
 
-    /// A prompt with its ids.
+    /// Prompts as the model reads them: through its chat template, within the limit of length, with their ids.
     ///
     /// # Errors
-    /// The tokenizer fails, or gives no token at all.
-    pub fn prompt(&self, text: &str) -> Result<Prompt> {
-        let ids = self.encode(text)?;
-        if ids.is_empty() {
-            return Err(Error::input("a prompt gives no tokens").hint("remove empty prompts"));
+    /// Names the first prompt that the template refuses, that is too long, or that gives no token at all.
+    pub fn prompts<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<Encoded> {
+        let mut encoded = Encoded { list: Vec::new(), truncated: Truncated::default() };
+        for (index, text) in texts.enumerate() {
+            let put = self.put(text).map_err(|error| error.at(format!("prompt {} ({})", index + 1, opening(text))))?;
+            encoded.truncated.of += 1;
+            encoded.truncated.prompts += usize::from(put.dropped > 0);
+            encoded.truncated.tokens += put.dropped as u64;
+            encoded.list.push(Prompt { text: put.text, ids: put.ids });
         }
-        Ok(Prompt { text: text.to_owned(), ids })
+        Ok(encoded)
+    }
+
+    fn put(&self, text: &str) -> Result<Put> {
+        let put = match self {
+            Codec::Text(codec) => codec.prompter.put(text)?,
+            Codec::Words => Put { text: text.to_owned(), ids: synthetic::words_to_ids(text), dropped: 0 },
+        };
+        match put.ids.is_empty() {
+            true => Err(Error::input("it gives no tokens").hint("remove empty prompts")),
+            false => Ok(put),
+        }
+    }
+}
+
+/// The first words of a prompt, enough to find it by.
+fn opening(text: &str) -> String {
+    const SHOWN: usize = 40;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("`{}…`", &line[..end]),
+        None => format!("`{line}`"),
     }
 }
 
@@ -100,6 +137,8 @@ pub struct Loader {
     pub offline: bool,
     /// Hears of downloads.
     watch: hub::Watch,
+    /// How prompts are put to the models; `None`: as they are.
+    prompts: Option<PromptSpec>,
     /// Models of the hub that were found: a block's load must not ask the network again.
     found: RefCell<BTreeMap<(hub::Source, Option<String>), hub::Snapshot>>,
 }
@@ -107,7 +146,13 @@ pub struct Loader {
 impl Loader {
     /// A loader for the sources of a file in the folder `base`; `watch` hears of what is fetched from the hub.
     pub fn new(base: PathBuf, device: DeviceChoice, offline: bool, watch: hub::Watch) -> Self {
-        Self { base, device, offline, watch, found: RefCell::default() }
+        Self { base, device, offline, watch, prompts: None, found: RefCell::default() }
+    }
+
+    /// The same loader for models that are given prompts as the sweep file says.
+    #[must_use]
+    pub fn with_prompts(self, prompts: &PromptSpec) -> Self {
+        Self { prompts: Some(prompts.clone()), ..self }
     }
 
     /// Whether a model comes from the hub.
@@ -220,14 +265,54 @@ impl Loader {
                 let dtype = model.dtype.map(crate::sweep::spec::Dtype::name);
                 let options = load::LoadOptions { dtype, revision: commit, ..load::LoadOptions::default() };
                 let engine = load::load(&path, &options, self.device).map_err(at)?;
-                let tokenizer = Tokenizer::load(&path).map_err(at)?;
-                Ok(Model { engine, codec: Codec::Tokenizer(Box::new(tokenizer)) })
+                let codec = self.codec(model, &path).map_err(at)?;
+                Ok(Model { engine, codec })
             }
             (ModelSource::Name(_), Location::Gguf { path, .. }) => Err(at(gguf_not_served(&path))),
             (ModelSource::Name(name), Location::Simulated) => {
                 Err(Error::new(format!("model `{}`: `{name}` has no files", model.label)))
             }
         }
+    }
+
+    /// The tokenizer of a model in a folder, with how prompts are put to it.
+    ///
+    /// # Errors
+    /// The tokenizer or the chat template is missing or damaged.
+    pub fn codec(&self, model: &ModelSpec, folder: &Path) -> Result<Codec> {
+        self.codec_of(model, ModelText::load(folder)?)
+    }
+
+    /// The same for a text side that was read already.
+    ///
+    /// # Errors
+    /// The chat template is missing or damaged.
+    pub fn codec_of(&self, model: &ModelSpec, text: ModelText) -> Result<Codec> {
+        let rules = self.rules(model, &text)?;
+        let has_own = matches!(&text.template, Ok(Some(_)) | Err(_));
+        let form = form(&rules, has_own);
+        let prompter = Prompter::new(text, rules)?;
+        Ok(Codec::Text(Box::new(TextCodec { prompter, form })))
+    }
+
+    fn rules(&self, model: &ModelSpec, text: &ModelText) -> Result<Rules> {
+        let Some(prompts) = &self.prompts else { return Ok(Rules::default()) };
+        let template = match prompts.template_of(model) {
+            TemplateChoice::None => None,
+            TemplateChoice::Auto => text.template.clone()?,
+            TemplateChoice::File(path) => {
+                Some(TemplateSource::read(&self.base.join(path), &path.display().to_string())?)
+            }
+        };
+        let mut variables = prompts.template_variables.clone();
+        variables.extend(model.template_variables.clone());
+        let cut = match prompts.truncate {
+            Truncate::None => None,
+            Truncate::Left => Some(Side::Left),
+            Truncate::Right => Some(Side::Right),
+        };
+        let limit = prompts.max_tokens.map(|max_tokens| Limit { max_tokens, cut });
+        Ok(Rules { template, system: prompts.system.clone(), variables, date: prompts.date, limit })
     }
 
     /// What a source names. A bare name (`gpt2`) is a folder where there is one, else one of the hub's oldest models.
@@ -252,6 +337,31 @@ enum Place {
 fn gguf_not_served(path: &Path) -> Error {
     Error::input(format!("`{}`: this version doesn't run GGUF files", path.display()))
         .hint("name the model's folder or repository in safetensors")
+}
+
+/// What the record keeps of the rules.
+fn form(rules: &Rules, has_own_template: bool) -> PromptForm {
+    let info = |source: &TemplateSource| ChatTemplateInfo {
+        source: source.name.clone(),
+        sha256: source.sha256(),
+        system: rules.system.clone(),
+        variables: rules.variables.clone(),
+        date: rules.date.to_string(),
+    };
+    let limit = |limit: Limit| PromptLimit {
+        max_tokens: limit.max_tokens,
+        truncate: match limit.cut {
+            None => Truncate::None,
+            Some(Side::Left) => Truncate::Left,
+            Some(Side::Right) => Truncate::Right,
+        },
+    };
+    PromptForm {
+        chat_template: rules.template.as_ref().map(info),
+        unused_template: has_own_template && rules.template.is_none(),
+        limit: rules.limit.map(limit),
+        ..PromptForm::default()
+    }
 }
 
 fn device(clock: &Clock) -> Result<SimulatedDevice> {

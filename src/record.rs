@@ -569,6 +569,9 @@ pub struct Part {
     pub meter: MeterInfo,
     /// What the models are, by label, where they were loaded.
     pub models: BTreeMap<String, ModelInfo>,
+    /// How prompts were put to each model, by label.
+    #[serde(default)]
+    pub prompt_forms: BTreeMap<String, PromptForm>,
 }
 
 /// The machine.
@@ -584,6 +587,78 @@ pub struct Host {
     pub cores: usize,
     /// Main memory in bytes.
     pub memory_bytes: Option<u64>,
+}
+
+/// How a model's prompts were put to it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PromptForm {
+    /// File that the chat template comes from; `None`: prompts went in as plain text.
+    pub chat_template: Option<ChatTemplateInfo>,
+    /// The model has a chat template that the sweep file didn't ask for.
+    pub unused_template: bool,
+    /// The longest prompt that was let through, in tokens, and from where longer ones were cut.
+    pub limit: Option<PromptLimit>,
+    /// What the limit did to the prompts of the energy windows.
+    pub energy: Option<Truncated>,
+    /// What it did to the prompts of the accuracy.
+    pub accuracy: Option<Truncated>,
+}
+
+/// A chat template, and what was given to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatTemplateInfo {
+    /// The file that it comes from.
+    pub source: String,
+    /// SHA-256 of its text.
+    pub sha256: String,
+    /// The system prompt.
+    pub system: Option<String>,
+    /// Further names that it was given.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+    /// What it took for today, `YYYY-MM-DD`.
+    pub date: String,
+}
+
+/// The longest prompt, and what happens to longer ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptLimit {
+    /// Tokens of a whole prompt.
+    pub max_tokens: usize,
+    /// From where a longer one is cut.
+    pub truncate: Truncate,
+}
+
+/// What happens to a prompt that is longer than the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncate {
+    /// It is an error.
+    #[default]
+    None,
+    /// It loses its beginning.
+    Left,
+    /// It loses its end.
+    Right,
+}
+
+/// What truncation did to a list of prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Truncated {
+    /// Prompts in the list.
+    pub of: usize,
+    /// Prompts that were cut.
+    pub prompts: usize,
+    /// Tokens that they lost together.
+    pub tokens: u64,
+}
+
+impl PromptForm {
+    /// Whether results under both forms can be pooled: they agree in everything that both know.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let both = |a: Option<Truncated>, b: Option<Truncated>| a.zip(b).is_none_or(|(a, b)| a == b);
+        let known = |form: &Self| (form.chat_template.clone(), form.limit);
+        known(self) == known(other) && both(self.energy, other.energy) && both(self.accuracy, other.accuracy)
+    }
 }
 
 /// What measures the energy, and what it can do here.

@@ -1,7 +1,7 @@
-//! The template environment: the one door to minijinja. Templates get finished strings and do no arithmetic.
+//! The template environments: the one door to minijinja. [`chat`] holds the one for a model's chat template.
 //!
-//! Every interpolated value is escaped for the kind of file that the template makes (HTML or Markdown); a name that
-//! the context doesn't have is an error.
+//! The report's templates get finished strings and do no arithmetic. Every interpolated value is escaped for the kind
+//! of file that the template makes (HTML or Markdown); a name that the context doesn't have is an error.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -9,6 +9,9 @@ use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value
 use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
+
+pub mod chat;
+pub mod date;
 
 const TEMPLATES: [(&str, &str); 3] = [
     ("report.html", include_str!("../templates/report.html")),

@@ -76,7 +76,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
     let started_at = host::timestamp();
     let (model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
     let Model { mut engine, codec } = model;
-    let prompts = set.items.iter().map(|item| codec.prompt(&item.text)).collect::<Result<Vec<_>>>()?;
+    let prompts = codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.list;
     let cell = cell(arguments, &engine.info().dtype);
     let protocol = protocol(meter.info());
     console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));
@@ -166,6 +166,9 @@ fn model_spec(arguments: &BenchArgs) -> ModelSpec {
         revision: None,
         training: None,
         sweep: None,
+        // EPT-Bench gives every model the prompts as they are
+        chat_template: None,
+        template_variables: Default::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::score;
 use crate::model::Model;
 use crate::prompts::PromptSet;
-use crate::record::{CellSpec, Evaluation, FORMAT, ItemScore, OutputLength};
+use crate::record::{CellSpec, Evaluation, FORMAT, ItemScore, OutputLength, PromptForm};
 use crate::store::RunDir;
 use crate::sweep::plan::CellFilter;
 use crate::sweep::spec::{AccuracySpec, ModelSpec};
@@ -101,6 +101,9 @@ fn scores(
 ) -> Result<Vec<(usize, Vec<ItemScore>)>> {
     let mut model = prepared.loader.load(missing.model, clock)?;
     dir.record_model(&missing.model.label, model.engine.info())?;
+    let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?;
+    let form = PromptForm { accuracy: Some(prompts.truncated), ..model.codec.form() };
+    dir.record_prompt_form(&missing.model.label, &form)?;
     let decoding = prepared.spec.generation.decoding;
     let longest = missing.lengths.last().copied().unwrap_or(1);
     // a beam search to a shorter limit may choose other tokens: then each length has a generation of its own
@@ -109,7 +112,7 @@ fn scores(
     for generated_length in generated {
         // the answer ends where the model ends it, also where the energy windows run to a fixed length
         let options = GenerateOptions { max_new_tokens: generated_length, length: OutputLength::Natural, decoding };
-        let answers = answers(&mut model, set, spec.batch_size, options, stop)?;
+        let answers = answers(&mut model, &prompts.list, spec.batch_size, options, stop)?;
         let served = |length: &&usize| decoding.prolongs() || **length == generated_length;
         for length in missing.lengths.iter().filter(served) {
             let items = set.items.iter().zip(&answers);
@@ -122,12 +125,11 @@ fn scores(
 
 fn answers(
     model: &mut Model,
-    set: &PromptSet,
+    prompts: &[Prompt],
     batch_size: usize,
     options: GenerateOptions,
     stop: &AtomicBool,
 ) -> Result<Vec<Generation>> {
-    let prompts: Vec<Prompt> = set.items.iter().map(|item| model.codec.prompt(&item.text)).collect::<Result<_>>()?;
     let mut answers = Vec::with_capacity(prompts.len());
     for batch in prompts.chunks(batch_size) {
         if stop.load(Ordering::Relaxed) {

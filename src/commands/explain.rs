@@ -27,6 +27,7 @@ pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
     if let Some(planned) = planned {
         println!("  decoding: {}", planned.decoding);
     }
+    print_prompts(cell, &analysed);
     let trials = analysed.stored.trials.iter().filter(|trial| trial.cell.id.0 == cell.id);
     for trial in trials {
         print_trial(trial, &root);
@@ -88,6 +89,13 @@ fn print_cell(cell: &CellSummary) {
         "  repeats: {} planned, {} valid, {} invalid, {} failed, {} skipped",
         counts.planned, counts.valid, counts.invalid, counts.failed, counts.skipped
     );
+}
+
+fn print_prompts(cell: &CellSummary, analysed: &Analysed) {
+    let forms = analysed.stored.info.parts.iter().rev().filter_map(|part| part.prompt_forms.get(&cell.model));
+    if let Some(sentence) = forms.take(1).find_map(format::prompt_form) {
+        println!("  prompts: {sentence}");
+    }
 }
 
 fn print_trial(trial: &Trial, root: &Path) {

@@ -49,6 +49,7 @@ pub fn part(meter: &MeterInfo) -> Part {
         host: host::describe(),
         meter: meter.clone(),
         models: BTreeMap::new(),
+        prompt_forms: BTreeMap::new(),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
-use crate::model::{Codec, Model};
-use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Protocol, Trial};
+use crate::model::{Codec, Encoded, Model};
+use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, PromptForm, Protocol, Trial};
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
@@ -58,18 +58,21 @@ impl Measuring<'_> {
         let loaded = stage::cost(self.meter, clock, || loader.load(spec, clock));
         let (model, load) = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.fail_session(session, &error, progress),
+            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
         self.dir.record_model(&session.model, model.engine.info())?;
-        let prompts = match self.encode(&model.codec) {
-            Ok(prompts) => prompts,
-            Err(error) => return self.fail_session(session, &error, progress),
+        let encoded = match self.encode(&model.codec) {
+            Ok(encoded) => encoded,
+            Err(error) => return self.fail_session(session, FailureKind::Prompt, &error, progress),
         };
+        let form = PromptForm { energy: Some(encoded.truncated), ..model.codec.form() };
+        self.dir.record_prompt_form(&session.model, &form)?;
+        let prompts = encoded.list;
         let Model { mut engine, codec } = model;
         let protocol: Protocol = self.dir.info().protocol.clone();
         let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
             Ok(idle) => idle,
-            Err(error) => return self.fail_session(session, &error, progress),
+            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
@@ -91,8 +94,8 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    fn encode(&self, codec: &Codec) -> Result<Vec<Prompt>> {
-        self.prepared.prompts.items.iter().map(|item| codec.prompt(&item.text)).collect()
+    fn encode(&self, codec: &Codec) -> Result<Encoded> {
+        codec.prompts(self.prepared.prompts.items.iter().map(|item| item.text.as_str()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "everything that one committed trial consists of")]
@@ -122,15 +125,21 @@ impl Measuring<'_> {
         Ok(())
     }
 
-    /// A model that can't be loaded is a failed row for each of its cells; the sweep goes on.
-    fn fail_session(&mut self, session: &Session, error: &Error, progress: &mut Progress) -> Result<()> {
+    /// A model that can't be loaded or asked is a failed row for each of its cells; the sweep goes on.
+    fn fail_session(
+        &mut self,
+        session: &Session,
+        what: FailureKind,
+        error: &Error,
+        progress: &mut Progress,
+    ) -> Result<()> {
         if error.kind_of() == Kind::Interrupted {
             return Err(error.clone());
         }
         let failure = match error.kind_of() {
             Kind::OutOfMemory => FailureKind::OutOfMemory,
             Kind::Meter => FailureKind::Meter,
-            _ => FailureKind::Load,
+            _ => what,
         };
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];

@@ -13,15 +13,15 @@ use crate::host;
 use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
-use crate::record::{CellSpec, OutputLength, Protocol};
+use crate::record::{CellSpec, OutputLength, PromptForm, Protocol};
 use crate::sweep::plan::CellFilter;
-use crate::text::Tokenizer;
 use crate::units::Seconds;
 
 /// What is known of one model before it is loaded.
 struct Known<'a> {
     summary: Option<&'a ModelSummary>,
     prompts: Option<Vec<crate::engine::Prompt>>,
+    form: Option<PromptForm>,
 }
 
 /// Prints the plan on standard output and the problems on standard error.
@@ -45,6 +45,7 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
         shown += 1;
     }
     summary(&prepared, shown, protocol.as_ref());
+    print_forms(&known);
     if shown == 0 {
         problems.push(Error::input("`--only` matches no cell"));
     }
@@ -73,15 +74,16 @@ fn known_models<'a>(
             }
             None => None,
         };
-        let prompts = match codec(prepared, spec, summary) {
+        let encoded = match codec(prepared, spec, summary) {
             Ok(codec) => codec.map(|codec| encode(prepared, &codec)).transpose(),
             Err(error) => Err(error),
         };
-        let prompts = prompts.unwrap_or_else(|error| {
+        let encoded = encoded.unwrap_or_else(|error| {
             problems.push(error.at(format!("model `{}`", spec.label)));
             None
         });
-        known.insert(spec.label.clone(), Known { summary, prompts });
+        let (prompts, form) = encoded.unzip();
+        known.insert(spec.label.clone(), Known { summary, prompts, form });
     }
     known
 }
@@ -93,16 +95,26 @@ fn codec(
 ) -> Result<Option<Codec>> {
     match (prepared.loader.locate(spec), summary) {
         (Ok(model::Location::Simulated), _) => Ok(Some(Codec::Words)),
-        (Ok(model::Location::Folder { path, .. }), Some(_)) => {
-            Tokenizer::load(&path).map(|tokenizer| Some(Codec::Tokenizer(Box::new(tokenizer))))
-        }
+        (Ok(model::Location::Folder { path, .. }), Some(_)) => prepared.loader.codec(spec, &path).map(Some),
         // reported with the model itself
         _ => Ok(None),
     }
 }
 
-fn encode(prepared: &Prepared, codec: &Codec) -> Result<Vec<crate::engine::Prompt>> {
-    prepared.prompts.items.iter().map(|item| codec.prompt(&item.text)).collect()
+fn encode(prepared: &Prepared, codec: &Codec) -> Result<(Vec<crate::engine::Prompt>, PromptForm)> {
+    let encoded = codec.prompts(prepared.prompts.items.iter().map(|item| item.text.as_str()))?;
+    let scored = prepared.accuracy.as_ref().map(|set| codec.prompts(set.items.iter().map(|item| item.text.as_str())));
+    let accuracy = scored.transpose().map_err(|error| error.at("accuracy"))?.map(|encoded| encoded.truncated);
+    Ok((encoded.list, PromptForm { energy: Some(encoded.truncated), accuracy, ..codec.form() }))
+}
+
+/// How each model is given the prompts, where it is more than the text itself.
+fn print_forms(known: &BTreeMap<String, Known<'_>>) {
+    for (label, known) in known {
+        if let Some(sentence) = known.form.as_ref().and_then(format::prompt_form) {
+            println!("prompts of `{label}`: {sentence}");
+        }
+    }
 }
 
 /// The protocol on this machine's meter, where there is one.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::analysis::Study;
 use crate::format;
-use crate::record::{Decoding, EnergyMethod, MeterInfo, OutputLength, RunInfo};
+use crate::record::{Decoding, EnergyMethod, MeterInfo, OutputLength, PromptForm, RunInfo};
 
 /// The section on the method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,8 +31,10 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
     let meters = distinct_meters(run);
     let mut paragraphs = vec![plan(run, study), windows(run)];
     paragraphs.extend(meters.iter().map(|meter| source(meter)));
-    paragraphs.extend([lengths(run), decoding(run), accuracy(study), Some(intervals(run))].into_iter().flatten());
+    let parts = [prompts(run), lengths(run), decoding(run), accuracy(study), Some(intervals(run))];
+    paragraphs.extend(parts.into_iter().flatten());
     let mut limits = vec![coverage(&meters)];
+    limits.extend(unlike_prompts(run));
     limits.push(
         "Loading a model, warming up, the idle baseline and scoring accuracy lie outside the windows and are in none \
          of these energies."
@@ -111,6 +113,46 @@ fn domains(meter: &MeterInfo) -> String {
     });
     let all = each.collect::<Vec<_>>().join(", ");
     if all.is_empty() { "nothing".to_owned() } else { all }
+}
+
+/// How each model was given the prompts, as the parts of the run recorded it.
+fn forms(run: &RunInfo) -> Vec<(&str, PromptForm)> {
+    let of = |label: &str| {
+        let known = run.parts.iter().filter_map(|part| part.prompt_forms.get(label));
+        known.cloned().reduce(|earlier, later| PromptForm {
+            energy: later.energy.or(earlier.energy),
+            accuracy: later.accuracy.or(earlier.accuracy),
+            ..later
+        })
+    };
+    run.models.iter().filter_map(|model| Some((model.label.as_str(), of(&model.label)?))).collect()
+}
+
+fn prompts(run: &RunInfo) -> Option<String> {
+    let forms = forms(run);
+    let told = |(label, form): &(&str, PromptForm)| Some(format!("{label}: {}", format::prompt_form(form)?));
+    let told: Vec<String> = forms.iter().filter_map(told).collect();
+    if forms.is_empty() {
+        return None;
+    }
+    let rest = match told.len() {
+        0 => "Prompts go in as plain text, through no chat template.",
+        some if some < forms.len() => "The other models read them as plain text, through no chat template.",
+        _ => "",
+    };
+    let details = if told.is_empty() { String::new() } else { format!("How prompts were given: {}.", told.join("; ")) };
+    Some(format!("{details} {rest}").trim().to_owned())
+}
+
+/// Models that are asked in different forms don't read the same text.
+fn unlike_prompts(run: &RunInfo) -> Option<String> {
+    let forms = forms(run);
+    let templates = |form: &PromptForm| form.chat_template.as_ref().map(|t| (t.sha256.clone(), t.variables.clone()));
+    let (_, first) = forms.first()?;
+    let unlike = forms.iter().any(|(_, form)| templates(form) != templates(first));
+    let sentence = "The models don't read the prompts in the same form (chat templates, or what is given to them, \
+        differ): input lengths and answers differ for that reason too.";
+    unlike.then(|| sentence.to_owned())
 }
 
 fn lengths(run: &RunInfo) -> Option<String> {

@@ -19,7 +19,9 @@ use serde::Serialize;
 
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
-use crate::record::{CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, RunInfo, Trace, Trial};
+use crate::record::{
+    CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
+};
 use crate::sweep::TrialKey;
 use crate::table;
 
@@ -139,6 +141,33 @@ impl RunDir {
         if part.models.insert(label.to_owned(), model.clone()).is_some() {
             return Ok(());
         }
+        write_json(&self.root.join(RUN), &self.info)
+    }
+
+    /// Stores how prompts are put to a model, with the part under way; what was known of the form before is kept.
+    ///
+    /// # Errors
+    /// The template or what was cut differs from an earlier part, or the disk fails.
+    pub fn record_prompt_form(&mut self, label: &str, form: &PromptForm) -> Result<()> {
+        let earlier = |part: &&Part| part.prompt_forms.get(label).is_some_and(|earlier| !earlier.agrees(form));
+        if let Some(part) = self.info.parts.iter().find(earlier) {
+            let message = format!(
+                "model `{label}` isn't given the prompts as at {}: its chat template or what is cut differs",
+                part.started_at
+            );
+            return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+        }
+        let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
+        let known = part.prompt_forms.entry(label.to_owned()).or_default();
+        let merged = PromptForm {
+            energy: form.energy.or(known.energy),
+            accuracy: form.accuracy.or(known.accuracy),
+            ..form.clone()
+        };
+        if *known == merged {
+            return Ok(());
+        }
+        *known = merged;
         write_json(&self.root.join(RUN), &self.info)
     }
 

@@ -10,8 +10,9 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 use crate::engine::synthetic::SyntheticSpec;
 use crate::error::{Context, Result};
 use crate::meter::MeterChoice;
-use crate::record::{Decoding, OutputLength, Role};
+use crate::record::{Decoding, OutputLength, Role, Truncate};
 use crate::sweep::{validate, yaml};
+use crate::template::date::Date;
 
 /// A whole sweep file.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
@@ -65,6 +66,27 @@ pub struct ModelSpec {
     pub training: Option<PathBuf>,
     /// Axes of this model alone, in place of the common ones.
     pub sweep: Option<ModelAxes>,
+    /// Chat template of this model alone, in place of `prompts.chat_template`.
+    pub chat_template: Option<TemplateChoice>,
+    /// Names for this model's chat template; they win over those of `prompts.template_variables`.
+    #[serde(default)]
+    pub template_variables: Variables,
+}
+
+/// Names that a chat template is given, such as `enable_thinking`.
+pub type Variables = serde_json::Map<String, serde_json::Value>;
+
+/// Which chat template prompts go through.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateChoice {
+    /// None: every model reads the prompts as they are.
+    #[default]
+    None,
+    /// The model's own where it has one.
+    Auto,
+    /// The one in a file, relative to the sweep file.
+    File(PathBuf),
 }
 
 /// Where a model comes from.
@@ -147,6 +169,29 @@ pub struct PromptSpec {
     /// Seed of the draw (NumPy's `default_rng(seed).permutation`, as Hugging Face `datasets` shuffles).
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Which chat template the prompts go through, those of the accuracy too.
+    #[serde(default)]
+    pub chat_template: TemplateChoice,
+    /// Names that the chat template is given, such as `enable_thinking: false`.
+    #[serde(default)]
+    pub template_variables: Variables,
+    /// System turn before each prompt; needs a chat template.
+    pub system: Option<String>,
+    /// What a chat template takes for today: results must not change with the day of the run.
+    #[serde(default)]
+    pub date: Date,
+    /// Longest prompt in tokens, with everything that template and tokenizer add; left out, what fits the model.
+    pub max_tokens: Option<usize>,
+    /// What happens to a longer prompt.
+    #[serde(default)]
+    pub truncate: Truncate,
+}
+
+impl PromptSpec {
+    /// The choice of chat template for one model.
+    pub fn template_of<'a>(&'a self, model: &'a ModelSpec) -> &'a TemplateChoice {
+        model.chat_template.as_ref().unwrap_or(&self.chat_template)
+    }
 }
 
 /// How text is generated.
@@ -329,6 +374,23 @@ impl<'de> Deserialize<'de> for Axis {
             }
         }
         deserializer.deserialize_any(AxisVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for TemplateChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match text.as_str() {
+            "none" => TemplateChoice::None,
+            "auto" => TemplateChoice::Auto,
+            path if path.contains(['.', '/']) => TemplateChoice::File(path.into()),
+            _ => {
+                return Err(de::Error::invalid_value(
+                    de::Unexpected::Str(&text),
+                    &"`auto`, `none` or a file (`./chat.jinja`)",
+                ));
+            }
+        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use crate::error::{Error, Result};
 use crate::meter::MeterChoice;
-use crate::record::{Decoding, Role};
-use crate::sweep::spec::{Auto, Axis, ModelSource, ModelSpec, SweepSpec};
+use crate::record::{Decoding, Role, Truncate};
+use crate::sweep::spec::{Auto, Axis, ModelSource, ModelSpec, SweepSpec, TemplateChoice, Variables};
 use crate::sweep::yaml::Step::{Item, Key};
 use crate::sweep::yaml::{Source, Step, closest};
 
@@ -185,6 +185,52 @@ impl Check<'_> {
         if prompts.count == Some(0) {
             return Err(self.fail(&[Key("prompts"), Key("count")], "0 prompts", "draw at least one, or leave it out"));
         }
+        self.prompt_length()?;
+        self.chat_templates()
+    }
+
+    fn prompt_length(&self) -> Result<()> {
+        let prompts = &self.spec.prompts;
+        match prompts.max_tokens {
+            None if prompts.truncate != Truncate::None => {
+                let hint = "add `max_tokens`, the longest prompt: the same for every model, whatever it has room for";
+                Err(self.fail(&[Key("prompts"), Key("truncate")], "`truncate` without `max_tokens`", hint))
+            }
+            Some(tokens) if tokens == 0 || tokens > LARGEST_AXIS_VALUE => {
+                let hint = format!("1 to {LARGEST_AXIS_VALUE}");
+                Err(self.fail(&[Key("prompts"), Key("max_tokens")], format!("`max_tokens: {tokens}`"), hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is said for a template that isn't used would be left out in silence.
+    fn chat_templates(&self) -> Result<()> {
+        let prompts = &self.spec.prompts;
+        self.variables(&prompts.template_variables, &[Key("prompts"), Key("template_variables")])?;
+        for (index, model) in self.spec.models.iter().enumerate() {
+            let own = &[Key("models"), Item(index), Key("template_variables")];
+            self.variables(&model.template_variables, own)?;
+            if *prompts.template_of(model) == TemplateChoice::None && !model.template_variables.is_empty() {
+                let hint = "add `chat_template: auto` (or a file) to the model or to `prompts`";
+                let message = format!("`{}` has variables for a chat template, and uses none", model.label);
+                return Err(self.fail(own, message, hint));
+            }
+            self.simulated_reads_words(index, model)?;
+        }
+        let plain = |model: &&ModelSpec| *prompts.template_of(model) == TemplateChoice::None;
+        let (first_plain, all_plain) =
+            (self.spec.models.iter().find(plain), self.spec.models.iter().all(|m| plain(&m)));
+        if let (Some(_), Some(model)) = (&prompts.system, first_plain) {
+            let message = format!("a system prompt needs a chat template, and `{}` uses none", model.label);
+            let hint = "add `chat_template: auto` (or a file), or put the text into the prompts themselves";
+            return Err(self.fail(&[Key("prompts"), Key("system")], message, hint));
+        }
+        if all_plain && !prompts.template_variables.is_empty() {
+            let hint = "add `chat_template: auto` (or a file), or remove the variables";
+            let path = &[Key("prompts"), Key("template_variables")];
+            return Err(self.fail(path, "variables for a chat template, and no model uses one", hint));
+        }
         Ok(())
     }
 
@@ -204,6 +250,26 @@ impl Check<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn variables(&self, variables: &Variables, path: &[Step<'_>]) -> Result<()> {
+        const TAKEN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+        match TAKEN.into_iter().find(|name| variables.contains_key(*name)) {
+            Some(name) => Err(self.fail(path, format!("`{name}` is always given to a template"), "remove it")),
+            None => Ok(()),
+        }
+    }
+
+    fn simulated_reads_words(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        let prompts = &self.spec.prompts;
+        let templated = matches!(prompts.template_of(model), TemplateChoice::File(_)) || prompts.system.is_some();
+        if !matches!(model.source, ModelSource::Synthetic(_)) || !(templated || prompts.max_tokens.is_some()) {
+            return Ok(());
+        }
+        let message =
+            format!("`{}` is simulated: it reads words, through no chat template and of any number", model.label);
+        let hint = "remove `chat_template`, `system` and `max_tokens`";
+        Err(self.fail(&[Key("models"), Item(index), Key("source")], message, hint))
     }
 
     fn measure(&self) -> Result<()> {

@@ -1,12 +1,23 @@
-//! The text side of a model: its tokenizer, as transformers would apply it. Runs no model.
+//! The text side of a model: its tokenizer and its chat template, as transformers would apply them. Runs no model.
 
+mod chat;
+mod gguf;
+mod prompter;
+
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer as Backend};
+use tokenizers::{AddedToken, Encoding, Tokenizer as Backend, TruncationDirection};
 
 use crate::error::{Context, Error, Result};
+
+pub use chat::{ChatTemplate, Message, TemplateSource};
+pub use gguf::GgufTokenizer;
+pub use prompter::{Limit, Prompter, Put, Rules, Side};
 
 const TOKENIZER: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
@@ -16,6 +27,27 @@ const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", 
 
 /// Fields of `tokenizer_config.json` that list further special tokens.
 const MORE_SPECIAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
+/// What a model's files say about its text.
+pub struct ModelText {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Special tokens by their names in transformers (`bos_token` …): a chat template can use them.
+    pub special_tokens: Map<String, Value>,
+    /// The model's own chat template, where it has one; an error counts only where the template is wanted.
+    pub template: Result<Option<TemplateSource>>,
+}
+
+impl ModelText {
+    /// Reads a model folder in the hub's layout.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load(folder: &Path) -> Result<Self> {
+        let tokenizer = Tokenizer::load(folder)?;
+        Ok(Self { tokenizer, special_tokens: chat::special_tokens(folder)?, template: TemplateSource::find(folder) })
+    }
+}
 
 /// Turns text into token ids and back, as transformers' `tokenizer(text)` and
 /// `tokenizer.decode(ids, skip_special_tokens=True)` do.
@@ -37,10 +69,14 @@ impl Tokenizer {
                  formats",
             ));
         }
-        let mut backend = Backend::from_file(&file).input_context(|| file.display())?;
+        let text = std::fs::read_to_string(&file).input_context(|| file.display())?;
+        // the library expects well-formed JSON and panics on some that isn't
+        serde_json::from_str::<IgnoredAny>(&text).input_context(|| file.display())?;
+        let backend = unbroken(|| text.parse::<Backend>()).map_err(|error| error.at(file.display()))?;
+        let mut backend = backend.input_context(|| file.display())?;
         let settings = folder.join(SETTINGS);
         if settings.is_file() {
-            apply(&mut backend, &settings)?;
+            unbroken(|| apply(&mut backend, &settings)).map_err(|error| error.at(file.display()))??;
         }
         backend.with_padding(None);
         backend.with_truncation(None).input_context(|| file.display())?;
@@ -52,8 +88,50 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer can't encode.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.backend.encode_fast(text, true).context(|| self.file.display())?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, true)?.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that carries its special tokens itself, such as a rendered chat template: none are added.
+    ///
+    /// # Errors
+    /// A text that the tokenizer can't encode.
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoding(text, false)?.get_ids().to_vec())
+    }
+
+    fn encoding(&self, text: &str, add_special: bool) -> Result<Encoding> {
+        let encoding = unbroken(|| self.backend.encode_fast(text, add_special));
+        encoding.map_err(|error| error.at(self.file.display()))?.context(|| self.file.display())
+    }
+
+    /// Token ids of a text cut to at most `most` tokens, added special tokens included, as transformers'
+    /// `tokenizer(text, truncation=True, max_length=most)` does: `from` loses tokens, special ones stay.
+    ///
+    /// # Errors
+    /// A text that the tokenizer can't encode, or no room beside the special tokens.
+    pub fn encode_cut(&self, text: &str, most: usize, from: Side) -> Result<Vec<u32>> {
+        let mut encoding = self.encoding(text, false)?;
+        let added = self.encode(text)?.len().saturating_sub(encoding.len());
+        let room = most.checked_sub(added).filter(|room| *room > 0);
+        let room =
+            room.ok_or_else(|| Error::input(format!("{added} special tokens leave no room in {most} tokens")))?;
+        let direction = match from {
+            Side::Left => TruncationDirection::Left,
+            Side::Right => TruncationDirection::Right,
+        };
+        encoding.truncate(room, 0, direction);
+        let whole = self.backend.post_process(encoding, None, true).context(|| self.file.display())?;
+        Ok(whole.get_ids().to_vec())
+    }
+
+    /// Which bytes of a text each of its tokens stands for; special tokens aren't added.
+    ///
+    /// # Errors
+    /// A text that the tokenizer can't encode.
+    pub fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        let encoding = unbroken(|| self.backend.encode(text, false)).map_err(|error| error.at(self.file.display()))?;
+        let encoding = encoding.context(|| self.file.display())?;
+        Ok(encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect())
     }
 
     /// Text of token ids, special tokens left out.
@@ -61,7 +139,8 @@ impl Tokenizer {
     /// # Errors
     /// Ids that the tokenizer's decoder can't join.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.backend.decode(ids, true).context(|| self.file.display())
+        let text = unbroken(|| self.backend.decode(ids, true)).map_err(|error| error.at(self.file.display()))?;
+        text.context(|| self.file.display())
     }
 
     /// Number of tokens, added ones included.
@@ -70,14 +149,26 @@ impl Tokenizer {
     }
 }
 
+/// Runs a part of the tokenizers library, which panics on some damaged tokenizers (a bad character map, say).
+fn unbroken<T>(work: impl FnOnce() -> T) -> Result<T> {
+    let message = "the tokenizer is damaged: the tokenizers library breaks off";
+    let hint = "fetch `tokenizer.json` again, or write it anew with transformers' `save_pretrained`";
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::input(message).hint(hint))
+}
+
 /// Applies what `tokenizer_config.json` says beyond `tokenizer.json`: added and special tokens, and whether BOS and EOS
 /// are put around a text.
 fn apply(backend: &mut Backend, file: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(file).input_context(|| file.display())?;
-    let settings: Map<String, Value> = serde_json::from_str(&text).input_context(|| file.display())?;
+    let settings = read_object(file)?;
     add_listed(backend, &settings, file)?;
     add_special(backend, &settings, file)?;
     set_ends(backend, &settings).map_err(|error| error.at(file.display()))
+}
+
+/// A JSON file that holds an object.
+fn read_object(file: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(file).input_context(|| file.display())?;
+    serde_json::from_str(&text).input_context(|| file.display())
 }
 
 /// Adds the tokens of `added_tokens_decoder` that the tokenizer lacks, each under its stated id.

@@ -64,6 +64,16 @@ fn added_tokens_of_the_settings_get_their_stated_ids() {
 }
 
 #[test]
+fn a_tokenizer_that_breaks_the_library_is_an_error_with_what_to_do() {
+    let broken = WORDS.replace(
+        "\"normalizer\": null",
+        "\"normalizer\": {\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\"}",
+    );
+    let error = load("broken", &broken, None).err().unwrap();
+    assert!(error.message().contains("tokenizer.json: "), "{error}");
+}
+
+#[test]
 fn damaged_and_missing_files_give_errors_that_name_the_file() {
     let damaged = load("damaged", "{", None).err().unwrap().to_string();
     assert!(damaged.contains("tokenizer.json: "), "{damaged}");

@@ -299,6 +299,7 @@ fn part() -> Part {
         },
         meter: meter(EnergyMethod::Counter),
         models: [TEACHER, STUDENT, CONTROL].map(|label| (label.to_owned(), info(label))).into(),
+        prompt_forms: [].into(),
     }
 }
 
