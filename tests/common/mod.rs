@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "each test file uses a part")]
 
+pub mod generated;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
