@@ -154,8 +154,9 @@ impl Loader {
     /// The data type that a model will run in, given what its weights are stored in.
     pub fn dtype(&self, model: &ModelSpec, summary: Option<&ModelSummary>) -> String {
         let asked = model.dtype.map(crate::sweep::spec::Dtype::name);
+        let only = summary.and_then(|summary| summary.only_dtype);
         let stored = summary.map(|summary| summary.stored_dtype.as_str());
-        match asked.or(stored).unwrap_or("f32") {
+        match asked.or(only).or(stored).unwrap_or("f32") {
             // the processor has no bf16 products: the engine runs such weights in f32
             "bf16" if !self.device.is_gpu() => "f32".to_owned(),
             dtype => dtype.to_owned(),

@@ -45,31 +45,7 @@ impl DecoderEngine {
     }
 
     fn check(&self, batch: &[Prompt], max_new_tokens: usize) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::input("the batch is empty"));
-        }
-        for (index, prompt) in batch.iter().enumerate() {
-            let at = |error: Error| error.at(format!("prompt {index} of the batch"));
-            self.check_prompt(&prompt.ids, max_new_tokens).map_err(at)?;
-        }
-        Ok(())
-    }
-
-    fn check_prompt(&self, ids: &[u32], max_new_tokens: usize) -> Result<()> {
-        let (vocabulary, limit) = (self.config.vocab_size, self.config.max_positions);
-        if ids.is_empty() {
-            return Err(Error::input("it has no tokens"));
-        }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            let message = format!("token id {id} is outside of the model's vocabulary of {vocabulary}");
-            return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
-        }
-        if ids.len().saturating_add(max_new_tokens) > limit {
-            let message =
-                format!("{} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions", ids.len());
-            return Err(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts"));
-        }
-        Ok(())
+        check_batch(batch, max_new_tokens, self.config.vocab_size, self.config.max_positions)
     }
 
     /// An empty cache with room for the prompts and `new_tokens` more.
@@ -118,6 +94,34 @@ impl Engine for DecoderEngine {
     }
 }
 
+/// Refuses prompts that a model of `vocabulary` tokens and `limit` positions can't take.
+pub(super) fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: usize, limit: usize) -> Result<()> {
+    if batch.is_empty() {
+        return Err(Error::input("the batch is empty"));
+    }
+    for (index, prompt) in batch.iter().enumerate() {
+        let at = |error: Error| error.at(format!("prompt {index} of the batch"));
+        check_prompt(&prompt.ids, max_new_tokens, vocabulary, limit).map_err(at)?;
+    }
+    Ok(())
+}
+
+fn check_prompt(ids: &[u32], max_new_tokens: usize, vocabulary: usize, limit: usize) -> Result<()> {
+    if ids.is_empty() {
+        return Err(Error::input("it has no tokens"));
+    }
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        let message = format!("token id {id} is outside of the model's vocabulary of {vocabulary}");
+        return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
+    }
+    if ids.len().saturating_add(max_new_tokens) > limit {
+        let message =
+            format!("{} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions", ids.len());
+        return Err(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts"));
+    }
+    Ok(())
+}
+
 /// Prompts side by side, ending at the same column.
 struct LeftPadded {
     ids: Vec<u32>,
@@ -141,7 +145,7 @@ impl LeftPadded {
 }
 
 /// What each row has generated so far.
-struct Progress<'a> {
+pub(super) struct Progress<'a> {
     eos: &'a [u32],
     options: GenerateOptions,
     rows: Vec<Row>,
@@ -156,12 +160,12 @@ struct Row {
 }
 
 impl<'a> Progress<'a> {
-    fn new(eos: &'a [u32], rows: usize, options: GenerateOptions) -> Self {
+    pub(super) fn new(eos: &'a [u32], rows: usize, options: GenerateOptions) -> Self {
         Self { eos, options, rows: vec![Row::default(); rows], steps: 0 }
     }
 
     /// Takes the choices of one step, one for each row.
-    fn push(&mut self, choices: &[Choice]) {
+    pub(super) fn push(&mut self, choices: &[Choice]) {
         self.steps += 1;
         for (row, choice) in self.rows.iter_mut().zip(choices) {
             let is_eos = self.eos.contains(&choice.any);
@@ -181,17 +185,17 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.steps == self.options.max_new_tokens || self.rows.iter().all(|row| row.ended)
     }
 
     /// The next input of each row.
-    fn inputs(&self) -> Vec<u32> {
+    pub(super) fn inputs(&self) -> Vec<u32> {
         let input = |row: &Row| if row.ended { PAD } else { row.ids.last().copied().unwrap_or(PAD) };
         self.rows.iter().map(input).collect()
     }
 
-    fn finish(self) -> Vec<Generation> {
+    pub(super) fn finish(self) -> Vec<Generation> {
         let finish = |ended| if ended { Finish::Eos } else { Finish::Length };
         let generation =
             |row: Row| Generation { ids: row.ids, finish: finish(row.ended), natural_length: row.natural_length };

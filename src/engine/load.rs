@@ -10,6 +10,7 @@ use super::cache::Place;
 use super::config::Config;
 use super::decoder::Decoder;
 use super::generate::DecoderEngine;
+use super::grouped::{self, GroupedEngine};
 use super::linear::Kernels;
 use super::weights::Weights;
 use crate::digest::sha256_file_once;
@@ -72,7 +73,7 @@ impl DeviceChoice {
         }
     }
 
-    fn open(self) -> Result<Device> {
+    pub(super) fn open(self) -> Result<Device> {
         self.check()?;
         match self {
             DeviceChoice::Auto if cuda_devices() > 0 => open_cuda(0),
@@ -122,18 +123,20 @@ pub struct ModelSummary {
     pub architecture: String,
     /// Number of parameters.
     pub parameters: u64,
-    /// Longest sequence, prompt and answer together.
+    /// Longest sequence, prompt and answer together; `usize::MAX` where there is no limit.
     pub max_positions: usize,
     /// Token ids are below this.
     pub vocab_size: usize,
-    /// Decoder layers.
+    /// Layers that keep keys and values.
     pub layers: usize,
-    /// Key and value heads of a layer.
+    /// Key and value heads of such a layer.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Data type that most of the weights are stored in.
     pub stored_dtype: String,
+    /// The one data type that it can run in, where there is only one.
+    pub only_dtype: Option<&'static str>,
     /// Bytes of the weights on disk.
     pub stored_bytes: u64,
 }
@@ -168,12 +171,16 @@ fn size_of_dtype(dtype: &str) -> u64 {
 /// # Errors
 /// A model that isn't served, or files that are missing or damaged.
 pub fn inspect(folder: &Path) -> Result<ModelSummary> {
+    if let Some(card) = grouped::Card::read(folder)? {
+        return grouped::inspect(card, folder);
+    }
     let config = Config::read(folder)?;
     let weights = Weights::open(folder)?;
     weights.check(&config)?;
     Ok(ModelSummary {
         parameters: weights.parameters(&config)?,
         stored_dtype: weights.stored_dtype().as_str().to_owned(),
+        only_dtype: None,
         stored_bytes: weights.stored_bytes(),
         architecture: config.architecture,
         max_positions: config.max_positions,
@@ -189,7 +196,21 @@ pub fn inspect(folder: &Path) -> Result<ModelSummary> {
 /// # Errors
 /// A model that isn't served, files that are missing or damaged, or a device that isn't there or is full.
 pub fn load(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(load_decoder(folder, options, device, None)?))
+    match grouped::Card::read(folder)? {
+        Some(card) => Ok(Box::new(grouped::load(card, folder, options, device)?)),
+        None => Ok(Box::new(load_decoder(folder, options, device, None)?)),
+    }
+}
+
+/// Loads a model whose prompts run in groups of equal length, as what it is.
+///
+/// # Errors
+/// As for [`load`]; another model is an error.
+pub fn load_grouped(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<GroupedEngine> {
+    match grouped::Card::read(folder)? {
+        Some(card) => grouped::load(card, folder, options, device),
+        None => Err(Error::input("the decoder runs it").at(folder.display())),
+    }
 }
 
 /// Loads a model as what it is. `kernels` are chosen by device and data type where none are named.
@@ -226,7 +247,7 @@ pub fn load_decoder(
 }
 
 /// The data type to run in, and what a reader has to know about it.
-fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DType, Vec<String>)> {
+pub(super) fn run_dtype(asked: Option<&str>, stored: DType, device: &Device) -> Result<(DType, Vec<String>)> {
     let dtype = match asked {
         None => stored,
         Some("f32") => DType::F32,
@@ -262,7 +283,7 @@ fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> Result<u6
     Ok((weights.parameters(config)? - looked_up) * dtype.size_in_bytes() as u64)
 }
 
-fn device_name(device: &Device) -> String {
+pub(super) fn device_name(device: &Device) -> String {
     match device.location() {
         candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
@@ -270,7 +291,7 @@ fn device_name(device: &Device) -> String {
     }
 }
 
-fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>> {
+pub(super) fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>> {
     let beside = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
     let all = beside.chain(weights.paths().map(Path::to_owned));
     all.map(|path| {

@@ -7,6 +7,7 @@ mod cpu;
 mod decoder;
 mod failure;
 pub mod generate;
+pub mod grouped;
 mod linear;
 pub mod load;
 mod pick;

@@ -119,6 +119,35 @@ impl Weights {
         Ok(body + output)
     }
 
+    /// Every tensor with its shape.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape.as_slice()))
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.find(name)?.shape)
+    }
+
+    /// Whether both tensors are there and hold the same bytes.
+    pub fn same_data(&self, name: &str, other: &str) -> Result<bool> {
+        let there = |name| self.tensors.contains_key(name);
+        Ok(there(name) && there(other) && self.data(name)? == self.data(other)?)
+    }
+
+    /// Buffers that older versions of transformers stored and that follow from the config.
+    pub fn is_recomputed(name: &str) -> bool {
+        is_recomputed(name)
+    }
+
+    /// What is wrong with a tensor.
+    pub fn error(&self, name: &str, message: impl Into<String>) -> Error {
+        match self.find(name) {
+            Ok(stored) => Error::input(message).at(self.place(name, stored)),
+            Err(missing) => missing,
+        }
+    }
+
     /// Loads a tensor and casts it.
     pub fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let stored = self.find(name)?;
@@ -200,13 +229,6 @@ impl Weights {
 
     fn place(&self, name: &str, stored: &Stored) -> String {
         format!("{}: tensor `{name}`", self.files[stored.file].path.display())
-    }
-
-    fn error(&self, name: &str, message: String) -> Error {
-        match self.find(name) {
-            Ok(stored) => Error::input(message).at(self.place(name, stored)),
-            Err(missing) => missing,
-        }
     }
 }
 
