@@ -12,15 +12,16 @@ use super::super::{Engine, GenerateOptions, Generation, Prompt};
 use super::source::{self, OUTPUT};
 use super::{Blueprint, Card, Model};
 use crate::error::{Error, Result};
-use crate::record::{ModelInfo, OutputLength};
+use crate::record::{GROUPED, ModelInfo, OutputLength};
 
-/// What every model here is noted with.
-const GROUPS: &str =
-    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
+/// The note of a model that can't decode a batch.
+const ONE_ROW: &str = "its code decodes one sequence at a time: a batch runs one prompt after another";
 
 /// A model that can't pad, loaded.
 pub struct GroupedEngine {
     model: Box<dyn Model>,
+    /// Most rows of a group.
+    most_rows: usize,
     vocab_size: usize,
     max_positions: usize,
     eos_ids: Vec<u32>,
@@ -62,7 +63,9 @@ pub fn load(card: Card, folder: &Path, options: &LoadOptions<'_>, device: Device
     let device = device.open()?;
     let (dtype, mut notes) = run_dtype(&blueprint, &architecture, options.dtype, weights.stored_dtype(), &device)?;
     let model = source::build(&blueprint, &weights, dtype, &device)?;
-    notes.push(GROUPS.to_owned());
+    notes.push(GROUPED.to_owned());
+    let most_rows = if blueprint.one_row { 1 } else { usize::MAX };
+    notes.extend(blueprint.one_row.then(|| ONE_ROW.to_owned()));
     notes.extend(blueprint.notes.iter().cloned());
     let looked_up = |name: &&String| names.contains(OUTPUT) && *name == blueprint.embedding;
     let read = parameters(&weights, names.iter().filter(|name| !looked_up(name)))? * dtype.size_in_bytes() as u64;
@@ -80,7 +83,7 @@ pub fn load(card: Card, folder: &Path, options: &LoadOptions<'_>, device: Device
         notes,
     };
     let max_positions = blueprint.max_positions.unwrap_or(usize::MAX);
-    Ok(GroupedEngine { model, vocab_size: blueprint.vocab_size, max_positions, eos_ids, device, info })
+    Ok(GroupedEngine { model, most_rows, vocab_size: blueprint.vocab_size, max_positions, eos_ids, device, info })
 }
 
 fn parameters<'a>(weights: &Weights, names: impl Iterator<Item = &'a String>) -> Result<u64> {
@@ -115,7 +118,7 @@ impl GroupedEngine {
     pub fn prompt_logits(&mut self, batch: &[Prompt]) -> Result<Vec<Vec<f32>>> {
         check_batch(batch, 0, self.vocab_size, self.max_positions)?;
         let mut all = vec![Vec::new(); batch.len()];
-        for group in groups(batch) {
+        for group in groups(batch, self.most_rows) {
             let prompts: Vec<&Prompt> = group.iter().map(|index| &batch[*index]).collect();
             let logits = self.prefill(&prompts, 0)?.to_dtype(DType::F32)?.to_vec2()?;
             for (index, row) in group.into_iter().zip(logits) {
@@ -155,7 +158,7 @@ impl GroupedEngine {
 
     fn decode_groups(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
         let mut answers: Vec<(usize, Generation)> = Vec::with_capacity(batch.len());
-        for group in groups(batch) {
+        for group in groups(batch, self.most_rows) {
             let prompts: Vec<&Prompt> = group.iter().map(|index| &batch[*index]).collect();
             answers.extend(group.into_iter().zip(self.decode(&prompts, options)?));
         }
@@ -178,12 +181,12 @@ impl Engine for GroupedEngine {
     }
 }
 
-/// Indices of the prompts of each length, in the order in which the lengths come up.
-fn groups(batch: &[Prompt]) -> Vec<Vec<usize>> {
+/// Indices of the prompts of each length, in the order in which the lengths come up, `most_rows` at a time.
+fn groups(batch: &[Prompt], most_rows: usize) -> Vec<Vec<usize>> {
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     for (index, prompt) in batch.iter().enumerate() {
         let length = prompt.ids.len();
-        match groups.iter_mut().find(|(of, _)| *of == length) {
+        match groups.iter_mut().find(|(of, group)| *of == length && group.len() < most_rows) {
             Some((_, group)) => group.push(index),
             None => groups.push((length, vec![index])),
         }
@@ -199,7 +202,8 @@ mod tests {
     fn prompts_are_grouped_by_their_length_in_order() {
         let batch: Vec<Prompt> =
             [3, 1, 3, 2, 1].iter().map(|length| Prompt { text: String::new(), ids: vec![7; *length] }).collect();
-        assert_eq!(groups(&batch), [vec![0, 2], vec![1, 4], vec![3]]);
-        assert!(groups(&[]).is_empty());
+        assert_eq!(groups(&batch, 8), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert_eq!(groups(&batch, 1), [[0], [1], [2], [3], [4]]);
+        assert!(groups(&[], 8).is_empty());
     }
 }

@@ -40,6 +40,8 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         cache: Cache { layers: sizes.layers, heads: 1, head_dim },
         embedding: "transformer.wte.weight",
         renamed: &[],
+        ignored: None,
+        one_row: false,
         only_f32: Some("candle-transformers computes its attention in f32 alone"),
         notes: Vec::new(),
         build: Box::new(move |tensors| Ok(Box::new(GptBigCode::new(sizes, positions, tensors)?))),

@@ -26,6 +26,8 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         cache,
         embedding: "model.embed_tokens.weight",
         renamed: &[],
+        ignored: None,
+        one_row: false,
         only_f32: None,
         notes: Vec::new(),
         build: Box::new(move |tensors| {

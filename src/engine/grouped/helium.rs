@@ -47,6 +47,8 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         cache: Cache { layers: config.num_hidden_layers, heads: kv_heads, head_dim },
         embedding: "model.embed_tokens.weight",
         renamed: &[],
+        ignored: None,
+        one_row: false,
         only_f32: None,
         notes: Vec::new(),
         build: Box::new(move |tensors| Ok(Box::new(Helium(Library::new(&config, tensors)?)))),

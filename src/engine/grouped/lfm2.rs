@@ -24,6 +24,9 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         cache,
         embedding: "model.embed_tokens.weight",
         renamed: &[],
+        ignored: None,
+        // its convolution doesn't broadcast over rows while it decodes
+        one_row: true,
         only_f32: None,
         notes: Vec::new(),
         build: Box::new(move |tensors| {

@@ -1,17 +1,20 @@
 //! Architectures outside the decoder: their models can't pad, so that prompts of equal length run together, one group
-//! after another. Most are models of candle-transformers, behind one adapter each that reads `config.json` and refuses
-//! what the model computes otherwise than transformers does; docs/architectures.md has the verdicts.
+//! after another. What candle-transformers computes as transformers does is its code, behind an adapter that reads
+//! `config.json` and refuses what differs; two engines of our own, `state_space` and `latent_attention`, take what it
+//! lacks or computes otherwise. docs/architectures.md has the verdicts.
 
 mod deepseek;
 mod engine;
 mod gpt_bigcode;
 mod granite_hybrid;
 mod helium;
+mod latent_attention;
 mod lfm2;
 mod mamba;
-mod mamba2;
 mod recurrent_gemma;
+mod routing;
 mod source;
+mod state_space;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -23,11 +26,13 @@ use serde_json::Value;
 pub use self::engine::GroupedEngine;
 pub(super) use self::engine::{inspect, load};
 use super::config::{Fields, architecture, generation_eos, read_object};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Architectures that are served here, as `config.json` names them.
-pub const SERVED: [&str; 8] = [
+pub const SERVED: [&str; 10] = [
     "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "FalconMambaForCausalLM",
     "GPTBigCodeForCausalLM",
     "GraniteMoeHybridForCausalLM",
     "HeliumForCausalLM",
@@ -71,8 +76,12 @@ struct Blueprint {
     cache: Cache,
     /// Name of the embedding table.
     embedding: &'static str,
-    /// Names that the code asks for, and what they are called in the files.
+    /// Names that the code asks for, and what else they are called in files.
     renamed: &'static [(&'static str, &'static str)],
+    /// Tensors whose names begin so aren't part of the model.
+    ignored: Option<String>,
+    /// Whether it decodes a single row alone.
+    one_row: bool,
     /// Why it can't run in half precision, where it can't.
     only_f32: Option<&'static str>,
     /// What a reader has to know.
@@ -110,13 +119,15 @@ impl Card {
         let fields = Fields::new(&file, &json);
         let Ok(architecture) = architecture(&fields) else { return Ok(None) };
         let blueprint = match architecture.as_str() {
-            "DeepseekV2ForCausalLM" => deepseek::read(&fields)?,
+            "DeepseekV2ForCausalLM" => deepseek::read_2(&fields)?,
+            "DeepseekV3ForCausalLM" => deepseek::read_3(&fields)?,
+            "FalconMambaForCausalLM" => mamba::read(&fields, true)?,
             "GPTBigCodeForCausalLM" => gpt_bigcode::read(&fields)?,
             "GraniteMoeHybridForCausalLM" => granite_hybrid::read(&fields)?,
             "HeliumForCausalLM" => helium::read(&fields)?,
             "Lfm2ForCausalLM" => lfm2::read(&fields)?,
-            "Mamba2ForCausalLM" => mamba2::read(&fields)?,
-            "MambaForCausalLM" => mamba::read(&fields)?,
+            "Mamba2ForCausalLM" => mamba::read_2(&fields)?,
+            "MambaForCausalLM" => mamba::read(&fields, false)?,
             "RecurrentGemmaForCausalLM" => recurrent_gemma::read(&fields)?,
             _ => return Ok(None),
         };
@@ -193,20 +204,3 @@ fn layer_types<T>(
 
 /// Far above the layers of any model; keeps lists of layers short.
 const MOST_LAYERS: usize = 1 << 12;
-
-/// A configuration that a model of the library reads from JSON itself.
-fn deserialised<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|cause| Error::input(format!("candle-transformers can't read it: {cause}")))
-}
-
-/// Runs a model that takes one token of each row `(rows)` at a time over `(rows, t)`; gives its last logits.
-fn token_by_token(
-    ids: &Tensor,
-    mut step: impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
-) -> candle_core::Result<Tensor> {
-    let (_, tokens) = ids.dims2()?;
-    for token in 0..tokens.saturating_sub(1) {
-        step(&ids.narrow(1, token, 1)?.flatten_all()?)?;
-    }
-    step(&ids.narrow(1, tokens.saturating_sub(1), 1)?.flatten_all()?)
-}

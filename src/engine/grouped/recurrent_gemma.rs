@@ -34,6 +34,8 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         cache,
         embedding: EMBEDDING,
         renamed: &[],
+        ignored: None,
+        one_row: false,
         only_f32: Some("its rotations are tabulated in the run's data type"),
         notes: vec![format!("sequences are limited to the attention window of {window} tokens")],
         build: Box::new(move |tensors| {

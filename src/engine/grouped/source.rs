@@ -33,7 +33,8 @@ pub(super) fn checked_names(blueprint: &Blueprint, weights: &Weights) -> Result<
     let names = std::mem::take(&mut asked.lock().names);
     for (name, _) in weights.shapes() {
         let is_copy = name == OUTPUT && weights.same_data(OUTPUT, blueprint.embedding)?;
-        if !names.contains(name) && !Weights::is_recomputed(name) && !is_copy {
+        let is_ignored = blueprint.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
+        if !names.contains(name) && !Weights::is_recomputed(name) && !is_copy && !is_ignored {
             let hint = "an adapter has to be merged first; a bias has to be stated in `config.json`";
             return Err(weights.error(name, "isn't part of the model as `config.json` describes it").hint(hint));
         }
@@ -108,8 +109,9 @@ struct Files<'a> {
 impl Files<'_> {
     /// What a tensor is called in the files.
     fn stored_name(&self, name: &str) -> String {
-        let renamed = self.renamed.iter().find(|(asked, _)| *asked == name);
-        renamed.map_or(name, |(_, stored)| stored).to_owned()
+        let is_there = |name: &str| self.weights.shape(name).is_ok();
+        let other = self.renamed.iter().find(|(asked, other)| *asked == name && !is_there(name) && is_there(other));
+        other.map_or(name, |(_, other)| other).to_owned()
     }
 
     fn tensor(&self, name: &str, shape: Option<&Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
