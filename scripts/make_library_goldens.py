@@ -30,6 +30,7 @@ from transformers import (
     Mamba2Config,
     MambaConfig,
     RecurrentGemmaConfig,
+    RwkvConfig,
 )
 from transformers.utils import logging
 
@@ -120,6 +121,16 @@ def models():
         layer_types=["conv", "full_attention", "conv"],
         block_multiple_of=8,
     )
+    yield "rwkv", RwkvConfig(
+        vocab_size=160,
+        hidden_size=48,
+        attention_hidden_size=56,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        rescale_every=2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
 
 
 def generated(seed, number, shape, offset, scale):
@@ -144,19 +155,23 @@ def spread(model_type, name, shape):
         return 1.0, 0.5
     if last[-1] == "dt_bias" or name.endswith("dt_proj.bias"):
         return -1.0, 1.0
-    if last[-1] == "recurrent_param":
+    if last[-1] in ("recurrent_param", "time_decay", "time_first"):
         return 0.0, 1.0
+    if last[-1].startswith("time_mix"):
+        return 0.5, 0.5
     if last[-1] == "e_score_correction_bias":
         return 0.0, 0.1
     if last[-1] in ("bias", "input_gate_bias", "recurrent_gate_bias"):
         return 0.0, 0.4
-    if "norm" in last[0] or last[0].startswith("ln_"):
+    if "norm" in last[0] or last[0].startswith("ln") or last[0] == "pre_ln":
         return (0.0 if model_type == "recurrent_gemma" else 1.0), 0.3
     if "conv" in last[0]:
         return 0.0, 0.9
     if "embed" in name or "wte" in name or "wpe" in name:
         return 0.0, 1.5
-    return 0.0, round(5.0 / shape[-1] ** 0.5, 4)
+    # Mamba has no norm inside its mixer: with more its outputs would leave the range of f16
+    gain = 2.0 if model_type == "mamba" and last[0] in ("x_proj", "out_proj") else 5.0
+    return 0.0, round(gain / shape[-1] ** 0.5, 4)
 
 
 def stored(config):

@@ -20,7 +20,7 @@ const STEPS: usize = 32;
 const F16_NOISE: f32 = 0.05;
 
 /// Which code runs each golden.
-const SERVED: [(&str, &str); 14] = [
+const SERVED: [(&str, &str); 15] = [
     ("deepseek_v2", "latent-attention"),
     ("deepseek_v2_groups", "latent-attention"),
     ("deepseek_v2_yarn", "latent-attention"),
@@ -35,6 +35,7 @@ const SERVED: [(&str, &str); 14] = [
     ("mamba2_groups", "state-space"),
     ("mamba_shaped", "state-space"),
     ("recurrent_gemma", "candle-transformers"),
+    ("rwkv", "rwkv"),
 ];
 
 fn goldens() -> Vec<Golden> {
@@ -295,7 +296,7 @@ fn prompts_that_the_model_cannot_take_are_errors() {
 
 #[test]
 fn what_nothing_serves_is_refused_with_what_is_served() {
-    let message = refused("mamba", json!({"architectures": ["RwkvForCausalLM"]})).message().to_owned();
-    assert!(message.contains("`RwkvForCausalLM` isn't served; served are `LlamaForCausalLM`"), "{message}");
+    let message = refused("mamba", json!({"architectures": ["JambaForCausalLM"]})).message().to_owned();
+    assert!(message.contains("`JambaForCausalLM` isn't served; served are `LlamaForCausalLM`"), "{message}");
     assert!(message.contains("`RecurrentGemmaForCausalLM`"), "{message}");
 }

@@ -9,7 +9,7 @@ use super::super::load::{self, DeviceChoice, LoadOptions, ModelSummary};
 use super::super::pick::Picker;
 use super::super::weights::Weights;
 use super::super::{Engine, GenerateOptions, Generation, Prompt};
-use super::source::{self, OUTPUT};
+use super::source::{self, OUTPUTS};
 use super::{Blueprint, Card, Model};
 use crate::error::{Error, Result};
 use crate::record::{GROUPED, ModelInfo, OutputLength};
@@ -67,7 +67,8 @@ pub fn load(card: Card, folder: &Path, options: &LoadOptions<'_>, device: Device
     let most_rows = if blueprint.one_row { 1 } else { usize::MAX };
     notes.extend(blueprint.one_row.then(|| ONE_ROW.to_owned()));
     notes.extend(blueprint.notes.iter().cloned());
-    let looked_up = |name: &&String| names.contains(OUTPUT) && *name == blueprint.embedding;
+    let has_output = OUTPUTS.iter().any(|name| names.contains(*name));
+    let looked_up = |name: &&String| has_output && *name == blueprint.embedding;
     let read = parameters(&weights, names.iter().filter(|name| !looked_up(name)))? * dtype.size_in_bytes() as u64;
     let info = ModelInfo {
         architecture,

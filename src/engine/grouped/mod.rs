@@ -1,7 +1,7 @@
 //! Architectures outside the decoder: their models can't pad, so that prompts of equal length run together, one group
 //! after another. What candle-transformers computes as transformers does is its code, behind an adapter that reads
-//! `config.json` and refuses what differs; two engines of our own, `state_space` and `latent_attention`, take what it
-//! lacks or computes otherwise. docs/architectures.md has the verdicts.
+//! `config.json` and refuses what differs; three of our own, `state_space`, `latent_attention` and `rwkv`,
+//! take what it lacks or computes otherwise. docs/architectures.md has the verdicts.
 
 mod deepseek;
 mod engine;
@@ -13,6 +13,7 @@ mod lfm2;
 mod mamba;
 mod recurrent_gemma;
 mod routing;
+mod rwkv;
 mod source;
 mod state_space;
 
@@ -29,7 +30,7 @@ use super::config::{Fields, architecture, generation_eos, read_object};
 use crate::error::Result;
 
 /// Architectures that are served here, as `config.json` names them.
-pub const SERVED: [&str; 10] = [
+pub const SERVED: [&str; 11] = [
     "DeepseekV2ForCausalLM",
     "DeepseekV3ForCausalLM",
     "FalconMambaForCausalLM",
@@ -40,6 +41,7 @@ pub const SERVED: [&str; 10] = [
     "Mamba2ForCausalLM",
     "MambaForCausalLM",
     "RecurrentGemmaForCausalLM",
+    "RwkvForCausalLM",
 ];
 
 /// The code of candle-transformers, as records name it.
@@ -129,6 +131,7 @@ impl Card {
             "Mamba2ForCausalLM" => mamba::read_2(&fields)?,
             "MambaForCausalLM" => mamba::read(&fields, false)?,
             "RecurrentGemmaForCausalLM" => recurrent_gemma::read(&fields)?,
+            "RwkvForCausalLM" => rwkv::read(&fields)?,
             _ => return Ok(None),
         };
         fields.refuse_quantised()?;

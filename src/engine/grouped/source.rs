@@ -32,7 +32,7 @@ pub(super) fn checked_names(blueprint: &Blueprint, weights: &Weights) -> Result<
     asked.build(blueprint, weights, Values::Placeholders, DType::F32, &Device::Cpu)?;
     let names = std::mem::take(&mut asked.lock().names);
     for (name, _) in weights.shapes() {
-        let is_copy = name == OUTPUT && weights.same_data(OUTPUT, blueprint.embedding)?;
+        let is_copy = OUTPUTS.contains(&name) && weights.same_data(name, blueprint.embedding)?;
         let is_ignored = blueprint.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
         if !names.contains(name) && !Weights::is_recomputed(name) && !is_copy && !is_ignored {
             let hint = "an adapter has to be merged first; a bias has to be stated in `config.json`";
@@ -42,8 +42,8 @@ pub(super) fn checked_names(blueprint: &Blueprint, weights: &Weights) -> Result<
     Ok(names)
 }
 
-/// Name of the output layer, where it isn't the embedding table.
-pub(super) const OUTPUT: &str = "lm_head.weight";
+/// Names of the output layer, where it isn't the embedding table.
+pub(super) const OUTPUTS: [&str; 2] = ["lm_head.weight", "head.weight"];
 
 /// Models make room for as many layers and experts as the config says; each needs a tensor of its own.
 fn check_counts(blueprint: &Blueprint, weights: &Weights) -> Result<()> {
