@@ -79,7 +79,9 @@ impl Rwkv {
         Ok(Self {
             embedding,
             first_norm: layer_norm(sizes.hidden_size, sizes.norm_eps, blocks.pp("0.pre_ln"))?,
-            layers: (0..sizes.layers).map(|index| Layer::load(sizes, index, blocks.pp(index))).collect::<Result<_>>()?,
+            layers: (0..sizes.layers)
+                .map(|index| Layer::load(sizes, index, blocks.pp(index)))
+                .collect::<Result<_>>()?,
             norm: layer_norm(sizes.hidden_size, 1e-5, model.pp("ln_out"))?,
             output,
         })
