@@ -1,5 +1,5 @@
-//! The architectures outside the decoder against Hugging Face transformers: tests/golden/library/ holds what transformers
-//! makes of tiny models in f32 on the CPU (scripts/make_library_goldens.py).
+//! The architectures outside the decoder against Hugging Face transformers: tests/golden/library/ holds what
+//! transformers makes of tiny models in f32 on the CPU (scripts/make_library_goldens.py).
 
 mod common;
 
@@ -268,7 +268,8 @@ fn a_stored_copy_of_the_embedding_table_is_no_tensor_too_many() {
     let mut data = bytes[8 + length..].to_vec();
     let table = header["model.embed_tokens.weight"].clone();
     let range = [0, 1].map(|end| table["data_offsets"][end].as_u64().unwrap() as usize);
-    let copy = json!({"dtype": "F32", "shape": table["shape"], "data_offsets": [data.len(), data.len() + range[1] - range[0]]});
+    let end = data.len() + range[1] - range[0];
+    let copy = json!({"dtype": "F32", "shape": table["shape"], "data_offsets": [data.len(), end]});
     data.extend_from_within(range[0]..range[1]);
     header.insert("lm_head.weight".to_owned(), copy);
     let header = Value::Object(header).to_string();

@@ -13,6 +13,9 @@ use crate::error::Result;
 /// The code, as records name it.
 const ENGINE: &str = "latent-attention";
 
+/// Far above the width of any rotated key; keeps the list of its frequencies short.
+const WIDEST_ROTATION: usize = 1 << 12;
+
 /// DeepSeek-V2.
 pub(super) fn read_2(fields: &Fields<'_>) -> Result<Blueprint> {
     only_activation(fields, "scoring_func", "softmax", "softmax")?;
@@ -75,6 +78,9 @@ fn blueprint(
     let (plain, rotated) =
         (fields.size("qk_nope_head_dim")?.unwrap_or(128), fields.size("qk_rope_head_dim")?.unwrap_or(64));
     split(fields, "qk_rope_head_dim", rotated, 2)?;
+    if rotated > WIDEST_ROTATION {
+        return Err(fields.error("qk_rope_head_dim", format!("more than {WIDEST_ROTATION} isn't served")));
+    }
     let (rotation, stretch) = rotation(fields, rotated, positions, interleaved)?;
     let dense = fields.get("first_k_dense_replace").map_or(Some(default_dense), Value::as_u64);
     let sizes = Sizes {

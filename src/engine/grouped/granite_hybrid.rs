@@ -31,8 +31,9 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         only_f32: None,
         notes: Vec::new(),
         build: Box::new(move |tensors| {
+            // first what checks the sizes against the files, then tables of these sizes
+            let model = Library::load(tensors.clone(), &config)?;
             let fresh = Sequences::new(true, tensors.dtype(), &config, tensors.device())?;
-            let model = Library::load(tensors, &config)?;
             Ok(Box::new(GraniteHybrid { model, sequences: fresh.clone(), fresh }))
         }),
     })

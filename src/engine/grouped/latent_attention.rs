@@ -90,18 +90,13 @@ impl LatentAttention {
             true => Linear::new(embedding.embeddings().clone(), None),
             false => linear_no_bias(sizes.hidden_size, sizes.vocab_size, tensors.pp("lm_head"))?,
         };
-        let layers = model.pp("layers");
+        let named = model.pp("layers");
+        let layers =
+            (0..sizes.layers).map(|index| Layer::load(sizes, index, named.pp(index))).collect::<Result<_>>()?;
+        let norm = candle_nn::rms_norm(sizes.hidden_size, sizes.norm_eps, model.pp("norm"))?;
+        // last, since the sizes are checked against the files by now
         let (cosines, sines) = sizes.rotation.table(tensors.dtype(), tensors.device())?;
-        Ok(Self {
-            embedding,
-            layers: (0..sizes.layers)
-                .map(|index| Layer::load(sizes, index, layers.pp(index)))
-                .collect::<Result<_>>()?,
-            norm: candle_nn::rms_norm(sizes.hidden_size, sizes.norm_eps, model.pp("norm"))?,
-            output,
-            cosines,
-            sines,
-        })
+        Ok(Self { embedding, layers, norm, output, cosines, sines })
     }
 
     fn pass(&self, past: usize, tokens: usize, device: &Device) -> Result<Pass> {

@@ -30,9 +30,10 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
         only_f32: None,
         notes: Vec::new(),
         build: Box::new(move |tensors| {
-            let fresh = Sequences::new(true, tensors.dtype(), &config, tensors.device())?;
-            let model = Library::new(&config, tensors)?;
-            Ok(Box::new(Lfm2 { model, sequences: fresh }))
+            // first what checks the sizes against the files, then tables of these sizes
+            let model = Library::new(&config, tensors.clone())?;
+            let sequences = Sequences::new(true, tensors.dtype(), &config, tensors.device())?;
+            Ok(Box::new(Lfm2 { model, sequences }))
         }),
     })
 }

@@ -81,7 +81,7 @@ fn config(fields: &Fields<'_>) -> Result<Config> {
     })
 }
 
-/// The kinds of layers, repeated as often as there are layers. Checkpoints have them as `_block_types` or `block_types`.
+/// The kinds of layers, repeated as often as there are layers. Older checkpoints have them as `_block_types`.
 fn block_types(fields: &Fields<'_>) -> Result<Vec<TemporalBlockType>> {
     let (field, value) = match fields.get("block_types") {
         Some(value) => ("block_types", Some(value)),

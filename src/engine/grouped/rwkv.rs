@@ -117,7 +117,8 @@ impl Layer {
     fn load(sizes: &Sizes, index: usize, tensors: VarBuilder<'_>) -> Result<Self> {
         let norm = |name: &str| layer_norm(sizes.hidden_size, sizes.norm_eps, tensors.pp(name));
         let every = sizes.rescale_every;
-        let factor = if every == 0 { 1.0 } else { 0.5f64.powf((index / every) as f64) };
+        let halvings = index.checked_div(every).unwrap_or(0);
+        let factor = 0.5f64.powf(halvings as f64);
         Ok(Self {
             attention_norm: norm("ln1")?,
             attention: Attention::load(sizes, factor, tensors.pp("attention"))?,

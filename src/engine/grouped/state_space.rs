@@ -1,6 +1,6 @@
 //! Selective state-space models on candle's operations: Mamba (Gu and Dao 2023, arXiv:2312.00752), FalconMamba, and
-//! Mamba-2 (Dao and Gu 2024, arXiv:2405.21060). Projections and convolutions take a whole prompt at once; the recurrence
-//! takes its tokens one after another. The residual stream and the states are f32, as in transformers.
+//! Mamba-2 (Dao and Gu 2024, arXiv:2405.21060). Projections and convolutions take a whole prompt at once, the
+//! recurrence takes its tokens one after another. The residual stream and the states are f32, as in transformers.
 
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias, ops};
