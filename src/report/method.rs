@@ -64,9 +64,9 @@ fn grouped(run: &RunInfo) -> Option<String> {
     }
     let list = named.into_iter().collect::<Vec<_>>().join(", ");
     Some(format!(
-        "The engine of {list} can't pad: a batch ran as groups of prompts of equal length, one group after another. \
-         With prompts of different lengths its energy per token is that of these smaller batches, and not that of a full \
-         batch."
+        "The engine of {list} can't pad: a batch ran as groups of prompts of equal length, one after another. \
+         With prompts of different lengths its energy per token is that of these smaller batches, and not that of a \
+         full batch."
     ))
 }
 
