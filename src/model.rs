@@ -231,9 +231,9 @@ impl Loader {
     /// The model can't be found or can't be served.
     pub fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
         match self.locate(model)? {
-            Location::Folder { path, .. } => {
-                load::inspect(&path, None).map(Some).map_err(|error| error.at(format!("model `{}`", model.label)))
-            }
+            Location::Folder { path, .. } => load::inspect(&path, &load::LoadOptions::default())
+                .map(Some)
+                .map_err(|error| error.at(format!("model `{}`", model.label))),
             Location::Gguf { path, .. } => Err(gguf_not_served(&path).at(format!("model `{}`", model.label))),
             Location::Simulated => Ok(None),
         }
@@ -242,8 +242,9 @@ impl Loader {
     /// The data type that a model will run in, given what its weights are stored in.
     pub fn dtype(&self, model: &ModelSpec, summary: Option<&ModelSummary>) -> String {
         let asked = model.dtype.map(crate::sweep::spec::Dtype::name);
+        let only = summary.and_then(|summary| summary.only_dtype);
         let stored = summary.map(|summary| summary.stored_dtype.as_str());
-        match asked.or(stored).unwrap_or("f32") {
+        match asked.or(only).or(stored).unwrap_or("f32") {
             // the processor has no bf16 products: the engine runs such weights in f32
             "bf16" if !self.device.is_gpu() => "f32".to_owned(),
             dtype => dtype.to_owned(),

@@ -716,6 +716,17 @@ pub struct ModelInfo {
     pub notes: Vec<String>,
 }
 
+/// The note of an engine that can't pad.
+pub const GROUPED: &str =
+    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
+
+impl ModelInfo {
+    /// Whether a batch ran as groups of prompts of equal length.
+    pub fn is_grouped(&self) -> bool {
+        self.notes.iter().any(|note| note == GROUPED)
+    }
+}
+
 impl Measurement {
     /// Energy per input token: E / T_in.
     pub fn ept_in(&self) -> Option<JoulesPerToken> {

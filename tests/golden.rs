@@ -202,7 +202,7 @@ fn f16_agrees_with_transformers_until_a_margin_is_within_its_noise() {
 
 #[test]
 fn a_model_says_what_it_is_before_and_after_loading() {
-    let summary = inspect(&folder("mha_untied"), None).unwrap();
+    let summary = inspect(&folder("mha_untied"), &LoadOptions::default()).unwrap();
     let layer = 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32;
     assert_eq!(summary.parameters, 2 * layer + 2 * 300 * 32 + 32);
     assert_eq!((summary.max_positions, summary.vocab_size, summary.layers), (256, 300, 2));

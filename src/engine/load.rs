@@ -10,6 +10,7 @@ use super::config::{Config, read_object};
 use super::decoder::{Decoder, Kernels, Place};
 use super::device;
 use super::generate::DecoderEngine;
+use super::grouped::{self, GroupedEngine};
 use super::layout::TensorSpec;
 use super::weights::{Dummy, Safetensors, Source, Weights};
 use crate::digest::sha256_file_once;
@@ -49,9 +50,9 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(folder: &Path, dummy: Option<u64>) -> Result<Self> {
+    fn new(folder: &Path, options: &LoadOptions<'_>) -> Result<Self> {
         let config = Config::read(folder)?;
-        let source = match dummy {
+        let source = match options.dummy {
             Some(seed) => {
                 let dtype = stated_dtype(folder)?;
                 Source::Dummy(Dummy { seed, dtype, norms_add_one: config.norm.one_plus })
@@ -63,12 +64,15 @@ impl Opened {
     }
 }
 
-/// Reads what a model is from its config and the headers of its weights; `dummy` is the seed of made-up ones.
+/// Reads what a model is from its config and the headers of its weights.
 ///
 /// # Errors
 /// A model that isn't served, or files that are missing or damaged.
-pub fn inspect(folder: &Path, dummy: Option<u64>) -> Result<ModelSummary> {
-    let Opened { config, weights } = Opened::new(folder, dummy)?;
+pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary> {
+    if let Some(card) = grouped_card(folder, options)? {
+        return grouped::inspect(card, folder);
+    }
+    let Opened { config, weights } = Opened::new(folder, options)?;
     Ok(ModelSummary::of(&config, &weights))
 }
 
@@ -77,7 +81,32 @@ pub fn inspect(folder: &Path, dummy: Option<u64>) -> Result<ModelSummary> {
 /// # Errors
 /// A model that isn't served, files that are missing or damaged, or a device that isn't there or is full.
 pub fn load(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(load_decoder(folder, options, device, None)?))
+    match grouped_card(folder, options)? {
+        Some(card) => Ok(Box::new(grouped::load(card, folder, options, device)?)),
+        None => Ok(Box::new(load_decoder(folder, options, device, None)?)),
+    }
+}
+
+/// What is known of a model outside the decoder; `None` for one of the decoder's.
+fn grouped_card(folder: &Path, options: &LoadOptions<'_>) -> Result<Option<grouped::Card>> {
+    let Some(card) = grouped::Card::read(folder)? else { return Ok(None) };
+    let refused = match options {
+        LoadOptions { dummy: Some(_), .. } => "dummy weights",
+        LoadOptions { more_devices, .. } if !more_devices.is_empty() => "several devices",
+        _ => return Ok(Some(card)),
+    };
+    Err(Error::input(format!("{refused} aren't served for a model outside the decoder")).at(folder.display()))
+}
+
+/// Loads a model whose prompts run in groups of equal length, as what it is.
+///
+/// # Errors
+/// As for [`load`]; another model is an error.
+pub fn load_grouped(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<GroupedEngine> {
+    match grouped_card(folder, options)? {
+        Some(card) => grouped::load(card, folder, options, device),
+        None => Err(Error::input("the decoder runs it").at(folder.display())),
+    }
 }
 
 /// Loads a model as what it is. `kernels` are chosen by device and data type where none are named.
@@ -90,7 +119,7 @@ pub fn load_decoder(
     device: DeviceChoice,
     kernels: Option<Kernels>,
 ) -> Result<DecoderEngine> {
-    let Opened { config, weights } = Opened::new(folder, options.dummy)?;
+    let Opened { config, weights } = Opened::new(folder, options)?;
     let choices = [&[device], options.more_devices.as_slice()].concat();
     if choices.len() > config.layers.len() {
         let message = format!("{} layers can't be spread over {} devices", config.layers.len(), choices.len());
@@ -118,7 +147,7 @@ pub fn load_decoder(
         stored_dtype: Some(weights.stored_type()),
         device: devices.iter().map(device::name).collect::<Vec<_>>().join(", "),
         revision: options.revision.clone(),
-        files: digests(folder, &weights)?,
+        files: digests(folder, weights.paths())?,
         notes,
     };
     Ok(DecoderEngine::new(config, decoder, info))
@@ -136,7 +165,7 @@ fn stated_dtype(folder: &Path) -> Result<DType> {
 }
 
 /// The data type to run in, and what a reader has to know about it.
-fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
+pub(super) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
     let dtype = match asked {
         None => stored,
         Some("f32") => DType::F32,
@@ -179,9 +208,13 @@ fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
     all - looked_up - positions - idle_experts
 }
 
-fn digests(folder: &Path, weights: &Weights) -> Result<BTreeMap<String, String>> {
+/// Digests of the files that say what a model is, by name.
+pub(super) fn digests<'a>(
+    folder: &Path,
+    weights: impl IntoIterator<Item = &'a Path>,
+) -> Result<BTreeMap<String, String>> {
     let beside = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    let all = beside.chain(weights.paths().into_iter().map(Path::to_owned));
+    let all = beside.chain(weights.into_iter().map(Path::to_owned));
     all.map(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok((name, sha256_file_once(&path)?))

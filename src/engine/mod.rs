@@ -6,6 +6,7 @@ mod decoder;
 mod device;
 mod failure;
 pub mod generate;
+pub mod grouped;
 mod layout;
 pub mod load;
 mod summary;

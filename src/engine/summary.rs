@@ -10,13 +10,13 @@ pub struct ModelSummary {
     pub architecture: String,
     /// Number of parameters.
     pub parameters: u64,
-    /// Longest sequence, prompt and answer together.
+    /// Longest sequence, prompt and answer together; `usize::MAX` where there is no limit.
     pub max_positions: usize,
     /// Token ids are below this.
     pub vocab_size: usize,
-    /// Decoder layers.
+    /// Layers that keep keys and values.
     pub layers: usize,
-    /// Key and value heads of a layer.
+    /// Key and value heads of such a layer.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -30,6 +30,8 @@ pub struct ModelSummary {
     pub stored_dtype: String,
     /// Bytes of the weights on disk.
     pub stored_bytes: u64,
+    /// The one data type that it can run in, where there is only one.
+    pub only_dtype: Option<&'static str>,
     /// Weights stay in memory as they are stored: quantised.
     pub quantised: bool,
 }
@@ -65,6 +67,7 @@ impl ModelSummary {
             stored_dtype: weights.stored_type(),
             stored_bytes: weights.stored_bytes(),
             quantised: weights.are_quantised(),
+            only_dtype: None,
             architecture: config.architecture.clone(),
             max_positions: config.max_positions,
             vocab_size: config.vocab_size,

@@ -1,5 +1,7 @@
 //! How it was measured, in prose made from what the run recorded.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::analysis::Study;
@@ -40,6 +42,7 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
          of these energies."
             .to_owned(),
     );
+    limits.extend(grouped(run));
     if study.methods.iter().any(|m| matches!(m, EnergyMethod::Counter | EnergyMethod::PowerIntegral)) {
         limits.push(
             "An interval says how far repeats agree. A systematic error of the sensor itself is in all of them alike, \
@@ -49,6 +52,24 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
     }
     limits.extend(meters.iter().flat_map(|meter| meter.notes.iter().cloned()));
     Method { paragraphs, formulas: formulas(), limits }
+}
+
+/// Models whose batches ran as groups of equally long prompts, each engine named once.
+fn grouped(run: &RunInfo) -> Option<String> {
+    let loaded = run.parts.iter().flat_map(|part| &part.models);
+    let named: BTreeSet<String> = loaded
+        .filter(|(_, info)| info.is_grouped())
+        .map(|(label, info)| format!("{label} ({})", info.engine))
+        .collect();
+    if named.is_empty() {
+        return None;
+    }
+    let list = named.into_iter().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "The engine of {list} can't pad: a batch ran as groups of prompts of equal length, one after another. \
+         With prompts of different lengths its energy per token is that of these smaller batches, and not that of a \
+         full batch."
+    ))
 }
 
 fn distinct_meters(run: &RunInfo) -> Vec<&MeterInfo> {

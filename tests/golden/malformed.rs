@@ -58,7 +58,7 @@ impl Copy {
     /// The error of loading, after checking that inspecting gives the same.
     fn error(&self) -> Error {
         let loaded = load(&self.0, &LoadOptions::default(), DeviceChoice::Cpu).err().expect("it loads");
-        assert_eq!(inspect(&self.0, None).err().as_ref(), Some(&loaded));
+        assert_eq!(inspect(&self.0, &LoadOptions::default()).err().as_ref(), Some(&loaded));
         assert_eq!(loaded.kind_of(), Kind::Input, "{loaded}");
         loaded
     }

@@ -148,6 +148,24 @@ impl<'a> Fields<'a> {
         list.map(Some).ok_or_else(|| self.wrong(field, value, "a list of positive numbers"))
     }
 
+    /// What says how the rotary embedding is stretched, in either spelling.
+    pub fn rope(&self) -> Result<Option<Fields<'a>>> {
+        match self.object("rope_scaling")? {
+            Some(scaling) => Ok(Some(scaling)),
+            None => self.object("rope_parameters"),
+        }
+    }
+
+    /// Refuses weights that were quantised.
+    pub fn refuse_quantised(&self) -> Result<()> {
+        match self.get("quantization_config") {
+            None => Ok(()),
+            Some(_) => Err(self
+                .error("quantization_config", "quantised safetensors aren't served")
+                .hint("take the unquantised model (f32, f16 or bf16 safetensors), or a GGUF file of it")),
+        }
+    }
+
     /// One token id or a list of them.
     pub fn token_ids(&self, field: &str) -> Result<Option<Vec<u32>>> {
         let Some(value) = self.get(field) else { return Ok(None) };

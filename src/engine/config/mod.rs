@@ -11,10 +11,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::grouped;
 use crate::error::{Error, Result};
 
-use fields::Fields;
-pub(super) use fields::read_object;
+pub(super) use fields::{Fields, read_object};
 pub(super) use names::{FusedOrder, GateUpNames, Names, QkvNames};
 pub(super) use rope::{Rope, RopeScaling, RopeStyle};
 
@@ -281,11 +281,7 @@ impl Config {
     /// As for [`Config::read`].
     pub fn from_json(file: &Path, json: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(file, json);
-        if fields.get("quantization_config").is_some() {
-            return Err(fields
-                .error("quantization_config", "quantised safetensors aren't served")
-                .hint("take the unquantised model (f32, f16 or bf16 safetensors), or a GGUF file of it"));
-        }
+        fields.refuse_quantised()?;
         let architecture = architecture(&fields)?;
         let Some((_, read)) = families::SERVED.iter().find(|(name, _)| *name == architecture) else {
             return Err(not_served(&fields, &architecture));
@@ -293,11 +289,6 @@ impl Config {
         let config = read(&fields)?;
         config.check(&fields)?;
         Ok(config)
-    }
-
-    /// Whether the decoder serves an architecture, as `config.json` names it.
-    pub fn serves(architecture: &str) -> bool {
-        families::SERVED.iter().any(|(name, _)| *name == architecture)
     }
 
     /// The architectures that the decoder serves.
@@ -339,21 +330,13 @@ impl Config {
     }
 }
 
-fn architecture(fields: &Fields) -> Result<String> {
+/// The architecture that `config.json` names.
+pub(super) fn architecture(fields: &Fields) -> Result<String> {
     let first = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     first.map(str::to_owned).ok_or_else(|| {
         let message = format!("names no architecture; served are {}", served_list());
         fields.error("architectures", message)
     })
-}
-
-/// The architecture that a model folder's `config.json` names.
-///
-/// # Errors
-/// The file can't be read or names none.
-pub(super) fn architecture_of(folder: &Path) -> Result<String> {
-    let file = folder.join("config.json");
-    architecture(&Fields::new(&file, &read_object(&file)?))
 }
 
 fn not_served(fields: &Fields, architecture: &str) -> Error {
@@ -364,11 +347,12 @@ fn not_served(fields: &Fields, architecture: &str) -> Error {
 fn served_list() -> String {
     let mut names: Vec<_> = Config::served().collect();
     names.sort_unstable();
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    format!("{} and, in groups of equally long prompts, {}", listed(&names), listed(&grouped::SERVED))
 }
 
 /// End-of-sequence ids of `generation_config.json`, which win over those of `config.json`.
-fn generation_eos(folder: &Path) -> Result<Option<Vec<u32>>> {
+pub(super) fn generation_eos(folder: &Path) -> Result<Option<Vec<u32>>> {
     let file = folder.join("generation_config.json");
     if !file.exists() {
         return Ok(None);

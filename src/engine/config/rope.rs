@@ -116,10 +116,7 @@ pub struct RopeDefaults {
 /// # Errors
 /// A type that isn't served, or a parameter that is missing or wrong.
 pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
-    let parameters = match fields.object("rope_scaling")? {
-        Some(scaling) => Some(scaling),
-        None => fields.object("rope_parameters")?,
-    };
+    let parameters = fields.rope()?;
     rope(fields, parameters.as_ref(), defaults)
 }
 

@@ -15,11 +15,11 @@ mod progress;
 mod sample;
 mod score;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use self::batch::LeftPadded;
 use self::greedy::Picker;
-use self::progress::Progress;
+pub(super) use self::progress::Progress;
 use self::sample::Sampler;
 use super::config::Config;
 use super::decoder::{Decoder, Place, Sequences};
@@ -38,7 +38,7 @@ pub struct DecoderEngine {
 
 /// The choice for one row at one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Choice {
+pub(super) struct Choice {
     /// Of all tokens.
     any: u32,
     /// Without the end-of-sequence tokens; the same where `any` is none of them.
@@ -46,13 +46,29 @@ struct Choice {
 }
 
 /// A strategy that decides on each token before the next.
-enum Chooser {
+pub(super) enum Chooser {
     Greedy(Picker),
     Sample(Sampler),
 }
 
 impl Chooser {
-    fn choose(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
+    /// The chooser of a batch that isn't searched with beams.
+    pub fn new(
+        batch: &[Prompt],
+        options: GenerateOptions,
+        eos: &[u32],
+        vocabulary: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let fixed = options.length == OutputLength::Fixed;
+        Ok(match options.decoding {
+            Decoding::Sample(sampling) => Chooser::Sample(Sampler::new(sampling, masked(eos, options.length), batch)),
+            Decoding::Greedy | Decoding::Beam(_) => Chooser::Greedy(Picker::new(eos, fixed, vocabulary, device)?),
+        })
+    }
+
+    /// One choice for each row of the logits `(b, vocabulary)`.
+    pub fn choose(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
         match self {
             Chooser::Greedy(picker) => picker.pick(logits),
             Chooser::Sample(sampler) => sampler.draw(logits),
@@ -79,53 +95,19 @@ impl DecoderEngine {
     }
 
     fn check(&self, batch: &[Prompt], max_new_tokens: usize) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::input("the batch is empty"));
-        }
-        for (index, prompt) in batch.iter().enumerate() {
-            let at = |error: Error| error.at(format!("prompt {index} of the batch"));
-            self.check_ids(&prompt.ids).and_then(|()| self.check_length(&prompt.ids, max_new_tokens)).map_err(at)?;
-        }
-        Ok(())
+        check_batch(batch, max_new_tokens, self.config.vocab_size, self.config.max_positions)
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let vocabulary = self.config.vocab_size;
-        if ids.is_empty() {
-            return Err(Error::input("it has no tokens"));
-        }
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            let message = format!("token id {id} is outside of the model's vocabulary of {vocabulary}");
-            return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
-        }
-        Ok(())
-    }
-
-    fn check_length(&self, ids: &[u32], max_new_tokens: usize) -> Result<()> {
-        let limit = self.config.max_positions;
-        if ids.len().saturating_add(max_new_tokens) > limit {
-            let message =
-                format!("{} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions", ids.len());
-            return Err(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts"));
-        }
-        Ok(())
+        check_ids(ids, self.config.vocab_size)
     }
 
     fn decode(&self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
-        // An end-of-sequence token may not be chosen in fixed length.
-        let masked = match options.length {
-            OutputLength::Natural => [].as_slice(),
-            OutputLength::Fixed => self.config.eos_ids.as_slice(),
-        };
-        let chooser = match options.decoding {
-            Decoding::Greedy => {
-                let mask_eos = options.length == OutputLength::Fixed;
-                let (eos, vocabulary) = (&self.config.eos_ids, self.config.vocab_size);
-                Chooser::Greedy(Picker::new(eos, mask_eos, vocabulary, &self.place.device)?)
-            }
-            Decoding::Sample(sampling) => Chooser::Sample(Sampler::new(sampling, masked, batch)),
-            Decoding::Beam(beam) => return self.beam_search(batch, options, beam, masked),
-        };
+        let eos = &self.config.eos_ids;
+        if let Decoding::Beam(beam) = options.decoding {
+            return self.beam_search(batch, options, beam, masked(eos, options.length));
+        }
+        let chooser = Chooser::new(batch, options, eos, self.config.vocab_size, &self.place.device)?;
         self.token_by_token(batch, options, chooser)
     }
 
@@ -189,6 +171,46 @@ impl Engine for DecoderEngine {
         self.check_continuations(batch)?;
         self.on_its_threads(|engine| engine.log_likelihoods(batch))
     }
+}
+
+/// The end-of-sequence tokens, where they may not be chosen.
+fn masked(eos: &[u32], length: OutputLength) -> &[u32] {
+    match length {
+        OutputLength::Natural => &[],
+        OutputLength::Fixed => eos,
+    }
+}
+
+/// Checks that a model with `vocabulary` tokens and `limit` positions can take a batch.
+///
+/// # Errors
+/// An empty batch or prompt, a token id outside the vocabulary, or more tokens than there are positions.
+pub(super) fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: usize, limit: usize) -> Result<()> {
+    if batch.is_empty() {
+        return Err(Error::input("the batch is empty"));
+    }
+    for (index, prompt) in batch.iter().enumerate() {
+        let at = |error: Error| error.at(format!("prompt {index} of the batch"));
+        check_ids(&prompt.ids, vocabulary).map_err(at)?;
+        if prompt.ids.len().saturating_add(max_new_tokens) > limit {
+            let tokens = prompt.ids.len();
+            let message =
+                format!("{tokens} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions");
+            return Err(at(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts")));
+        }
+    }
+    Ok(())
+}
+
+fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
+    if ids.is_empty() {
+        return Err(Error::input("it has no tokens"));
+    }
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        let message = format!("token id {id} is outside of the model's vocabulary of {vocabulary}");
+        return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
+    }
+    Ok(())
 }
 
 fn left_padded(batch: &[Prompt]) -> LeftPadded {

@@ -5,7 +5,7 @@ use super::{Choice, GenerateOptions, Generation};
 use crate::record::{Finish, OutputLength};
 
 /// What each row has generated so far.
-pub(super) struct Progress<'a> {
+pub struct Progress<'a> {
     eos: &'a [u32],
     options: GenerateOptions,
     rows: Vec<Row>,

@@ -157,27 +157,15 @@ fn check_files(files: &Safetensors, config: &Config, layout: &Layout) -> Result<
         }
     }
     let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
-    if let Some((name, _)) = files.tensors().find(|(name, _)| !expected.contains(name) && !is_recomputed(name)) {
+    if let Some((name, _)) =
+        files.tensors().find(|(name, _)| !expected.contains(name) && !Safetensors::is_recomputed(name))
+    {
         let message = format!("isn't part of `{}` as `config.json` describes it", config.architecture);
         return Err(files
             .error(name, message)
             .hint("an adapter is named with `adapter:`; a bias has to be stated in `config.json`"));
     }
-    Ok(has_output
-        && (!config.output.tied || files.data(&layout.output.weight.name)? != files.data(&layout.embedding.name)?))
-}
-
-/// Buffers that older versions of transformers stored and that follow from the config.
-fn is_recomputed(name: &str) -> bool {
-    const ENDINGS: [&str; 6] = [
-        ".rotary_emb.inv_freq",
-        ".attn.bias",
-        ".attn.masked_bias",
-        ".attention.bias",
-        ".attention.masked_bias",
-        ".self_attention.masked_bias",
-    ];
-    ENDINGS.iter().any(|ending| name.ends_with(ending))
+    Ok(has_output && (!config.output.tied || !files.same_data(&layout.output.weight.name, &layout.embedding.name)?))
 }
 
 impl TensorSpec {

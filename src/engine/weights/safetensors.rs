@@ -156,8 +156,29 @@ impl Safetensors {
         format!("{}: tensor `{name}`", self.files[stored.file].path.display())
     }
 
+    /// Whether both tensors are there and hold the same bytes.
+    ///
+    /// # Errors
+    /// A tensor can't be read.
+    pub fn same_data(&self, name: &str, other: &str) -> Result<bool> {
+        Ok(self.has(name) && self.has(other) && self.data(name)? == self.data(other)?)
+    }
+
+    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config.
+    pub fn is_recomputed(name: &str) -> bool {
+        const ENDINGS: [&str; 6] = [
+            ".rotary_emb.inv_freq",
+            ".attn.bias",
+            ".attn.masked_bias",
+            ".attention.bias",
+            ".attention.masked_bias",
+            ".self_attention.masked_bias",
+        ];
+        ENDINGS.iter().any(|ending| name.ends_with(ending))
+    }
+
     /// An error about a tensor, with its file.
-    pub fn error(&self, name: &str, message: String) -> Error {
+    pub fn error(&self, name: &str, message: impl Into<String>) -> Error {
         match self.find(name) {
             Ok(stored) => Error::input(message).at(self.place_of(name, stored)),
             Err(missing) => missing,
