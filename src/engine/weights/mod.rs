@@ -1,6 +1,11 @@
 //! The weights of a model folder: finding the safetensors files, checking every tensor against the config before
 //! anything is loaded, and loading tensors in the data type that the model runs in.
 
+#[allow(dead_code)]
+mod adapter;
+#[allow(dead_code)]
+mod gguf;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
