@@ -394,7 +394,7 @@ def reload(folder, model, arch, kind):
     """The model with the weights that the file holds: through transformers' loader, or rounded here."""
     if model.config.model_type not in LOADED_ELSEWHERE:
         loaded = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="eager"
+            folder, config=model.config, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="eager"
         ).eval()
         loaded.hf_quantizer = None  # dequantised while loading, and free to be saved
         wanted, found = checkpoint(model), checkpoint(loaded)
@@ -453,7 +453,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="`names`, `types` or one model")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     FOLDER.mkdir(parents=True, exist_ok=True)
