@@ -92,7 +92,22 @@ def checkpoint(model):
     """Tensors as `save_pretrained` names them, which for experts isn't how the module holds them."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return load_file(Path(folder) / "model.safetensors")
+        return dict(split_experts(load_file(Path(folder) / "model.safetensors")))
+
+
+def split_experts(state):
+    """Experts one by one, also of a model that came from a GGUF file, which transformers saves as it holds them."""
+    for name, tensor in state.items():
+        parent, _, last = name.rpartition(".")
+        for expert in range(len(tensor) if parent.endswith("experts") and tensor.dim() == 3 else 0):
+            if last == "gate_up_proj":
+                gate, up = tensor[expert].chunk(2)
+                yield f"{parent}.{expert}.gate_proj.weight", gate.contiguous()
+                yield f"{parent}.{expert}.up_proj.weight", up.contiguous()
+            else:
+                yield f"{parent}.{expert}.{last}.weight", tensor[expert].contiguous()
+        if not (parent.endswith("experts") and tensor.dim() == 3):
+            yield name, tensor
 
 
 def gguf_name(name_map, hf_name):

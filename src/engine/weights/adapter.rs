@@ -473,9 +473,8 @@ impl Settings {
     fn rank_of(&self, module: &str) -> Result<usize> {
         match self.matching(&self.ranks, module)? {
             None => Ok(self.rank),
-            Some(value) => as_rank(value).ok_or_else(|| {
-                Error::input(format!("`rank_pattern`: `{value}` isn't a rank")).at(self.file.display())
-            }),
+            Some(value) => as_rank(value)
+                .ok_or_else(|| Error::input(format!("`rank_pattern`: `{value}` isn't a rank")).at(self.file.display())),
         }
     }
 
@@ -534,7 +533,8 @@ fn refuse_changed_bases(fields: &Fields<'_>) -> Result<()> {
     if PLAIN_INITIALISATIONS.contains(&initialisation.as_str()) {
         return Ok(());
     }
-    let message = format!("`{initialisation}` changes the base weights before training, so that the adapter fits others");
+    let message =
+        format!("`{initialisation}` changes the base weights before training, so that the adapter fits others");
     Err(fields.error("init_lora_weights", message).hint(
         "save the adapter with PEFT as plain LoRA: `save_pretrained(folder, \
          path_initial_model_for_weight_conversion=…)`, or save the merged model",

@@ -108,7 +108,8 @@ fn a_tied_output_gets_weights_of_its_own_where_pefts_does() {
 fn with_config(case: &str, name: &str, change: impl Fn(&mut serde_json::Map<String, Value>)) -> PathBuf {
     let folder = scratch(name);
     fs::copy(goldens().join(case).join(WEIGHTS), folder.join(WEIGHTS)).unwrap();
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(goldens().join(case).join(CONFIG)).unwrap()).unwrap();
+    let mut config: Value =
+        serde_json::from_str(&fs::read_to_string(goldens().join(case).join(CONFIG)).unwrap()).unwrap();
     change(config.as_object_mut().unwrap());
     fs::write(folder.join(CONFIG), config.to_string()).unwrap();
     folder
@@ -228,7 +229,10 @@ fn names_are_read_with_and_without_prefix_and_adapter_name() {
         ("base_model.model.wte.lora_embedding_A".to_owned(), update("wte", Which::Down, true)),
         ("base_model.model.wte.lora_embedding_B.default".to_owned(), update("wte", Which::Up, true)),
         ("base_model.model.lm_head.weight".to_owned(), Part::Whole("lm_head.weight".to_owned())),
-        ("base_model.model.lm_head.modules_to_save.default.weight".to_owned(), Part::Whole("lm_head.weight".to_owned())),
+        (
+            "base_model.model.lm_head.modules_to_save.default.weight".to_owned(),
+            Part::Whole("lm_head.weight".to_owned()),
+        ),
         ("base_model.model.wte.base_layer.weight".to_owned(), Part::Whole("wte.weight".to_owned())),
         (format!("base_model.model.{q}.base_layer.bias"), Part::Whole(format!("{q}.bias"))),
     ] {
@@ -274,4 +278,45 @@ fn the_record_says_what_was_merged() {
     assert_eq!(describe("lora"), "LoRA adapter merged in f32: rank 4, alpha 8");
     assert_eq!(describe("dora"), "DoRA adapter merged in f32: rank 4, alpha 8");
     assert_eq!(describe("patterns_rslora"), "rsLoRA adapter merged in f32: rank 4, alpha 8, with patterns");
+}
+
+/// Merges whatever an adapter has into bases of a shape that may or may not fit.
+fn use_all(adapter: &Adapter) {
+    let base = Tensor::zeros((48, 48), DType::F32, &Device::Cpu).unwrap();
+    for module in adapter.updates.keys() {
+        drop(adapter.merge(&format!("{module}.weight"), base.clone()));
+    }
+    for name in adapter.replacements.keys() {
+        drop(adapter.merge(name, base.clone()));
+    }
+    drop((adapter.unused(), adapter.describe()));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn damaged_adapters_merge_or_give_an_error(
+        case in proptest::sample::select(vec!["dora", "patterns", "saved_norms", "embedding_tied"]),
+        file in proptest::sample::select(vec![CONFIG, WEIGHTS]),
+        flips in proptest::collection::vec((0usize..4_000, proptest::prelude::any::<u8>()), 0..8),
+        end in proptest::option::weighted(0.2, 0usize..20_000),
+    ) {
+        let folder = scratch("damaged");
+        for name in [CONFIG, WEIGHTS] {
+            let mut bytes = fs::read(goldens().join(case).join(name)).unwrap();
+            if name == file {
+                for (at, byte) in &flips {
+                    let at = at % bytes.len();
+                    bytes[at] = *byte;
+                }
+                bytes.truncate(end.unwrap_or(bytes.len()));
+            }
+            fs::write(folder.join(name), bytes).unwrap();
+        }
+        if let Ok(adapter) = Adapter::open(&folder) {
+            use_all(&adapter);
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -1,6 +1,5 @@
 //! The reader against the `gguf` package and transformers (scripts/make_gguf_goldens.py), and what is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,8 @@ fn goldens() -> PathBuf {
 }
 
 fn read_json(path: &Path) -> Json {
-    serde_json::from_str(&fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))).unwrap()
+    serde_json::from_str(&fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        .unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -24,7 +24,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 /// Types of `types.gguf` in the order of its layers.
 const TYPES: [&str; 15] = [
-    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K",
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "Q8_K",
 ];
 
 fn matrix_of_type(index: usize) -> String {
@@ -72,7 +73,7 @@ fn a_quantised_product_differs_by_the_rounding_of_the_activations_alone() {
     println!("largest error of an output, in units of |w||x|/sqrt(n): {worst:?}");
     for (kind, error) in worst {
         let plain = ["F32", "F16", "BF16", "Q8_1", "Q8_K"].contains(&kind);
-        assert!(error < if plain { 1e-5 } else { 0.04 }, "{kind}: {error}");
+        assert!(error < if plain { 1e-5 } else { 0.03 }, "{kind}: {error}");
     }
 }
 
@@ -287,9 +288,7 @@ impl Builder {
     fn tensor(&mut self, name: &str, sizes: &[u64], kind: u32, offset: u64) -> &mut Self {
         let sizes_bytes: Vec<u8> = sizes.iter().flat_map(|size| size.to_le_bytes()).collect();
         let count = (sizes.len() as u32).to_le_bytes();
-        self.tensors.push(
-            [&text(name)[..], &count, &sizes_bytes, &kind.to_le_bytes(), &offset.to_le_bytes()].concat(),
-        );
+        self.tensors.push([&text(name)[..], &count, &sizes_bytes, &kind.to_le_bytes(), &offset.to_le_bytes()].concat());
         self
     }
 
@@ -407,11 +406,18 @@ fn what_isnt_a_known_model_is_named() {
         change(&mut builder);
         opened(name, &builder.bytes()).err().unwrap_or_else(|| panic!("{name} is accepted"))
     };
-    let arch = unknown("arch", &|builder| builder.metadata[0] = [&text("general.architecture")[..], &8u32.to_le_bytes(), &text("rwkv7")].concat());
+    let arch = unknown("arch", &|builder| {
+        builder.metadata.clear();
+        builder.entry("general.architecture", 8, &text("rwkv7"));
+    });
     assert!(arch.message().contains("`rwkv7` isn't known") && arch.message().contains("`qwen2`"), "{arch}");
-    let extra = unknown("extra", &|builder| drop(builder.tensor("blk.0.ssm_a.weight", &[8], 0, 0)));
+    let extra = unknown("extra", &|builder| {
+        builder.tensor("blk.0.ssm_a.weight", &[8], 0, 0);
+    });
     assert!(extra.message().contains("`blk.0.ssm_a.weight`"), "{extra}");
-    let part = unknown("part", &|builder| drop(builder.entry("split.count", 2, &3u16.to_le_bytes())));
+    let part = unknown("part", &|builder| {
+        builder.entry("split.count", 2, &3u16.to_le_bytes());
+    });
     assert!(part.message().contains("one of 3 parts") && part.hint_text().unwrap().contains("merge"), "{part}");
     let rows = unknown("rows", &|builder| {
         builder.entry("llama.attention.head_count", 4, &3u32.to_le_bytes());
@@ -424,4 +430,35 @@ fn what_isnt_a_known_model_is_named() {
         builder.tensor("blk.0.ffn_up_exps.weight", &[1, 1, 4096], 1, 0);
     });
     assert!(stacked.message().contains("stacks 4096"), "{stacked}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn damaged_files_give_a_model_or_an_error(
+        flips in proptest::collection::vec((0usize..14_000, proptest::prelude::any::<u8>()), 0..12),
+        end in proptest::option::weighted(0.3, 0usize..60_000),
+    ) {
+        let mut bytes = fs::read(goldens().join("llama_q4_0/model.gguf")).unwrap();
+        for (at, byte) in flips {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        bytes.truncate(end.unwrap_or(bytes.len()));
+        if let Ok(gguf) = opened("damaged", &bytes) {
+            drop((config_json(&gguf), gguf.tokenizer(), gguf.rope_divisors()));
+            for name in gguf.names() {
+                drop((gguf.load(name, DType::F32, &Device::Cpu), gguf.load_matmul(name, &Device::Cpu)));
+            }
+        }
+    }
+
+    #[test]
+    fn made_up_headers_give_an_error(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..256)) {
+        proptest::prop_assert!(Header::read(&bytes).is_err());
+        drop(Header::read(&[b"GGUF\x03\0\0\0", &bytes[..]].concat()));
+        // small counts, so that what follows is read, too
+        drop(Header::read(&[b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0", &bytes[..]].concat()));
+    }
 }

@@ -275,9 +275,8 @@ fn data_len(shape: &[usize], dtype: GgmlDType) -> Result<u64> {
         return Err(Error::input(format!("has rows of {row}, which isn't a multiple of {dtype:?}'s block of {block}")));
     }
     let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
-    let bytes = elements.and_then(|elements| {
-        (elements / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64)
-    });
+    let bytes =
+        elements.and_then(|elements| (elements / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64));
     bytes.ok_or_else(|| Error::input(format!("has shape {shape:?}, which is too large")))
 }
 

@@ -6,10 +6,10 @@
 //!
 //! **How exact a quantised product is.** Dequantising is exact to f32 rounding. `QMatMul` is not the product with the
 //! dequantised weights: it quantises the activations too, to 8 bits in blocks of 32 (of 256 for the K types), as
-//! llama.cpp does on the same kernels. Measured for this module's tests on random blocks of every type with normal
-//! activations, the error of an output is about 0.5 % of the norm ‖w‖·‖x‖/√n that the product of random vectors has,
-//! and below 2 % in each case. Greedy tokens of a quantised model therefore agree with those of its dequantised weights
-//! except where the two best logits are about as close as that.
+//! llama.cpp does. Measured in this module's tests, 12 outputs for each type of random blocks and normal activations:
+//! the largest error of an output is 0.6 % (Q4_1) to 1.5 % (Q6_K) of ‖w‖·‖x‖/√n, the size that a product of random
+//! vectors has, and 0 for F32, F16 and BF16. So greedy tokens of a quantised model agree with those of its dequantised
+//! weights except where the two best logits are about as close as that.
 
 mod config;
 mod header;
@@ -17,7 +17,7 @@ mod names;
 mod tokenizer;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -269,8 +269,8 @@ impl Gguf {
     }
 
     fn unknown_family(&self, arch: &str) -> Error {
-        let mut known: Vec<String> = FAMILIES.iter().map(|family| format!("`{}`", family.arch)).collect();
-        known.dedup();
+        let known: BTreeSet<String> = FAMILIES.iter().map(|family| format!("`{}`", family.arch)).collect();
+        let known: Vec<String> = known.into_iter().collect();
         self.error("general.architecture", format!("`{arch}` isn't known; known are {}", known.join(", ")))
     }
 

@@ -46,13 +46,18 @@ enum Changes {
 pub(super) enum Undo {
     Nothing,
     /// Rows of each of this many heads: (pairs, 2) → (2, pairs).
-    Deinterleave { heads: usize },
+    Deinterleave {
+        heads: usize,
+    },
     /// Subtract 1.
     MinusOne,
     /// (out, in) → (in, out).
     Transpose,
     /// Rows: all queries, keys, values → groups of `heads / groups` queries, a key and a value.
-    Regroup { heads: usize, groups: usize },
+    Regroup {
+        heads: usize,
+        groups: usize,
+    },
     /// (n) → (1, n).
     Row,
 }
@@ -126,11 +131,8 @@ const STARCODER2: Names = &[("ffn_up", "mlp.c_fc"), ("ffn_down", "mlp.c_proj")];
 const PHI2_TOP: Names = &[("output_norm", "model.final_layernorm")];
 const PHI2: Names = &[("attn_output", "self_attn.dense"), ("ffn_up", "mlp.fc1"), ("ffn_down", "mlp.fc2")];
 
-const GPT2_TOP: Names = &[
-    ("token_embd", "transformer.wte"),
-    ("position_embd", "transformer.wpe"),
-    ("output_norm", "transformer.ln_f"),
-];
+const GPT2_TOP: Names =
+    &[("token_embd", "transformer.wte"), ("position_embd", "transformer.wpe"), ("output_norm", "transformer.ln_f")];
 const GPT2: Names = &[
     ("attn_norm", "ln_1"),
     ("attn_qkv", "attn.c_attn"),
