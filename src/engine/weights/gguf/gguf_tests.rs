@@ -230,7 +230,7 @@ fn the_config_says_what_transformers_config_says() {
         let ends: Vec<u64> = serde_json::from_value(config["eos_token_id"].clone()).unwrap();
         let expected: Vec<u64> = serde_json::from_value(golden["eos_ids"].clone()).unwrap();
         assert_eq!(ends, expected, "{model}");
-        assert_eq!(config["rope_theta"] == Json::Null, model.starts_with("gpt2"), "{model}");
+        assert_eq!(config.contains_key("rope_theta"), !model.starts_with("gpt2"), "{model}");
     }
 }
 
