@@ -166,7 +166,7 @@ fn hostile_headers_of_safetensors() {
     let folder = Folder::new("headers").with(&[("config.json", &config)]);
     for entry in [
         json!({"dtype": "F32", "shape": [u64::MAX, u64::MAX], "data_offsets": [0, 4]}),
-        json!({"dtype": "F32", "shape": [1 << 62], "data_offsets": [0, u64::MAX]}),
+        json!({"dtype": "F32", "shape": [1u64 << 62], "data_offsets": [0, u64::MAX]}),
         json!({"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}),
         json!({"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}),
         json!({"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}),
