@@ -109,6 +109,7 @@ fn identity_columns(rows: &[Row<'_>]) -> Vec<Column> {
         text("dtype", rows, |row| Some(row.trial.cell.dtype.clone())),
         text("output_length", rows, |row| Some(code(&row.trial.cell.output_length))),
         text("decoding", rows, |row| Some(row.trial.cell.decoding.to_string())),
+        text("weights", rows, |row| Some(if row.trial.cell.dummy_weights { "dummy" } else { "stored" }.to_owned())),
         whole("block", rows, |row| Some(i64::from(row.trial.block))),
         whole("part", rows, |row| Some(row.trial.part as i64)),
         text("started_at", rows, |row| Some(row.trial.started_at.clone())),

@@ -4,15 +4,22 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use crate::clock::{Clock, SimulatedDevice};
+use crate::digest::sha256;
 use crate::engine::load::{DeviceChoice, ModelSummary};
 use crate::engine::synthetic::{self, Synthetic};
 use crate::engine::{Engine, Prompt, load};
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::record::{CellSpec, ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
-use crate::sweep::spec::{ModelSource, ModelSpec, PromptSpec, TemplateChoice};
-use crate::text::{Limit, ModelText, Prompter, Put, Rules, Side, TemplateSource};
+use crate::sweep::spec::{ModelSource, ModelSpec, PromptSpec, TemplateChoice, WeightsChoice};
+use crate::text::{GgufTokenizer, Limit, ModelText, Prompter, Put, Rules, Side, TemplateSource, Tokenizer};
+
+/// Seed of made-up weights.
+const DUMMY_SEED: u64 = 42;
 
 /// An engine and its tokenizer.
 pub struct Model {
@@ -28,6 +35,23 @@ pub enum Codec {
     Text(Box<TextCodec>),
     /// Words between blanks: the simulated model's.
     Words,
+    /// Random token ids for prompts.
+    Random(Box<RandomCodec>),
+}
+
+/// Random token ids for prompts, and a tokenizer for answers where there is one.
+pub struct RandomCodec {
+    vocab_size: usize,
+    tokens: usize,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl RandomCodec {
+    /// Ids that follow from the prompt's name alone: the same for models with the same vocabulary size.
+    fn ids(&self, name: &str) -> Vec<u32> {
+        let mut random = ChaCha8Rng::from_seed(sha256(name.as_bytes()));
+        (0..self.tokens).map(|_| random.random_range(0..self.vocab_size as u32)).collect()
+    }
 }
 
 /// How a model's prompts and answers are turned into token ids and back.
@@ -50,7 +74,7 @@ impl Codec {
     pub fn form(&self) -> PromptForm {
         match self {
             Codec::Text(text) => text.form.clone(),
-            Codec::Words => PromptForm::default(),
+            Codec::Words | Codec::Random(_) => PromptForm::default(),
         }
     }
 
@@ -62,6 +86,7 @@ impl Codec {
         match self {
             Codec::Text(text) => text.prompter.tokenizer().decode(ids),
             Codec::Words => Ok(synthetic::ids_to_text(ids)),
+            Codec::Random(random) => random.tokenizer.as_ref().map_or(Ok(String::new()), |text| text.decode(ids)),
         }
     }
 
@@ -85,6 +110,7 @@ impl Codec {
         let put = match self {
             Codec::Text(codec) => codec.prompter.put(text)?,
             Codec::Words => Put { text: text.to_owned(), ids: synthetic::words_to_ids(text), dropped: 0 },
+            Codec::Random(random) => Put { text: text.to_owned(), ids: random.ids(text), dropped: 0 },
         };
         match put.ids.is_empty() {
             true => Err(Error::input("it gives no tokens").hint("remove empty prompts")),
@@ -228,15 +254,51 @@ impl Loader {
     /// What a model is, from its configuration and the headers of its weights; `None` for a simulated one.
     ///
     /// # Errors
-    /// The model can't be found or can't be served.
+    /// The model or its adapter can't be found or can't be served.
     pub fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
-        match self.locate(model)? {
-            Location::Folder { path, .. } => load::inspect(&path, &load::LoadOptions::default())
-                .map(Some)
-                .map_err(|error| error.at(format!("model `{}`", model.label))),
-            Location::Gguf { path, .. } => Err(gguf_not_served(&path).at(format!("model `{}`", model.label))),
-            Location::Simulated => Ok(None),
+        let at = |error: Error| error.at(format!("model `{}`", model.label));
+        let location = self.locate(model)?;
+        let Some((path, commit)) = location.files() else { return Ok(None) };
+        self.with_options(model, commit, |options| load::inspect(path, options)).map(Some).map_err(at)
+    }
+
+    /// Gives what the sweep file says about loading a model.
+    fn with_options<T>(
+        &self,
+        model: &ModelSpec,
+        commit: Option<&str>,
+        work: impl FnOnce(&load::LoadOptions<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let adapter = model.adapter.as_deref().map(|adapter| self.adapter(adapter)).transpose()?;
+        let devices = load::devices(self.device, model.devices.as_deref());
+        work(&load::LoadOptions {
+            dtype: model.dtype.map(crate::sweep::spec::Dtype::name),
+            revision: commit.map(str::to_owned),
+            more_devices: devices.into_iter().skip(1).collect(),
+            adapter: adapter.as_deref(),
+            dummy: (model.weights == WeightsChoice::Dummy).then_some(DUMMY_SEED),
+        })
+    }
+
+    fn adapter(&self, source: &str) -> Result<PathBuf> {
+        let found = self.find(source, None).map_err(|error| error.at(format!("adapter `{source}`")))?;
+        match found {
+            Location::Folder { path, .. } => Ok(path),
+            Location::Gguf { .. } | Location::Simulated => Err(Error::input(format!(
+                "adapter `{source}` isn't a folder or a repository"
+            ))
+            .hint("name what PEFT's `save_pretrained` writes: `adapter_config.json` and `adapter_model.safetensors`")),
         }
+    }
+
+    /// The first of the devices that a model runs on.
+    pub fn first_device(&self, model: &ModelSpec) -> DeviceChoice {
+        load::devices(self.device, model.devices.as_deref()).first().copied().unwrap_or(self.device)
+    }
+
+    /// Bytes that are free on the devices that a model runs on, where that can be told.
+    pub fn free_memory(&self, model: &ModelSpec) -> Option<u64> {
+        load::devices(self.device, model.devices.as_deref()).into_iter().map(DeviceChoice::free_memory).sum()
     }
 
     /// The data type that a model will run in, given what its weights are stored in.
@@ -251,44 +313,55 @@ impl Loader {
         }
     }
 
-    /// Loads a model for one block.
+    /// Loads a model for one block, without its tokenizer.
     ///
     /// # Errors
     /// Its files are missing, malformed or not served, or it doesn't fit.
-    pub fn load(&self, model: &ModelSpec, clock: &Clock) -> Result<Model> {
+    pub fn engine(&self, model: &ModelSpec, clock: &Clock) -> Result<Box<dyn Engine>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
-        match (&model.source, self.locate(model)?) {
-            (ModelSource::Synthetic(spec), _) => {
-                let engine = Synthetic::new(spec.clone(), device(clock)?).map_err(at)?;
-                Ok(Model { engine: Box::new(engine), codec: Codec::Words })
-            }
-            (ModelSource::Name(_), Location::Folder { path, commit }) => {
-                let dtype = model.dtype.map(crate::sweep::spec::Dtype::name);
-                let options = load::LoadOptions { dtype, revision: commit, ..load::LoadOptions::default() };
-                let engine = load::load(&path, &options, self.device).map_err(at)?;
-                let codec = self.codec(model, &path).map_err(at)?;
-                Ok(Model { engine, codec })
-            }
-            (ModelSource::Name(_), Location::Gguf { path, .. }) => Err(at(gguf_not_served(&path))),
-            (ModelSource::Name(name), Location::Simulated) => {
-                Err(Error::new(format!("model `{}`: `{name}` has no files", model.label)))
+        if let ModelSource::Synthetic(spec) = &model.source {
+            return Ok(Box::new(Synthetic::new(spec.clone(), device(clock)?).map_err(at)?));
+        }
+        let location = self.locate(model)?;
+        let Some((path, commit)) = location.files() else {
+            return Err(at(Error::new(format!("`{}` has no files", model.source.name()))));
+        };
+        let device = self.first_device(model);
+        self.with_options(model, commit, |options| load::load(path, options, device)).map_err(at)
+    }
+
+    /// How a model's prompts and answers are turned into token ids and back.
+    ///
+    /// # Errors
+    /// The model can't be found, or its tokenizer or chat template is missing or damaged.
+    pub fn codec(&self, model: &ModelSpec) -> Result<Codec> {
+        let at = |error: Error| error.at(format!("model `{}`", model.label));
+        let location = self.locate(model)?;
+        if location == Location::Simulated {
+            return Ok(Codec::Words);
+        }
+        match self.prompts.as_ref().and_then(|prompts| prompts.random) {
+            None => location.text().and_then(|text| self.codec_of(model, text)).map_err(at),
+            Some(random) => {
+                let vocab_size = self.inspect(model)?.map_or(0, |summary| summary.vocab_size);
+                let tokenizer = match location.has_tokenizer() {
+                    true => Some(location.text().map_err(at)?.tokenizer),
+                    false => None,
+                };
+                Ok(Codec::Random(Box::new(RandomCodec { vocab_size, tokens: random.tokens, tokenizer })))
             }
         }
     }
 
-    /// The tokenizer of a model in a folder, with how prompts are put to it.
+    /// Loads a model for one block.
     ///
     /// # Errors
-    /// The tokenizer or the chat template is missing or damaged.
-    pub fn codec(&self, model: &ModelSpec, folder: &Path) -> Result<Codec> {
-        self.codec_of(model, ModelText::load(folder)?)
+    /// As for [`Loader::engine`] and [`Loader::codec`].
+    pub fn load(&self, model: &ModelSpec, clock: &Clock) -> Result<Model> {
+        Ok(Model { engine: self.engine(model, clock)?, codec: self.codec(model)? })
     }
 
-    /// The same for a text side that was read already.
-    ///
-    /// # Errors
-    /// The chat template is missing or damaged.
-    pub fn codec_of(&self, model: &ModelSpec, text: ModelText) -> Result<Codec> {
+    fn codec_of(&self, model: &ModelSpec, text: ModelText) -> Result<Codec> {
         let rules = self.rules(model, &text)?;
         let has_own = matches!(&text.template, Ok(Some(_)) | Err(_));
         let form = form(&rules, has_own);
@@ -335,9 +408,50 @@ enum Place {
     Hub(hub::Source),
 }
 
-fn gguf_not_served(path: &Path) -> Error {
-    Error::input(format!("`{}`: this version doesn't run GGUF files", path.display()))
-        .hint("name the model's folder or repository in safetensors")
+impl Location {
+    /// The folder or file that holds the weights, and the hub's commit.
+    fn files(&self) -> Option<(&Path, Option<&str>)> {
+        match self {
+            Location::Folder { path, commit } | Location::Gguf { path, commit, .. } => Some((path, commit.as_deref())),
+            Location::Simulated => None,
+        }
+    }
+
+    /// Whether a tokenizer lies with the weights.
+    fn has_tokenizer(&self) -> bool {
+        match self {
+            Location::Folder { path, .. } => path.join("tokenizer.json").is_file(),
+            Location::Gguf { .. } => true,
+            Location::Simulated => false,
+        }
+    }
+
+    /// The text side of the model. A `tokenizer.json` beside a GGUF file wins over what the file says itself.
+    fn text(&self) -> Result<ModelText> {
+        match self {
+            Location::Folder { path, .. } => ModelText::load(path),
+            Location::Gguf { folder, .. } if folder.join("tokenizer.json").is_file() => ModelText::load(folder),
+            Location::Gguf { path, .. } => {
+                let data = load::gguf_tokenizer(path)?;
+                let tokenizer = GgufTokenizer {
+                    model: data.model,
+                    pre: data.pre,
+                    tokens: data.tokens,
+                    token_types: data.token_types,
+                    merges: data.merges,
+                    bos: data.bos,
+                    eos: data.eos,
+                    unknown: data.unknown,
+                    padding: data.padding,
+                    add_bos: data.add_bos,
+                    add_eos: data.add_eos,
+                    chat_template: data.chat_template,
+                };
+                tokenizer.text(&path.display().to_string())
+            }
+            Location::Simulated => Err(Error::new("a simulated model has no tokenizer")),
+        }
+    }
 }
 
 /// What the record keeps of the rules.

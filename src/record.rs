@@ -86,6 +86,9 @@ pub struct CellSpec {
     /// How its tokens are chosen.
     #[serde(default)]
     pub decoding: Decoding,
+    /// The model's weights are made up: energy of an architecture, answers without meaning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dummy_weights: bool,
 }
 
 /// One line of `records.jsonl`.

@@ -43,7 +43,7 @@ fn build_fake() -> PathBuf {
 fn gpus(indices: &[u32]) -> Result<(NvmlMeter, Clock)> {
     load_fake();
     let clock = Clock::monotonic();
-    Ok((NvmlMeter::open(Some(indices), None, &clock)?, clock))
+    Ok((NvmlMeter::open(Some(indices), &[], &clock)?, clock))
 }
 
 fn measure(meter: &mut NvmlMeter, clock: &Clock) -> (f64, WindowEnergy, Validity) {
@@ -116,12 +116,12 @@ fn a_split_gpu_has_to_be_listed_to_be_charged() {
 fn auto_takes_the_gpu_only_where_the_model_runs_on_it() {
     load_fake();
     let clock = Clock::monotonic();
-    let name = |engine_gpu| {
-        let options = MeterOptions { engine_gpu, gpu_indices: Some(vec![0]), ..MeterOptions::default() };
+    let name = |engine_gpus| {
+        let options = MeterOptions { engine_gpus, gpu_indices: Some(vec![0]), ..MeterOptions::default() };
         open(MeterChoice::Auto, &options, &clock).unwrap().info().name.clone()
     };
-    assert_eq!(name(Some(0)), "nvml");
-    assert_ne!(name(None), "nvml");
+    assert_eq!(name(vec![0]), "nvml");
+    assert_ne!(name(vec![]), "nvml");
     let reports = probe(&MeterOptions { gpu_indices: Some(vec![0]), ..MeterOptions::default() });
     assert!(reports[0].available && reports[0].name == MeterChoice::Nvml);
 }

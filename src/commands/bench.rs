@@ -23,7 +23,7 @@ use crate::record::{
 };
 use crate::stage::{self, Stage};
 use crate::store::write_atomic;
-use crate::sweep::spec::{Dtype, ModelSource, ModelSpec};
+use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, WeightsChoice};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
 
 const DOLLY: &str = "databricks/databricks-dolly-15k";
@@ -140,7 +140,7 @@ fn open_meter(arguments: &BenchArgs, loader: &Loader, clock: &Clock) -> Result<B
         _ => MeterChoice::Auto,
     };
     let options = MeterOptions {
-        engine_gpu: loader.device.gpu_index(),
+        engine_gpus: loader.device.gpu_index().into_iter().collect(),
         gpu_indices: arguments.gpu_indices.clone(),
         ..MeterOptions::default()
     };
@@ -166,6 +166,8 @@ fn model_spec(arguments: &BenchArgs) -> ModelSpec {
         revision: None,
         training: None,
         sweep: None,
+        weights: WeightsChoice::Stored,
+        devices: None,
         // EPT-Bench gives every model the prompts as they are
         chat_template: None,
         template_variables: Default::default(),
@@ -181,6 +183,7 @@ fn cell(arguments: &BenchArgs, dtype: &str) -> CellSpec {
         dtype: dtype.to_owned(),
         output_length: OutputLength::Natural,
         decoding: Decoding::Greedy,
+        dummy_weights: false,
     }
 }
 

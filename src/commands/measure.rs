@@ -10,11 +10,13 @@ use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
-use crate::model::{Codec, Encoded, Model};
+use crate::model::{Codec, Encoded};
 use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, PromptForm, Protocol, Trial};
+use crate::stage::fit::Fit;
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
+use crate::sweep::spec::ModelSpec;
 
 /// What measuring works with.
 pub struct Measuring<'a> {
@@ -26,6 +28,8 @@ pub struct Measuring<'a> {
     pub clock: &'a Clock,
     /// Where trials are committed.
     pub dir: &'a mut RunDir,
+    /// What is known of the memory that cells take.
+    pub fit: Fit,
     /// Where progress goes.
     pub console: &'a Console,
     /// Set when the user asks to stop.
@@ -55,29 +59,41 @@ impl Measuring<'_> {
             return Err(Error::new(format!("the plan names `{}`, which isn't in the sweep", session.model)));
         };
         let (loader, clock) = (&self.prepared.loader, self.clock);
-        let loaded = stage::cost(self.meter, clock, || loader.load(spec, clock));
-        let (model, load) = match loaded {
+        let asked = loader.codec(spec).map_err(|error| (FailureKind::Load, error)).and_then(|codec| {
+            let encoded = self.encode(&codec).map_err(|error| (FailureKind::Prompt, error))?;
+            Ok((codec, encoded))
+        });
+        let (codec, encoded) = match asked {
+            Ok(asked) => asked,
+            Err((what, error)) => return self.fail_session(session, what, &error, progress),
+        };
+        let fitting = self.skip_misfits(session, spec, &encoded.list, &codec, progress)?;
+        if fitting.is_empty() {
+            return Ok(());
+        }
+        let loaded = stage::cost(self.meter, clock, || loader.engine(spec, clock));
+        let (mut engine, load) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
-        self.dir.record_model(&session.model, model.engine.info())?;
-        let encoded = match self.encode(&model.codec) {
-            Ok(encoded) => encoded,
-            Err(error) => return self.fail_session(session, FailureKind::Prompt, &error, progress),
-        };
-        let form = PromptForm { energy: Some(encoded.truncated), ..model.codec.form() };
+        self.dir.record_model(&session.model, engine.info())?;
+        let form = PromptForm { energy: Some(encoded.truncated), ..codec.form() };
         self.dir.record_prompt_form(&session.model, &form)?;
         let prompts = encoded.list;
-        let Model { mut engine, codec } = model;
         let protocol: Protocol = self.dir.info().protocol.clone();
         let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
             Ok(idle) => idle,
             Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
         };
-        for index in &session.cells {
-            let cell = &self.prepared.plan.cells[*index];
+        for index in fitting {
+            let cell = &self.prepared.plan.cells[index];
             progress.begin(&format!("{} block {}", cell.id, session.block + 1));
             let started_at = host::timestamp();
+            // what ran out of memory a moment ago rules out larger cells
+            if let Some(message) = self.fit.obstacle(cell, None, 0, None) {
+                self.commit(session.block, cell, started_at, Measured::skipped(message), &prompts, &codec, progress)?;
+                continue;
+            }
             let mut stage = Stage {
                 engine: &mut *engine,
                 meter: self.meter,
@@ -89,9 +105,38 @@ impl Measuring<'_> {
                 stop: self.stop,
             };
             let measured = stage.trial(cell)?;
+            if matches!(measured.outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. }) {
+                self.fit.ran_out(cell);
+            }
             self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
         }
         Ok(())
+    }
+
+    /// Records the cells that aren't worth trying as skipped, and gives the others.
+    fn skip_misfits(
+        &mut self,
+        session: &Session,
+        spec: &ModelSpec,
+        prompts: &[Prompt],
+        codec: &Codec,
+        progress: &mut Progress,
+    ) -> Result<Vec<usize>> {
+        let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
+        let free = self.prepared.loader.free_memory(spec);
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+        let mut fitting = Vec::with_capacity(session.cells.len());
+        for index in &session.cells {
+            let cell = &self.prepared.plan.cells[*index];
+            match self.fit.obstacle(cell, summary, longest, free) {
+                None => fitting.push(*index),
+                Some(message) => {
+                    let measured = Measured::skipped(message);
+                    self.commit(session.block, cell, host::timestamp(), measured, prompts, codec, progress)?;
+                }
+            }
+        }
+        Ok(fitting)
     }
 
     fn encode(&self, codec: &Codec) -> Result<Encoded> {

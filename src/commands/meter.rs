@@ -12,13 +12,14 @@ use crate::meter::{self, MeterOptions, SourceReport};
 /// # Errors
 /// Standard output is closed.
 pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
-    let options = MeterOptions { engine_gpu: DeviceChoice::Auto.gpu_index(), ..MeterOptions::default() };
+    let options =
+        MeterOptions { engine_gpus: DeviceChoice::Auto.gpu_index().into_iter().collect(), ..MeterOptions::default() };
     let sources = meter::probe(&options);
     match arguments.format {
         Format::Json => {
             println!("{}", serde_json::to_string_pretty(&sources).context(|| "can't write the sources as JSON")?);
         }
-        Format::Text => print_text(&sources, options.engine_gpu.is_some()),
+        Format::Text => print_text(&sources, !options.engine_gpus.is_empty()),
     }
     Ok(Exit::Done)
 }

@@ -9,11 +9,11 @@ use crate::commands::prepare::Prepared;
 use crate::engine::load::ModelSummary;
 use crate::error::{Error, Result};
 use crate::format;
-use crate::host;
 use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
 use crate::record::{CellSpec, OutputLength, PromptForm, Protocol};
+use crate::stage::fit::{self, Fit};
 use crate::sweep::plan::CellFilter;
 use crate::units::Seconds;
 
@@ -95,7 +95,7 @@ fn codec(
 ) -> Result<Option<Codec>> {
     match (prepared.loader.locate(spec), summary) {
         (Ok(model::Location::Simulated), _) => Ok(Some(Codec::Words)),
-        (Ok(model::Location::Folder { path, .. }), Some(_)) => prepared.loader.codec(spec, &path).map(Some),
+        (Ok(_), Some(_)) => prepared.loader.codec(spec).map(Some),
         // reported with the model itself
         _ => Ok(None),
     }
@@ -157,7 +157,7 @@ fn print_cell(
         least.map_or_else(unknown, |time| format!("≥ {}", format::duration(time))),
     );
     problems.extend(too_long(cell, known).err());
-    problems.extend(too_large(cell, memory, prepared).err());
+    problems.extend(too_large(cell, known, prepared).err());
 }
 
 fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
@@ -167,26 +167,23 @@ fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
     }
 }
 
-/// Only main memory is known before a device is opened.
-fn too_large(cell: &CellSpec, needed: Option<u64>, prepared: &Prepared) -> Result<()> {
-    let free = host::available_memory().filter(|_| !prepared.loader.device.is_gpu());
-    match (needed, free) {
-        (Some(needed), Some(free)) if needed > free => {
-            let (needed, free) = (format::bytes(needed), format::bytes(free));
-            let message = format!("cell `{}` needs about {needed}, but {free} are free", cell.id);
-            Err(Error::input(message).hint("lower the batch size or the length, or use a smaller dtype"))
-        }
-        _ => Ok(()),
+fn too_large(cell: &CellSpec, known: &Known<'_>, prepared: &Prepared) -> Result<()> {
+    let (Some(spec), Some(prompts)) = (prepared.spec.model(&cell.model), &known.prompts) else { return Ok(()) };
+    let free = prepared.loader.free_memory(spec);
+    match Fit::default().obstacle(cell, known.summary, longest(prompts), free) {
+        Some(obstacle) => Err(Error::input(format!("cell `{}` {obstacle}", cell.id))
+            .hint("lower the batch size or the length, or use a smaller dtype: a run skips the cell")),
+        None => Ok(()),
     }
 }
 
-/// Weights and KV cache at the longest prompt; activations are small beside them.
+/// Weights, KV cache and activations, where the model and its prompts are known.
 fn memory(cell: &CellSpec, known: &Known<'_>) -> Option<u64> {
-    let summary = known.summary?;
-    let longest = known.prompts.as_ref()?.iter().map(|prompt| prompt.ids.len()).max()?;
-    let length = longest + cell.max_new_tokens;
-    let sequences = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
-    Some(summary.weight_bytes(&cell.dtype) + summary.kv_bytes(sequences, length, &cell.dtype))
+    Some(fit::need(cell, known.summary?, longest(known.prompts.as_ref()?)).total())
+}
+
+fn longest(prompts: &[crate::engine::Prompt]) -> usize {
+    prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0)
 }
 
 /// Shortest time that a cell's repeats take: warm-up, guard and window; a pass that takes longer adds to it.

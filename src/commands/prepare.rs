@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::clock::{Clock, SimulatedDevice};
-use crate::engine::load::{DeviceChoice, ModelSummary};
+use crate::engine::load::{self, DeviceChoice, ModelSummary};
 use crate::error::{Error, Kind, Result};
 use crate::hub::Watch;
 use crate::meter::{MeterChoice, MeterOptions};
@@ -82,12 +82,18 @@ impl Prepared {
         }
     }
 
+    /// The GPUs that the models run on: the same for all of them.
+    fn engine_gpus(&self) -> Vec<usize> {
+        let named = self.spec.models.iter().find_map(|model| model.devices.as_deref());
+        load::devices(self.loader.device, named).into_iter().filter_map(DeviceChoice::gpu_index).collect()
+    }
+
     /// What the meter has to know.
     pub fn meter_options(&self) -> MeterOptions {
         MeterOptions {
             gpu_indices: self.spec.measure.gpu_indices.clone(),
             coefficients: self.spec.measure.modelled.unwrap_or_default(),
-            engine_gpu: self.loader.device.gpu_index(),
+            engine_gpus: self.engine_gpus(),
         }
     }
 }
@@ -107,6 +113,9 @@ fn full_batches(plan: &Plan, prompts: usize) -> Result<()> {
 }
 
 fn energy_prompts(spec: &PromptSpec, loader: &Loader) -> Result<PromptSet> {
+    if let (Some(random), Some(count)) = (spec.random, spec.count) {
+        return Ok(PromptSet::random(count, random.tokens, spec.seed));
+    }
     let set = match (&spec.file, &spec.text) {
         (Some(file), _) => PromptSet::read(&loader.base.join(file), &file.display().to_string())?,
         (None, texts) => PromptSet::from_texts("the sweep file", texts.as_deref().unwrap_or_default()),

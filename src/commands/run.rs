@@ -14,6 +14,7 @@ use crate::commands::{evaluate, info, report};
 use crate::error::{Error, Kind, Result};
 use crate::meter;
 use crate::record::{EnergyMethod, MeterInfo, Outcome, Trial};
+use crate::stage::fit::Fit;
 use crate::store::{Existing, Opened, RunDir};
 use crate::sweep::TrialKey;
 use crate::sweep::plan::CellFilter;
@@ -51,8 +52,10 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
     let scores_missing = !evaluate::missing(&prepared, &evaluations, only.as_ref()).is_empty();
     if !sessions.is_empty() || scores_missing {
         dir.begin_part(&run_info)?;
-        let mut measuring =
-            Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, console, stop };
+        let mut measuring = {
+            let fit = Fit::new(&trials);
+            Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, fit, console, stop }
+        };
         measured = measuring.sessions(&sessions, done.len());
         if measured.is_ok() {
             measured = evaluate::evaluate(&prepared, &clock, &mut dir, &evaluations, only.as_ref(), console, stop);

@@ -1,4 +1,4 @@
-//! From a model folder to an engine.
+//! From a model's files to an engine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,19 +6,20 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::Engine;
-use super::config::{Config, read_object};
+use super::config::{Config, RopeScaling, read_object};
 use super::decoder::{Decoder, Kernels, Place};
 use super::device;
 use super::generate::DecoderEngine;
 use super::grouped::{self, GroupedEngine};
 use super::layout::TensorSpec;
-use super::weights::{Dummy, Safetensors, Source, Weights};
+use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_json};
 use crate::digest::sha256_file_once;
 use crate::error::{Error, Result};
 use crate::record::ModelInfo;
 
-pub use super::device::DeviceChoice;
+pub use super::device::{DeviceChoice, devices};
 pub use super::summary::{MemoryNeed, ModelSummary};
+pub use super::weights::TokenizerData;
 
 /// Files beside the weights whose digests are recorded.
 const FILES: [&str; 6] = [
@@ -39,6 +40,8 @@ pub struct LoadOptions<'a> {
     pub revision: Option<String>,
     /// Further devices: the layers are spread over the first and these.
     pub more_devices: Vec<DeviceChoice>,
+    /// Folder of a PEFT LoRA adapter to merge.
+    pub adapter: Option<&'a Path>,
     /// Seed of made-up weights, in place of those of the folder, which then needs no more than `config.json`.
     pub dummy: Option<u64>,
 }
@@ -50,18 +53,54 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(folder: &Path, options: &LoadOptions<'_>) -> Result<Self> {
-        let config = Config::read(folder)?;
-        let source = match options.dummy {
+    fn new(path: &Path, options: &LoadOptions<'_>) -> Result<Self> {
+        let mut adapter = options.adapter.map(Adapter::open).transpose()?;
+        let (config, source) = match options.dummy {
+            _ if is_gguf(path) => gguf(path)?,
             Some(seed) => {
-                let dtype = stated_dtype(folder)?;
-                Source::Dummy(Dummy { seed, dtype, norms_add_one: config.norm.one_plus })
+                let config = Config::read(path)?;
+                let dtype = stated_dtype(path)?;
+                let norms_add_one = config.norm.one_plus;
+                (config, Source::Dummy(Dummy { seed, dtype, norms_add_one }))
             }
-            None => Source::Safetensors(Safetensors::open(folder)?),
+            None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
-        let weights = Weights::open(source, &config)?;
+        if let Some(adapter) = &mut adapter {
+            adapter.set_conv1d(config.names.transposed);
+        }
+        let weights = Weights::open(source, adapter, &config)?;
         Ok(Self { config, weights })
     }
+}
+
+/// Whether a model is a GGUF file and no folder.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// A GGUF file, and what its metadata say of the model.
+fn gguf(path: &Path) -> Result<(Config, Source)> {
+    let file = Gguf::open(path)?;
+    let mut config = Config::from_json(path, &config_json(&file)?)?;
+    if let Some(divisors) = file.rope_divisors()? {
+        for rope in &mut config.ropes {
+            if divisors.len() != rope.dims / 2 {
+                let message =
+                    format!("`rope_freqs.weight` has {} values, {} pairs are rotated", divisors.len(), rope.dims / 2);
+                return Err(Error::input(message).at(path.display()));
+            }
+            rope.scaling = RopeScaling::Divisors(divisors.clone());
+        }
+    }
+    Ok((config, Source::Gguf(Box::new(file))))
+}
+
+/// What a GGUF file says about its tokenizer.
+///
+/// # Errors
+/// The file is damaged or holds no tokenizer.
+pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerData> {
+    Gguf::open(path)?.tokenizer()
 }
 
 /// Reads what a model is from its config and the headers of its weights.
@@ -89,13 +128,17 @@ pub fn load(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> R
 
 /// What is known of a model outside the decoder; `None` for one of the decoder's.
 fn grouped_card(folder: &Path, options: &LoadOptions<'_>) -> Result<Option<grouped::Card>> {
+    if is_gguf(folder) {
+        return Ok(None);
+    }
     let Some(card) = grouped::Card::read(folder)? else { return Ok(None) };
     let refused = match options {
+        LoadOptions { adapter: Some(_), .. } => "an adapter",
         LoadOptions { dummy: Some(_), .. } => "dummy weights",
         LoadOptions { more_devices, .. } if !more_devices.is_empty() => "several devices",
         _ => return Ok(Some(card)),
     };
-    Err(Error::input(format!("{refused} aren't served for a model outside the decoder")).at(folder.display()))
+    Err(Error::input(format!("a model outside the decoder can't be run with {refused}")).at(folder.display()))
 }
 
 /// Loads a model whose prompts run in groups of equal length, as what it is.
@@ -127,13 +170,18 @@ pub fn load_decoder(
     }
     let devices = choices.iter().map(|choice| choice.open()).collect::<Result<Vec<_>>>()?;
     let on_cpu = devices.iter().any(Device::is_cpu);
-    let (dtype, mut notes) = run_dtype(options.dtype, weights.stored_dtype(), on_cpu)?;
+    let (dtype, mut notes) = match weights.are_quantised() {
+        true => quantised_dtype(options.dtype, &weights.stored_type())?,
+        false => run_dtype(options.dtype, weights.stored_dtype(), on_cpu)?,
+    };
     let place = |device: &Device| {
         let kernels = kernels.unwrap_or(Kernels::for_run(device, dtype));
         Place { kernels, device: device.clone(), dtype }
     };
     let places: Vec<Place> = devices.iter().map(place).collect();
     let decoder = Decoder::load(&config, &weights, &places)?;
+    weights.check_all_merged()?;
+    notes.extend(weights.adapter().map(adapter_note));
     notes.extend(output_note(&config, &weights));
     if weights.are_dummy() {
         notes.push(format!("dummy weights: seeded random numbers (seed {})", options.dummy.unwrap_or_default()));
@@ -178,6 +226,24 @@ pub(super) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Res
     match dtype == DType::BF16 && on_cpu {
         true => Ok((DType::F32, vec!["bf16 upcast to f32 on the CPU, which has no bf16 products".to_owned()])),
         false => Ok((dtype, Vec::new())),
+    }
+}
+
+/// Quantised products take and give f32.
+fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DType, Vec<String>)> {
+    match asked {
+        None | Some("f32") => {
+            Ok((DType::F32, vec![format!("matrices stay in {stored}; their products quantise activations to 8 bits")]))
+        }
+        Some(other) => Err(Error::input(format!("weights in {stored} can't run in `{other}`"))
+            .hint("leave `dtype` out: activations are f32")),
+    }
+}
+
+fn adapter_note(adapter: &Adapter) -> String {
+    match adapter.base_model() {
+        Some(base) => format!("{}; trained on `{base}`", adapter.describe()),
+        None => adapter.describe(),
     }
 }
 

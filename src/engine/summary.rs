@@ -67,7 +67,7 @@ impl ModelSummary {
             stored_dtype: weights.stored_type(),
             stored_bytes: weights.stored_bytes(),
             quantised: weights.are_quantised(),
-            only_dtype: None,
+            only_dtype: weights.are_quantised().then_some("f32"),
             architecture: config.architecture.clone(),
             max_positions: config.max_positions,
             vocab_size: config.vocab_size,

@@ -75,10 +75,10 @@ impl fmt::Display for MeterChoice {
 /// What a meter has to know about the work that it measures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MeterOptions {
-    /// The CUDA ordinal that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the
-    /// model's. `None`: the engine runs on the processor.
-    pub engine_gpu: Option<usize>,
-    /// NVML indices of the GPUs to charge; `None`: the one that the engine runs on.
+    /// The CUDA ordinals that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the
+    /// model's. Empty: the engine runs on the processor.
+    pub engine_gpus: Vec<usize>,
+    /// NVML indices of the GPUs to charge; `None`: those that the engine runs on.
     pub gpu_indices: Option<Vec<u32>>,
     /// What the modelled meter computes with.
     pub coefficients: ModelCoefficients,
@@ -125,7 +125,7 @@ pub fn open(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
 
 fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     Ok(match choice {
-        MeterChoice::Nvml => Box::new(NvmlMeter::open(options.gpu_indices.as_deref(), options.engine_gpu, clock)?),
+        MeterChoice::Nvml => Box::new(NvmlMeter::open(options.gpu_indices.as_deref(), &options.engine_gpus, clock)?),
         MeterChoice::Rapl => Box::new(Rapl::open(Path::new(rapl::POWERCAP), clock)?),
         _ => Box::new(Modelled::open(options.coefficients, clock)?),
     })
@@ -134,7 +134,7 @@ fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
 /// The first meter in order that opens; what had to be passed over is in its notes.
 fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     let mut passed_over = Vec::new();
-    for &choice in candidates(options.engine_gpu.is_some()) {
+    for &choice in candidates(!options.engine_gpus.is_empty()) {
         match open_one(choice, options, clock) {
             Ok(meter) => return Ok(Box::new(Noted::new(meter, notes(options, passed_over)))),
             Err(why) => passed_over.push(format!("{choice} is not available: {}", why.message())),
@@ -145,7 +145,7 @@ fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
 }
 
 fn notes(options: &MeterOptions, mut passed_over: Vec<String>) -> Vec<String> {
-    if options.engine_gpu.is_none() && options.gpu_indices.is_some() {
+    if options.engine_gpus.is_empty() && options.gpu_indices.is_some() {
         passed_over.push("`gpu_indices` has no effect: the model doesn't run on a GPU".into());
     }
     passed_over

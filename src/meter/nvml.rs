@@ -51,10 +51,10 @@ impl NvmlMeter {
     /// # Errors
     /// There is no driver, no such GPU, a GPU is split by MIG (unless it was listed), or a GPU shows neither energy
     /// nor power.
-    pub fn open(gpu_indices: Option<&[u32]>, engine_gpu: Option<usize>, clock: &Clock) -> Result<Self> {
+    pub fn open(gpu_indices: Option<&[u32]>, engine_gpus: &[usize], clock: &Clock) -> Result<Self> {
         let nvml = library()?;
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let indices = choose(gpu_indices, visible.as_deref(), engine_gpu.unwrap_or(0), &uuids(nvml)?)?;
+        let indices = choose(gpu_indices, visible.as_deref(), engine_gpus, &uuids(nvml)?)?;
         let gpus =
             indices.iter().map(|&index| Gpu::open(nvml, index, gpu_indices.is_some())).collect::<Result<Vec<_>>>()?;
         let info = info(nvml, &gpus);
@@ -102,14 +102,18 @@ fn uuids(nvml: &Nvml) -> Result<Vec<String>> {
 }
 
 /// Which GPUs to charge, of those with `uuids`.
-fn choose(listed: Option<&[u32]>, visible: Option<&str>, engine: usize, uuids: &[String]) -> Result<Vec<u32>> {
+fn choose(listed: Option<&[u32]>, visible: Option<&str>, engine: &[usize], uuids: &[String]) -> Result<Vec<u32>> {
     if uuids.is_empty() {
         return Err(Error::new("there is no GPU"));
     }
+    let engine = if engine.is_empty() { &[0] } else { engine };
     let mut chosen = match (listed, visible) {
         (Some(indices), _) => indices.to_vec(),
-        (None, Some(names)) => vec![engines_gpu(&visible_gpus(names, uuids)?, engine)?],
-        (None, None) => vec![engine as u32],
+        (None, Some(names)) => {
+            let visible = visible_gpus(names, uuids)?;
+            engine.iter().map(|index| engines_gpu(&visible, *index)).collect::<Result<_>>()?
+        }
+        (None, None) => engine.iter().map(|index| *index as u32).collect(),
     };
     if let Some(missing) = chosen.iter().find(|&&index| index as usize >= uuids.len()) {
         return Err(Error::input(format!("there is no GPU {missing}; this machine has {}", uuids.len())));
@@ -311,21 +315,22 @@ mod tests {
 
     /// What the engine's GPU is when it runs on the first of these visible ones.
     fn visible(names: &str) -> Result<Vec<u32>> {
-        choose(None, Some(names), 0, &uuids())
+        choose(None, Some(names), &[0], &uuids())
     }
 
     #[test]
     fn listed_gpus_win_over_the_environment_and_are_charged_once() {
-        assert_eq!(choose(Some(&[2, 0, 2]), Some("1"), 0, &uuids()).unwrap(), [0, 2]);
+        assert_eq!(choose(Some(&[2, 0, 2]), Some("1"), &[0], &uuids()).unwrap(), [0, 2]);
     }
 
     #[test]
     fn without_any_choice_only_the_engines_gpu_is_charged() {
-        assert_eq!(choose(None, None, 0, &uuids()).unwrap(), [0]);
-        assert_eq!(choose(None, None, 1, &uuids()).unwrap(), [1]);
-        assert_eq!(choose(None, Some("2,0,1"), 0, &uuids()).unwrap(), [2], "idle neighbours aren't charged");
-        assert_eq!(choose(None, Some("2,0,1"), 2, &uuids()).unwrap(), [1]);
-        assert!(choose(None, Some("2"), 1, &uuids()).is_err());
+        assert_eq!(choose(None, None, &[], &uuids()).unwrap(), [0]);
+        assert_eq!(choose(None, None, &[1], &uuids()).unwrap(), [1]);
+        assert_eq!(choose(None, Some("2,0,1"), &[0], &uuids()).unwrap(), [2], "idle neighbours aren't charged");
+        assert_eq!(choose(None, Some("2,0,1"), &[2], &uuids()).unwrap(), [1]);
+        assert_eq!(choose(None, Some("2,0,1"), &[0, 1], &uuids()).unwrap(), [0, 2], "a model on two GPUs");
+        assert!(choose(None, Some("2"), &[1], &uuids()).is_err());
     }
 
     #[test]
@@ -350,9 +355,9 @@ mod tests {
 
     #[test]
     fn a_gpu_that_does_not_exist_is_named() {
-        let error = choose(Some(&[7]), None, 0, &uuids()).unwrap_err();
+        let error = choose(Some(&[7]), None, &[0], &uuids()).unwrap_err();
         assert_eq!(error.message(), "there is no GPU 7; this machine has 3");
-        assert!(choose(Some(&[]), None, 0, &uuids()).is_err());
-        assert!(choose(None, None, 0, &[]).is_err());
+        assert!(choose(Some(&[]), None, &[0], &uuids()).is_err());
+        assert!(choose(None, None, &[0], &[]).is_err());
     }
 }

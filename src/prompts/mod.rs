@@ -44,6 +44,12 @@ impl PromptSet {
         Self { source: source.to_owned(), items: texts.map(PromptItem::plain).collect() }
     }
 
+    /// Prompts of random token ids; each text is only the name by which a model's ids are drawn.
+    pub fn random(count: usize, tokens: usize, seed: u64) -> Self {
+        let item = |index: usize| PromptItem::plain(&format!("prompt {index} of {tokens} random tokens, seed {seed}"));
+        Self { source: "random token ids".to_owned(), items: (0..count).map(item).collect() }
+    }
+
     /// Reads a `.jsonl` file in Dolly's schema, or a text file with one prompt a line (stripped, blank lines skipped).
     ///
     /// # Errors

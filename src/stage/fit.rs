@@ -13,9 +13,8 @@ pub struct Fit {
 impl Fit {
     /// Takes up what earlier trials of the run showed.
     pub fn new(trials: &[Trial]) -> Self {
-        let out_of_memory = |trial: &&Trial| {
-            matches!(trial.outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. })
-        };
+        let out_of_memory =
+            |trial: &&Trial| matches!(trial.outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. });
         Self { ran_out: trials.iter().filter(out_of_memory).map(|trial| trial.cell.clone()).collect() }
     }
 
@@ -63,7 +62,7 @@ impl Fit {
 
 /// What a cell takes; every beam is a row of its own.
 pub fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize) -> MemoryNeed {
-    let rows = cell.batch_size.saturating_mul(cell.decoding.rows_per_prompt());
+    let rows = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
     summary.memory(rows, longest, longest.saturating_add(cell.max_new_tokens), &cell.dtype)
 }
 
@@ -81,6 +80,7 @@ mod tests {
             dtype: "bf16".into(),
             output_length: OutputLength::Fixed,
             decoding: Decoding::Greedy,
+            dummy_weights: false,
         }
     }
 
@@ -126,7 +126,11 @@ mod tests {
         let mut fit = Fit::default();
         fit.ran_out(&cell(8, 64));
         for (batch_size, length, tried) in [(8, 32, true), (4, 128, true), (8, 128, false), (16, 64, false)] {
-            assert_eq!(fit.obstacle(&cell(batch_size, length), None, 10, None).is_none(), tried, "{batch_size} {length}");
+            assert_eq!(
+                fit.obstacle(&cell(batch_size, length), None, 10, None).is_none(),
+                tried,
+                "{batch_size} {length}"
+            );
         }
         assert_eq!(fit.obstacle(&cell(8, 64), None, 10, None), None, "its own repeats are tried again");
         let other = CellSpec { model: "other".into(), ..cell(16, 64) };

@@ -4,6 +4,7 @@
 //! meter on │ warm-up │ guard │ t0 ── whole passes over the prompt list ── t1 │ guard │ meter off
 //! ```
 
+pub mod fit;
 mod passes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,11 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// A trial that wasn't tried.
+    pub fn skipped(message: String) -> Self {
+        Self { outcome: Outcome::Skipped { message }, trace: None, generations: Vec::new() }
+    }
+
     /// A trial that broke.
     pub fn failed(failure: FailureKind, error: &Error) -> Self {
         let outcome = Outcome::Failed { failure, message: error.one_line() };

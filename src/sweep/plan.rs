@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::record::{CellId, CellSpec, OutputLength};
-use crate::sweep::spec::{ModelSpec, SweepSpec};
+use crate::sweep::spec::{ModelSpec, SweepSpec, WeightsChoice};
 
 /// What is run: every cell once in each block.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +133,7 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         dtype: dtype.clone(),
         output_length: spec.generation.length,
         decoding: spec.generation.decoding,
+        dummy_weights: model.weights == WeightsChoice::Dummy,
     };
     batches
         .iter()

@@ -58,8 +58,14 @@ pub struct ModelSpec {
     pub teacher: Option<String>,
     /// Data type to run in; left out, the one that the weights are stored in.
     pub dtype: Option<Dtype>,
-    /// Folder of a PEFT LoRA adapter. Not merged yet: a sweep that names one is refused with how to merge it.
-    pub adapter: Option<PathBuf>,
+    /// PEFT LoRA adapter that is merged into the weights: a folder (starts with `.`, `/` or `~`, relative to the sweep
+    /// file) or a hub id.
+    pub adapter: Option<String>,
+    /// `stored`, or `dummy` for seeded random weights, for which the source needs no more than a `config.json`.
+    #[serde(default)]
+    pub weights: WeightsChoice,
+    /// CUDA devices that the layers are spread over, in order; left out, the one that the run names.
+    pub devices: Option<Vec<usize>>,
     /// Hub revision (branch, tag or commit).
     pub revision: Option<String>,
     /// JSON file that says what training the model cost: `seconds`, `energy_j`, `energy_method`.
@@ -71,6 +77,25 @@ pub struct ModelSpec {
     /// Names for this model's chat template; they win over those of `prompts.template_variables`.
     #[serde(default)]
     pub template_variables: Variables,
+}
+
+/// Where a model's weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightsChoice {
+    /// From the source.
+    #[default]
+    Stored,
+    /// Seeded random numbers.
+    Dummy,
+}
+
+/// Prompts of random token ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomPrompts {
+    /// Tokens of each prompt.
+    pub tokens: usize,
 }
 
 /// Names that a chat template is given, such as `enable_thinking`.
@@ -164,6 +189,8 @@ pub struct PromptSpec {
     pub file: Option<PathBuf>,
     /// The prompts themselves, in place of a file.
     pub text: Option<Vec<String>>,
+    /// Random token ids of each model's vocabulary, in place of texts: no tokenizer is needed. `count` says how many.
+    pub random: Option<RandomPrompts>,
     /// How many to draw; left out, all of them in the file's order.
     pub count: Option<usize>,
     /// Seed of the draw (NumPy's `default_rng(seed).permutation`, as Hugging Face `datasets` shuffles).

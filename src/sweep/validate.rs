@@ -6,7 +6,9 @@ use std::fmt::Display;
 use crate::error::{Error, Result};
 use crate::meter::MeterChoice;
 use crate::record::{Decoding, Role, Truncate};
-use crate::sweep::spec::{Auto, Axis, ModelSource, ModelSpec, SweepSpec, TemplateChoice, Variables};
+use crate::sweep::spec::{
+    Auto, Axis, ModelSource, ModelSpec, RandomPrompts, SweepSpec, TemplateChoice, Variables, WeightsChoice,
+};
 use crate::sweep::yaml::Step::{Item, Key};
 use crate::sweep::yaml::{Source, Step, closest};
 
@@ -70,7 +72,8 @@ impl Check<'_> {
                 return Err(self.fail(label, message, "labels name cells and must differ"));
             }
             self.model_source(index, model)?;
-            self.adapter(index, model)?;
+            self.weights(index, model)?;
+            self.devices(index, model)?;
             self.teacher(index, model)?;
             if let Some(axes) = &model.sweep {
                 let at = |key| [Key("models"), Item(index), Key("sweep"), Key(key)];
@@ -98,14 +101,56 @@ impl Check<'_> {
         }
     }
 
-    /// An adapter that is left out in silence would pass the base model for the student.
-    fn adapter(&self, index: usize, model: &ModelSpec) -> Result<()> {
-        if model.adapter.is_none() {
-            return Ok(());
+    /// What can't go with made-up weights, or with a simulated model.
+    fn weights(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        let at = |key| [Key("models"), Item(index), Key(key)];
+        let is_simulated = matches!(model.source, ModelSource::Synthetic(_));
+        if is_simulated && let Some(key) = weights_key(model) {
+            let message = format!("`{key}` of the simulated model `{}`", model.label);
+            return Err(self.fail(&at(key), message, "remove it: a simulated model has no weights"));
         }
-        let message = format!("`{}` names an adapter, and adapters aren't merged here", model.label);
-        let hint = "merge it with PEFT (`merge_and_unload()`, then `save_pretrained`) and name that folder as `source`";
-        Err(self.fail(&[Key("models"), Item(index), Key("adapter")], message, hint))
+        if model.weights == WeightsChoice::Dummy {
+            if model.adapter.is_some() {
+                let hint = "remove one of them: an adapter changes what the weights say, which is nothing here";
+                return Err(self.fail(&at("adapter"), "an adapter for dummy weights", hint));
+            }
+            if self.spec.accuracy.is_some() {
+                let message = format!("accuracy of dummy weights (`{}`)", model.label);
+                let hint = "remove `accuracy`, or measure this model in a sweep of its own";
+                return Err(self.fail(&at("weights"), message, hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// One meter charges the same GPUs for every model.
+    fn devices(&self, index: usize, model: &ModelSpec) -> Result<()> {
+        let path = [Key("models"), Item(index), Key("devices")];
+        let Some(devices) = &model.devices else {
+            return match self.spec.models.iter().find(|other| other.devices.is_some()) {
+                None => Ok(()),
+                Some(other) => {
+                    let path = [Key("models"), Item(index), Key("label")];
+                    let message = format!("`{}` names `devices`, and `{}` doesn't", other.label, model.label);
+                    Err(self.fail(
+                        &path,
+                        message,
+                        "give all models of a sweep the same `devices`: one meter charges them",
+                    ))
+                }
+            };
+        };
+        let distinct: HashSet<_> = devices.iter().collect();
+        if devices.is_empty() || distinct.len() < devices.len() {
+            return Err(self.fail(&path, "an empty list or a device twice", "such as `[0, 1]`"));
+        }
+        match self.spec.models.iter().all(|other| other.devices.as_ref().is_none_or(|others| others == devices)) {
+            true => Ok(()),
+            false => {
+                let hint = "give all models of a sweep the same `devices`: one meter charges them";
+                Err(self.fail(&path, "models on different devices", hint))
+            }
+        }
     }
 
     fn teacher(&self, index: usize, model: &ModelSpec) -> Result<()> {
@@ -169,24 +214,60 @@ impl Check<'_> {
 
     fn prompts(&self) -> Result<()> {
         let prompts = &self.spec.prompts;
-        match (&prompts.file, &prompts.text) {
-            (Some(_), Some(_)) => {
-                return Err(self.fail(&[Key("prompts"), Key("text")], "both `file` and `text`", "keep one of them"));
+        let given =
+            [("file", prompts.file.is_some()), ("text", prompts.text.is_some()), ("random", prompts.random.is_some())];
+        let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
+        match (given.as_slice(), &prompts.text) {
+            ([first, second, ..], _) => {
+                let message = format!("both `{first}` and `{second}`");
+                return Err(self.fail(&[Key("prompts"), Key(second)], message, "keep one of them"));
             }
-            (None, None) => {
-                let hint = "add `file: prompts.jsonl` (or `.txt`), or `text: [\"…\"]`";
+            ([], _) => {
+                let hint = "add `file: prompts.jsonl` (or `.txt`), `text: [\"…\"]` or `random: {tokens: 128}`";
                 return Err(self.fail(&[Key("prompts")], "no prompts", hint));
             }
-            (None, Some(text)) if text.iter().all(|prompt| prompt.trim().is_empty()) => {
+            (_, Some(text)) if text.iter().all(|prompt| prompt.trim().is_empty()) => {
                 return Err(self.fail(&[Key("prompts"), Key("text")], "no prompts", "give at least one prompt"));
             }
             _ => {}
+        }
+        if let Some(random) = prompts.random {
+            self.random_prompts(random)?;
         }
         if prompts.count == Some(0) {
             return Err(self.fail(&[Key("prompts"), Key("count")], "0 prompts", "draw at least one, or leave it out"));
         }
         self.prompt_length()?;
         self.chat_templates()
+    }
+
+    fn random_prompts(&self, random: RandomPrompts) -> Result<()> {
+        let path = [Key("prompts"), Key("random")];
+        let prompts = &self.spec.prompts;
+        if random.tokens == 0 || random.tokens > LARGEST_AXIS_VALUE {
+            let hint = format!("1 to {LARGEST_AXIS_VALUE}");
+            return Err(self.fail(&path, format!("random prompts of {} tokens", random.tokens), hint));
+        }
+        match prompts.count {
+            None => {
+                return Err(self.fail(&path, "random prompts without `count`", "add how many there are: `count: 64`"));
+            }
+            Some(count) if count > LARGEST_AXIS_VALUE => {
+                return Err(self.fail(&path, format!("{count} prompts"), format!("1 to {LARGEST_AXIS_VALUE}")));
+            }
+            Some(_) => {}
+        }
+        if self.spec.accuracy.is_some() {
+            let hint = "remove `accuracy`, or give the prompts as text";
+            return Err(self.fail(&path, "random prompts beside `accuracy`", hint));
+        }
+        let templated = prompts.chat_template != TemplateChoice::None
+            || self.spec.models.iter().any(|model| model.chat_template.is_some());
+        if templated || prompts.system.is_some() || prompts.max_tokens.is_some() {
+            let hint = "remove `chat_template`, `system` and `max_tokens`: random ids go to the model as they are";
+            return Err(self.fail(&path, "random prompts with a form", hint));
+        }
+        Ok(())
     }
 
     fn prompt_length(&self) -> Result<()> {
@@ -355,5 +436,15 @@ impl Check<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+/// A key about weights that a model has.
+fn weights_key(model: &ModelSpec) -> Option<&'static str> {
+    match model {
+        ModelSpec { adapter: Some(_), .. } => Some("adapter"),
+        ModelSpec { weights: WeightsChoice::Dummy, .. } => Some("weights"),
+        ModelSpec { devices: Some(_), .. } => Some("devices"),
+        _ => None,
     }
 }

@@ -227,6 +227,7 @@ pub fn run() -> RunInfo {
         dtype: c.dtype.clone(),
         output_length: c.output_length,
         decoding: Decoding::Greedy,
+        dummy_weights: false,
     });
     RunInfo {
         format: FORMAT,

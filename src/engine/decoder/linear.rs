@@ -95,16 +95,14 @@ impl Linear {
     }
 }
 
-/// The matrices, where all of them are stored quantised.
+/// The matrices as they are stored, where all of them are stored quantised: in one where they can be stacked.
 fn quantised(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Vec<QMatMul>>> {
-    let mut matrices = Vec::with_capacity(parts.len());
-    for part in parts {
-        match weights.quantised(&part.weight, &place.device)? {
-            Some(matrix) => matrices.push(QMatMul::from_arc(matrix)?),
-            None => return Ok(None),
-        }
+    let tensors: Vec<_> = parts.iter().map(|part| &part.weight).collect();
+    if let Some(stacked) = weights.load_quantised(&tensors, &place.device)? {
+        return Ok(Some(vec![stacked]));
     }
-    Ok(Some(matrices))
+    let apart = tensors.iter().map(|tensor| weights.load_quantised(&[tensor], &place.device));
+    Ok(apart.collect::<Result<Vec<_>>>()?.into_iter().collect())
 }
 
 fn load_matrix(weights: &Weights, part: &MatrixSpec, place: &Place) -> Result<Tensor> {

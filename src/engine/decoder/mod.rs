@@ -244,7 +244,7 @@ fn output(weights: &Weights, places: &[Place], last: &Place) -> Result<Option<Li
 /// The embedding table as an output layer of its own, where it has to lie on another device or is quantised.
 fn tied_output(weights: &Weights, place: &Place, elsewhere: bool) -> Result<Option<Linear>> {
     let layout = weights.layout();
-    let quantised = weights.quantised(&layout.embedding, &place.device)?.is_some();
+    let quantised = weights.are_quantised();
     if !elsewhere && !quantised && layout.output.bias.is_none() {
         return Ok(None);
     }

@@ -124,11 +124,6 @@ impl RopeTable {
         self.cos.len() / self.pairs
     }
 
-    /// How many pairs of dimensions are rotated.
-    pub fn pairs(&self) -> usize {
-        self.pairs
-    }
-
     /// Which dimensions form a pair.
     pub fn style(&self) -> RopeStyle {
         self.style

@@ -6,7 +6,7 @@ use super::{Choice, not_numbers};
 use crate::error::Result;
 
 /// Chooses tokens; knows the end-of-sequence tokens of a model.
-pub(super) struct Picker {
+pub struct Picker {
     eos: Vec<u32>,
     /// For devices other than the CPU.
     device: Option<OnDevice>,
