@@ -88,6 +88,7 @@ impl Run {
             dtype: "f32".to_owned(),
             output_length: OutputLength::Fixed,
             decoding: Decoding::Greedy,
+            dummy_weights: false,
         };
         self.info.cells.push(cell.clone());
         cell

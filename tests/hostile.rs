@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ept_sweep::engine::load::{ModelSummary, inspect};
+use ept_sweep::engine::load::{LoadOptions, ModelSummary, inspect};
 use ept_sweep::error::Result;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -81,7 +81,7 @@ impl Folder {
     fn inspect(&self) -> Result<ModelSummary> {
         let before = LIVE.get();
         PEAK.set(before);
-        let summary = inspect(&self.0);
+        let summary = inspect(&self.0, &LoadOptions::default());
         let held = (PEAK.get() - before).max(0) as usize;
         let allowed = PER_BYTE * self.bytes() + FIXED;
         assert!(held <= allowed, "held {held} bytes, more than {allowed}, and gave {summary:?}");

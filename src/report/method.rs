@@ -43,6 +43,7 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
             .to_owned(),
     );
     limits.extend(grouped(run));
+    limits.extend(dummies(run));
     if study.methods.iter().any(|m| matches!(m, EnergyMethod::Counter | EnergyMethod::PowerIntegral)) {
         limits.push(
             "An interval says how far repeats agree. A systematic error of the sensor itself is in all of them alike, \
@@ -52,6 +53,20 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
     }
     limits.extend(meters.iter().flat_map(|meter| meter.notes.iter().cloned()));
     Method { paragraphs, formulas: formulas(), limits }
+}
+
+/// Models with made-up weights.
+fn dummies(run: &RunInfo) -> Option<String> {
+    let named: BTreeSet<&str> =
+        run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| cell.model.as_str()).collect();
+    if named.is_empty() {
+        return None;
+    }
+    let list = named.into_iter().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "The dummy weights of {list} are seeded random numbers: energy and speed are those of the architecture, and what \
+         it writes means nothing."
+    ))
 }
 
 /// Models whose batches ran as groups of equally long prompts, each engine named once.

@@ -1,0 +1,141 @@
+//! Dummy weights, random prompts, and cells that don't fit: through the program.
+
+mod common;
+
+use std::fs;
+
+use common::{Folder, program, stderr};
+use serde_json::Value;
+
+const MEASURE: &str = "measure: {meter: modelled, repeats: 1, window_s: 0.05, warmup_s: 0.01, idle_s: 0}\n";
+
+/// A folder with nothing but the config of a Llama.
+fn config_only(folder: &Folder, layers: usize) {
+    fs::create_dir(folder.path("model")).unwrap();
+    folder.write(
+        "model/config.json",
+        &format!(
+            r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128,
+                "num_hidden_layers": {layers}, "num_attention_heads": 4, "max_position_embeddings": 1048576,
+                "dtype": "bfloat16"}}"#
+        ),
+    );
+}
+
+fn records(out: &std::path::Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("records.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn an_architecture_is_measured_from_its_config_alone() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    let sweep = folder.write(
+        "sweep.yaml",
+        &format!(
+            "name: dummy\nmodels:\n  - {{label: llama, source: ./model, weights: dummy}}\n\
+             sweep: {{batch_size: [1, 4], max_new_tokens: 8}}\nprompts: {{random: {{tokens: 12}}, count: 8}}\n\
+             generation: {{length: fixed}}\n{MEASURE}"
+        ),
+    );
+    let out = folder.path("out");
+    common::sweep(&sweep, &out);
+    for record in records(&out) {
+        assert_eq!(record["outcome"]["outcome"], "measured", "{record}");
+        assert_eq!(record["cell"]["dummy_weights"], true);
+        let passes = record["outcome"]["window"]["passes"].as_u64().unwrap();
+        assert_eq!(record["outcome"]["tokens_in"].as_u64().unwrap(), passes * 8 * 12);
+        assert_eq!(record["outcome"]["tokens_out"].as_u64().unwrap(), passes * 8 * 8);
+    }
+    let report = fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(report.contains("dummy weights"), "the report says that the weights are made up");
+    let table = fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(table.lines().next().unwrap().contains("weights") && table.contains("dummy"));
+}
+
+#[test]
+fn the_same_random_prompts_and_weights_give_the_same_answers_again() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    let sweep = folder.write(
+        "sweep.yaml",
+        &format!(
+            "name: dummy\nmodels:\n  - {{label: llama, source: ./model, weights: dummy}}\n\
+             sweep: {{batch_size: 2, max_new_tokens: 8}}\nprompts: {{random: {{tokens: 12}}, count: 4}}\n{MEASURE}"
+        ),
+    );
+    let answers = |name: &str| {
+        common::sweep(&sweep, &folder.path(name));
+        fs::read_to_string(folder.path(name).join("generations.jsonl")).unwrap()
+    };
+    assert_eq!(answers("one"), answers("two"));
+}
+
+#[test]
+fn accuracy_of_dummy_weights_is_refused_in_the_sweep_file() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    folder.write("held.jsonl", "{\"instruction\": \"a\", \"response\": \"b\"}\n");
+    let sweep = folder.write(
+        "sweep.yaml",
+        "name: dummy\nmodels:\n  - {label: llama, source: ./model, weights: dummy}\n\
+         sweep: {batch_size: 1, max_new_tokens: 8}\nprompts: {text: [\"a\"]}\naccuracy: {file: held.jsonl}\n",
+    );
+    let output = program().arg("plan").arg(&sweep).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("accuracy of dummy weights (`llama`)"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_cell_that_cannot_fit_is_skipped_with_the_figures_and_the_others_run() {
+    let folder = Folder::new();
+    // 64 layers · 2 · 64 wide in f32: 32 KiB of KV cache a token; 900,000 tokens of 8 sequences are 220 GiB
+    config_only(&folder, 64);
+    let sweep = folder.write(
+        "sweep.yaml",
+        &format!(
+            "name: large\nmodels:\n  - {{label: llama, source: ./model, weights: dummy}}\n\
+             sweep: {{batch_size: [1, 8], max_new_tokens: [2, 900000]}}\nprompts: {{random: {{tokens: 4}}, count: 8}}\n\
+             {MEASURE}"
+        ),
+    );
+    let plan = program().arg("plan").arg(&sweep).output().unwrap();
+    assert!(stderr(&plan).contains("cell `llama.b8.n900000` doesn't fit: about"), "{}", stderr(&plan));
+    let out = folder.path("out");
+    let output = program().arg(&sweep).arg("--out").arg(&out).args(["--only", "*.b[18].n2"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = program().arg(&sweep).arg("--out").arg(&out).args(["--only", "*.b8.*"]).output().unwrap();
+    assert!(stderr(&output).contains("failed or were skipped"), "{}", stderr(&output));
+    let records = records(&out);
+    let outcome = |id: &str| &records.iter().find(|record| record["cell"]["id"] == id).unwrap()["outcome"];
+    assert_eq!(outcome("llama.b1.n2")["outcome"], "measured");
+    assert_eq!(outcome("llama.b8.n2")["outcome"], "measured");
+    let skipped = outcome("llama.b8.n900000");
+    assert_eq!(skipped["outcome"], "skipped");
+    let message = skipped["message"].as_str().unwrap();
+    assert!(message.starts_with("doesn't fit: about ") && message.contains("are free"), "{message}");
+}
+
+#[test]
+fn after_running_out_of_memory_smaller_cells_run_and_larger_ones_are_skipped() {
+    let folder = Folder::new();
+    let sweep = folder.write(
+        "sweep.yaml",
+        "name: oom\nmodels:\n  - {label: m, source: {synthetic: {power_w: 100, step_s: 0.01, \
+         fail: {kind: oom, from_batch_size: 4}}}}\nsweep: {batch_size: [1, 2, 4, 8], max_new_tokens: 4}\n\
+         prompts: {text: [a, b, c, d, e, f, g, h]}\nmeasure: {repeats: 3, window_s: 1, warmup_s: 0, idle_s: 0}\n",
+    );
+    let out = folder.path("out");
+    let output = program().arg(&sweep).arg("--out").arg(&out).output().unwrap();
+    assert!(stderr(&output).contains("failed or were skipped"), "{}", stderr(&output));
+    let records = records(&out);
+    let count = |id: &str, outcome: &str| {
+        records.iter().filter(|r| r["cell"]["id"] == id && r["outcome"]["outcome"] == outcome).count()
+    };
+    assert_eq!((count("m.b1.n4", "measured"), count("m.b2.n4", "measured")), (3, 3));
+    assert_eq!(count("m.b4.n4", "failed"), 3, "its own repeats are tried again");
+    assert!(count("m.b8.n4", "skipped") >= 2, "it is dominated from the first failure of a smaller one on");
+    let skipped = records.iter().find(|record| record["outcome"]["outcome"] == "skipped").unwrap();
+    assert!(skipped["outcome"]["message"].as_str().unwrap().contains("`m.b4.n4`, which needs no more memory"));
+}
