@@ -271,7 +271,9 @@ def add_config(writer, arch, config):
     writer.add_context_length(get("max_position_embeddings", "n_positions"))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(get("intermediate_size", "n_inner", "ffn_hidden_size") or 4 * config.hidden_size)
+    # the configs of gpt2 and falcon keep an `intermediate_size` that they don't use
+    inner = {"gpt2": "n_inner", "falcon": "ffn_hidden_size"}.get(arch, "intermediate_size")
+    writer.add_feed_forward_length(get(inner) or 4 * config.hidden_size)
     writer.add_head_count(heads)
     writer.add_head_count_kv(groups)
     writer.add_key_length(head_dim)

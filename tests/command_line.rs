@@ -69,9 +69,17 @@ fn a_student_without_a_teacher_is_refused() {
 }
 
 #[test]
-fn an_adapter_is_refused_with_how_to_merge_it_rather_than_left_out() {
-    let said = complaint("    teacher: teacher\n", "    teacher: teacher\n    adapter: ./lora\n");
-    has_all(&said, &["broken.yaml:15:14", "`student` names an adapter", "merge_and_unload"]);
+fn what_belongs_to_weights_is_refused_for_a_simulated_model_rather_than_left_out() {
+    for (key, line) in [("adapter", "adapter: ./lora"), ("weights", "weights: dummy"), ("devices", "devices: [0, 1]")] {
+        let said = complaint("    teacher: teacher\n", &format!("    teacher: teacher\n    {line}\n"));
+        has_all(&said, &["broken.yaml:15:", &format!("`{key}` of the simulated model `student`")]);
+    }
+}
+
+#[test]
+fn random_prompts_need_a_count_and_no_form() {
+    let random = |line: &str| complaint("prompts:\n", &format!("prompts:\n  random: {{tokens: 4}}\n{line}"));
+    assert!(random("").contains("both `") || random("").contains("`count`"), "{}", random(""));
 }
 
 #[test]

@@ -161,7 +161,9 @@ fn layers_spread_over_several_devices_give_the_same_answers() {
     let spread = ["falcon_alibi", "gemma2", "gpt2", "mixtral", "opt_norm_after", "phi3_longrope", "smollm3"];
     for golden in goldens().iter().filter(|golden| spread.iter().any(|name| golden.name.starts_with(name))) {
         let folder = golden.model();
-        for (kernels, more) in [(Kernels::Cpu, 1), (Kernels::Stock, 2)] {
+        for kernels in BOTH_KERNELS {
+            let more =
+                golden.config.get("num_hidden_layers").and_then(Value::as_u64).map_or(1, |layers| layers as usize - 1);
             let more_devices = vec![DeviceChoice::Cpu; more];
             let options = LoadOptions { dtype: Some("f32"), more_devices, ..LoadOptions::default() };
             let mut engine = load_decoder(&folder.0, &options, DeviceChoice::Cpu, Some(kernels)).unwrap();

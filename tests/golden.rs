@@ -76,7 +76,7 @@ fn until_eos(row: &[u32], eos: &[u32]) -> Vec<u32> {
 fn every_golden_model_is_tested() {
     let folders = std::fs::read_dir(folder("")).unwrap().map(|entry| entry.unwrap().path());
     let mut names: Vec<String> = folders
-        .filter(|path| path.join("golden.json").is_file())
+        .filter(|path| path.join("golden.json").is_file() && path.join("config.json").is_file())
         .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     names.sort();

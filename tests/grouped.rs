@@ -227,7 +227,7 @@ fn what_the_code_computes_otherwise_is_refused_by_field() {
         (
             "mamba",
             json!({"quantization_config": {"bits": 4}}),
-            "`quantization_config`: quantised weights aren't served",
+            "`quantization_config`: quantised safetensors aren't served",
         ),
         ("mamba", json!({"hidden_size": "wide"}), "`hidden_size`: `\"wide\"` isn't a positive whole number"),
         ("deepseek_v3", json!({"max_position_embeddings": 1 << 29}), "`max_position_embeddings`: more than 1048576"),
