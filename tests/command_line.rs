@@ -77,12 +77,6 @@ fn what_belongs_to_weights_is_refused_for_a_simulated_model_rather_than_left_out
 }
 
 #[test]
-fn random_prompts_need_a_count_and_no_form() {
-    let random = |line: &str| complaint("prompts:\n", &format!("prompts:\n  random: {{tokens: 4}}\n{line}"));
-    assert!(random("").contains("both `") || random("").contains("`count`"), "{}", random(""));
-}
-
-#[test]
 fn an_empty_axis_is_refused() {
     has_all(&complaint("batch_size: [1, 4]", "batch_size: []"), &["broken.yaml:19:15", "empty axis"]);
 }

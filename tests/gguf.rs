@@ -109,6 +109,27 @@ fn a_file_says_what_it_is_before_and_after_loading() {
     }
 }
 
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_gives_the_logits_of_the_dequantised_weights() {
+    if !DeviceChoice::Auto.is_gpu() {
+        return;
+    }
+    for (file, golden) in models() {
+        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+        let mut engine = load_decoder(&file, &options, DeviceChoice::Cuda(0), None).unwrap();
+        let logits = engine.prompt_logits(&batch(&golden)).unwrap();
+        for (row, (ours, theirs)) in logits.iter().zip(&golden.prompt_logits).enumerate() {
+            let scale = theirs.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+            let error = ours.iter().zip(theirs).fold(0f32, |largest, (a, b)| largest.max((a - b).abs()));
+            let allowed = tolerance(&golden) * scale;
+            println!("{}: {error} of {scale}", file.display());
+            assert!(error <= allowed, "{}, row {row}: off by {error} of {scale}", file.display());
+        }
+    }
+}
+
 #[test]
 fn quantised_weights_run_in_f32_alone() {
     let (file, _) = models().into_iter().find(|(_, golden)| golden.is_quantised()).unwrap();

@@ -303,3 +303,21 @@ fn what_nothing_serves_is_refused_with_what_is_served() {
     assert!(message.contains("`JambaForCausalLM` isn't served; served are `ArceeForCausalLM`"), "{message}");
     assert!(message.contains("`RecurrentGemmaForCausalLM`"), "{message}");
 }
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_gives_the_answers_of_transformers() {
+    if !DeviceChoice::Auto.is_gpu() {
+        return;
+    }
+    for golden in goldens() {
+        let folder = golden.model();
+        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+        let mut engine = load_grouped(&folder.0, &options, DeviceChoice::Cuda(0)).unwrap();
+        let answers = generate(&mut engine, &golden.batch(), OutputLength::Natural);
+        for (row, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.ids, golden.natural(row), "{}, row {row}", golden.name);
+        }
+    }
+}

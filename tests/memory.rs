@@ -88,6 +88,36 @@ fn accuracy_of_dummy_weights_is_refused_in_the_sweep_file() {
 }
 
 #[test]
+fn random_prompts_and_dummy_weights_that_contradict_the_rest_are_refused_where_they_stand() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    let refused = |model: &str, prompts: &str| {
+        let sweep = folder.write(
+            "sweep.yaml",
+            &format!(
+                "name: dummy\nmodels:\n  - {{label: llama, source: ./model, weights: dummy{model}}}\n\
+                 sweep: {{batch_size: 1, max_new_tokens: 8}}\nprompts: {{{prompts}}}\n"
+            ),
+        );
+        let output = program().arg("plan").arg(&sweep).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let cases = [
+        ("", "random: {tokens: 4}", "random prompts without `count`"),
+        ("", "random: {tokens: 0}, count: 4", "random prompts of 0 tokens"),
+        ("", "text: [a], random: {tokens: 4}, count: 4", "both `text` and `random`"),
+        ("", "random: {tokens: 4}, count: 4, system: Be brief.", "random prompts with a form"),
+        (", adapter: ./lora", "random: {tokens: 4}, count: 4", "an adapter for dummy weights"),
+        (", devices: [0, 0]", "random: {tokens: 4}, count: 4", "an empty list or a device twice"),
+    ];
+    for (model, prompts, expected) in cases {
+        let said = refused(model, prompts);
+        assert!(said.contains(expected) && said.contains("sweep.yaml:"), "{said}");
+    }
+}
+
+#[test]
 fn a_cell_that_cannot_fit_is_skipped_with_the_figures_and_the_others_run() {
     let folder = Folder::new();
     // 64 layers · 2 · 64 wide in f32: 32 KiB of KV cache a token; 900,000 tokens of 8 sequences are 220 GiB
