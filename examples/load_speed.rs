@@ -46,16 +46,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         drop_from_cache(&files)?;
         report("disk, cold, eight threads", bytes, || read_in_parallel(&files, 8))?;
         report("page cache, eight threads", bytes, || read_in_parallel(&files, 8))?;
-        let mut loading = || -> Result<(), Box<dyn Error>> {
+        let loading = || -> Result<(), Box<dyn Error>> {
             let options = LoadOptions { dtype: arguments.dtype.as_deref(), ..LoadOptions::default() };
             drop(load(&arguments.folder, &options, device)?);
             Ok(())
         };
         // hashing every file for the record is part of the first load of a process, and reads it once more
-        report("load, warm (the first one hashes)", bytes, &mut loading)?;
+        report("load, warm (the first one hashes)", bytes, &loading)?;
         drop_from_cache(&files)?;
-        report("load, cold", bytes, &mut loading)?;
-        report("load, warm", bytes, &mut loading)?;
+        report("load, cold", bytes, &loading)?;
+        report("load, warm", bytes, &loading)?;
     }
     Ok(())
 }

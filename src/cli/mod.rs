@@ -178,6 +178,10 @@ pub struct BenchArgs {
     #[arg(long)]
     pub model: String,
 
+    /// PEFT LoRA adapter to merge into the model: a folder, or a hub id (`owner/name`)
+    #[arg(long, value_name = "ADAPTER")]
+    pub adapter: Option<String>,
+
     /// Text file with one prompt a line, or a .jsonl file in Dolly's schema
     #[arg(long, value_name = "FILE", required_unless_present = "use_dolly", conflicts_with = "use_dolly")]
     pub prompts: Option<PathBuf>,

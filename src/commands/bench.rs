@@ -154,15 +154,17 @@ fn model_spec(arguments: &BenchArgs) -> ModelSpec {
         _ => Dtype::Bf16,
     });
     // a folder or file needs no leading `./` on the command line, as in EPT-Bench
-    let is_local = Path::new(&arguments.model).exists() && !arguments.model.starts_with(['.', '/', '~']);
-    let name = if is_local { format!("./{}", arguments.model) } else { arguments.model.clone() };
+    let named = |name: &String| {
+        let is_local = Path::new(name).exists() && !name.starts_with(['.', '/', '~']);
+        if is_local { format!("./{name}") } else { name.clone() }
+    };
     ModelSpec {
         label: arguments.model.clone(),
-        source: ModelSource::Name(name),
+        source: ModelSource::Name(named(&arguments.model)),
         role: Role::Model,
         teacher: None,
         dtype,
-        adapter: None,
+        adapter: arguments.adapter.as_ref().map(named),
         revision: None,
         training: None,
         sweep: None,

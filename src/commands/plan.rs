@@ -39,15 +39,19 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
         "cell", "batch", "length", "dtype", "T_in", "T_out", "memory", "time"
     );
     let cells = prepared.plan.cells.iter().filter(|cell| only.as_ref().is_none_or(|filter| filter.matches(&cell.id)));
-    let mut shown = 0;
+    let (mut shown, mut misfits) = (0, Vec::new());
     for cell in cells {
         print_cell(cell, &prepared, &known[&cell.model], protocol.as_ref(), &mut problems);
+        misfits.extend(misfit(cell, &known[&cell.model], &prepared));
         shown += 1;
     }
     summary(&prepared, shown, protocol.as_ref());
     print_forms(&known);
     if shown == 0 {
         problems.push(Error::input("`--only` matches no cell"));
+    }
+    for misfit in misfits {
+        console.warn(misfit);
     }
     for problem in &problems {
         console.error(problem);
@@ -157,7 +161,6 @@ fn print_cell(
         least.map_or_else(unknown, |time| format!("≥ {}", format::duration(time))),
     );
     problems.extend(too_long(cell, known).err());
-    problems.extend(too_large(cell, known, prepared).err());
 }
 
 fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
@@ -167,14 +170,11 @@ fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
     }
 }
 
-fn too_large(cell: &CellSpec, known: &Known<'_>, prepared: &Prepared) -> Result<()> {
-    let (Some(spec), Some(prompts)) = (prepared.spec.model(&cell.model), &known.prompts) else { return Ok(()) };
-    let free = prepared.loader.free_memory(spec);
-    match Fit::default().obstacle(cell, known.summary, longest(prompts), free) {
-        Some(obstacle) => Err(Error::input(format!("cell `{}` {obstacle}", cell.id))
-            .hint("lower the batch size or the length, or use a smaller dtype: a run skips the cell")),
-        None => Ok(()),
-    }
+/// Why a run would skip a cell, where it would.
+fn misfit(cell: &CellSpec, known: &Known<'_>, prepared: &Prepared) -> Option<String> {
+    let (spec, prompts) = (prepared.spec.model(&cell.model)?, known.prompts.as_ref()?);
+    let obstacle = Fit::default().obstacle(cell, known.summary, longest(prompts), prepared.loader.free_memory(spec))?;
+    Some(format!("cell `{}` {obstacle}: a run skips it", cell.id))
 }
 
 /// Weights, KV cache and activations, where the model and its prompts are known.

@@ -40,18 +40,18 @@ pub struct NormSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub enum QkvSpec {
     /// Three matrices.
-    Apart([MatrixSpec; 3]),
+    Apart(Box<[MatrixSpec; 3]>),
     /// One matrix.
-    Fused(MatrixSpec, FusedOrder),
+    Fused(Box<MatrixSpec>, FusedOrder),
 }
 
 /// Gate and up projection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GateUpSpec {
     /// Two matrices.
-    Apart([MatrixSpec; 2]),
+    Apart(Box<[MatrixSpec; 2]>),
     /// One matrix, the gate's rows first.
-    Fused(MatrixSpec),
+    Fused(Box<MatrixSpec>),
 }
 
 /// A feed-forward.
@@ -287,11 +287,11 @@ impl Builder<'_> {
         let qkv = match self.names.qkv {
             QkvNames::Apart(parts) => {
                 let of = |at: usize, rows| matrix(&name(parts[at]), [rows, hidden], attention.qkv_bias, transposed);
-                QkvSpec::Apart([of(0, queries), of(1, keys), of(2, keys)])
+                QkvSpec::Apart(Box::new([of(0, queries), of(1, keys), of(2, keys)]))
             }
             QkvNames::Fused(part, order) => {
                 let shape = [queries + 2 * keys, hidden];
-                QkvSpec::Fused(matrix(&name(part), shape, attention.qkv_bias, transposed), order)
+                QkvSpec::Fused(Box::new(matrix(&name(part), shape, attention.qkv_bias, transposed)), order)
             }
         };
         let qk_norm = attention.qk_norm.map(|qk| {
@@ -318,11 +318,11 @@ impl Builder<'_> {
         match *feed_forward {
             FeedForward::Gated { inner, bias } => {
                 let gate_up = match self.names.gate_up {
-                    GateUpNames::Apart(parts) => {
-                        GateUpSpec::Apart(parts.map(|part| matrix(&name(part), [inner, hidden], bias, transposed)))
-                    }
+                    GateUpNames::Apart(parts) => GateUpSpec::Apart(Box::new(
+                        parts.map(|part| matrix(&name(part), [inner, hidden], bias, transposed)),
+                    )),
                     GateUpNames::Fused(part) => {
-                        GateUpSpec::Fused(matrix(&name(part), [2 * inner, hidden], bias, transposed))
+                        GateUpSpec::Fused(Box::new(matrix(&name(part), [2 * inner, hidden], bias, transposed)))
                     }
                 };
                 let down = matrix(&name(self.names.down), [hidden, inner], bias, transposed);
@@ -360,7 +360,8 @@ impl Builder<'_> {
         };
         let shared = experts.shared_inner.map(|inner| {
             let of = |part: &str, shape| linear(&format!("shared_expert.{part}"), shape);
-            let gate_up = GateUpSpec::Apart([of("gate_proj", [inner, hidden]), of("up_proj", [inner, hidden])]);
+            let gate_up =
+                GateUpSpec::Apart(Box::new([of("gate_proj", [inner, hidden]), of("up_proj", [inner, hidden])]));
             let down = of("down_proj", [hidden, inner]);
             (GatedSpec { gate_up, down }, linear("shared_expert_gate", [1, hidden]))
         });

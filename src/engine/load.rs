@@ -179,6 +179,7 @@ pub fn load_decoder(
         Place { kernels, device: device.clone(), dtype }
     };
     let places: Vec<Place> = devices.iter().map(place).collect();
+    weights.read_ahead();
     let decoder = Decoder::load(&config, &weights, &places)?;
     weights.check_all_merged()?;
     notes.extend(weights.adapter().map(adapter_note));

@@ -58,6 +58,13 @@ impl Check<'_> {
         if self.spec.models.is_empty() {
             return Err(self.fail(&[Key("models")], "no models", "list at least one model with `label` and `source`"));
         }
+        for (index, model) in self.spec.models.iter().enumerate() {
+            if let (ModelSource::Synthetic(_), Some(key)) = (&model.source, weights_key(model)) {
+                let message = format!("`{key}` of the simulated model `{}`", model.label);
+                let hint = "remove it: a simulated model has no weights";
+                return Err(self.fail(&[Key("models"), Item(index), Key(key)], message, hint));
+            }
+        }
         let mut seen = HashSet::new();
         for (index, model) in self.spec.models.iter().enumerate() {
             let label = &[Key("models"), Item(index), Key("label")];
@@ -101,14 +108,9 @@ impl Check<'_> {
         }
     }
 
-    /// What can't go with made-up weights, or with a simulated model.
+    /// What can't go with made-up weights.
     fn weights(&self, index: usize, model: &ModelSpec) -> Result<()> {
         let at = |key| [Key("models"), Item(index), Key(key)];
-        let is_simulated = matches!(model.source, ModelSource::Synthetic(_));
-        if is_simulated && let Some(key) = weights_key(model) {
-            let message = format!("`{key}` of the simulated model `{}`", model.label);
-            return Err(self.fail(&at(key), message, "remove it: a simulated model has no weights"));
-        }
         if model.weights == WeightsChoice::Dummy {
             if model.adapter.is_some() {
                 let hint = "remove one of them: an adapter changes what the weights say, which is nothing here";

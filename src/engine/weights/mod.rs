@@ -170,6 +170,13 @@ impl Weights {
         file.load_stacked_matmul(&names, device)
     }
 
+    /// Asks the system to read the files ahead, so that the disk works while tensors are cast and uploaded.
+    pub fn read_ahead(&self) {
+        for path in self.paths() {
+            read_ahead(path);
+        }
+    }
+
     /// Refuses an adapter of which something was left over once every tensor is loaded.
     ///
     /// # Errors
@@ -271,6 +278,20 @@ impl Source {
         }
     }
 }
+
+/// A hint: where it can't be given, pages are read as they are touched.
+#[cfg(target_os = "linux")]
+fn read_ahead(path: &Path) {
+    use std::os::fd::AsRawFd;
+    let Ok(file) = std::fs::File::open(path) else { return };
+    std::thread::spawn(move || {
+        // SAFETY: a plain system call on an open file, which lives until it returns.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_WILLNEED) }
+    });
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_ahead(_: &Path) {}
 
 impl TensorSpec {
     /// Number of values.
