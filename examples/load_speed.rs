@@ -52,10 +52,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(())
         };
         // hashing every file for the record is part of the first load of a process, and reads it once more
-        report("load, warm (the first one hashes)", bytes, &loading)?;
+        report("load, warm (the first one hashes)", bytes, loading)?;
         drop_from_cache(&files)?;
-        report("load, cold", bytes, &loading)?;
-        report("load, warm", bytes, &loading)?;
+        report("load, cold", bytes, loading)?;
+        report("load, warm", bytes, loading)?;
     }
     Ok(())
 }

@@ -49,7 +49,8 @@ fn an_architecture_is_measured_from_its_config_alone() {
         assert_eq!(record["outcome"]["tokens_out"].as_u64().unwrap(), passes * 8 * 8);
     }
     let report = fs::read_to_string(out.join("report.md")).unwrap();
-    assert!(report.contains("dummy weights"), "the report says that the weights are made up");
+    assert!(report.contains("Dummy weights: llama"), "{report}");
+    assert!(report.contains("model, f32, dummy weights"), "each row of the results says so");
     let table = fs::read_to_string(out.join("results.csv")).unwrap();
     assert!(table.lines().next().unwrap().contains("weights") && table.contains("dummy"));
 }

@@ -21,6 +21,7 @@ pub fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
         batch_size: cell.spec.batch_size,
         max_new_tokens: cell.spec.max_new_tokens,
         dtype: cell.spec.dtype.clone(),
+        dummy_weights: cell.spec.dummy_weights,
         output_length: cell.spec.output_length,
         counts: counts(&cell.rows, blocks),
         energy_per_pass_j: energy(|window| share(window.energy_j, window.passes)),

@@ -115,6 +115,8 @@ pub struct CellSummary {
     pub max_new_tokens: usize,
     /// Data type while running.
     pub dtype: String,
+    /// Its weights are made up.
+    pub dummy_weights: bool,
     /// When a sequence ends.
     pub output_length: OutputLength,
     /// Repeats planned, measured and valid, failed, skipped.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::console::{Console, Progress};
 use crate::clock::Clock;
+use crate::commands::fit::Fit;
 use crate::commands::prepare::Prepared;
 use crate::engine::{Generation, Prompt};
 use crate::error::{Error, Kind, Result};
@@ -12,7 +13,6 @@ use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, Encoded};
 use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, PromptForm, Protocol, Trial};
-use crate::stage::fit::Fit;
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;

@@ -4,6 +4,7 @@ mod bench;
 mod diff;
 mod evaluate;
 mod explain;
+mod fit;
 mod info;
 mod measure;
 mod meter;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cli::PlanArgs;
 use crate::cli::console::Console;
 use crate::cli::exit::Exit;
+use crate::commands::fit::{self, Fit};
 use crate::commands::prepare::Prepared;
 use crate::engine::load::ModelSummary;
 use crate::error::{Error, Result};
@@ -13,7 +14,6 @@ use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
 use crate::record::{CellSpec, OutputLength, PromptForm, Protocol};
-use crate::stage::fit::{self, Fit};
 use crate::sweep::plan::CellFilter;
 use crate::units::Seconds;
 

@@ -1,5 +1,7 @@
 //! What a report says, as a serialisable struct of finished strings: templates only lay it out.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{headline, method, provenance, tables};
@@ -264,6 +266,12 @@ fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
     badges.push(plain("Output length", output_lengths(run)));
     let decoding = run.cells.first().map(|cell| cell.decoding).filter(|decoding| *decoding != Decoding::Greedy);
     badges.extend(decoding.map(|decoding| plain("Decoding", decoding.to_string())));
+    let made_up: BTreeSet<&str> =
+        run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| cell.model.as_str()).collect();
+    if !made_up.is_empty() {
+        let value = made_up.into_iter().collect::<Vec<_>>().join(", ");
+        badges.push(Badge { label: "Dummy weights", value, tone: "warn" });
+    }
     badges
 }
 

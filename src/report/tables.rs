@@ -175,7 +175,12 @@ fn result_row(cell: &CellSummary, numbers: &[(&'static str, Scale, Get<CellSumma
         other => whole(other.map(|t| t.input)),
     };
     let mut cells = vec![
-        Cell::new(cell.model.clone()).with(format!("{}, {}", format::role(cell.role), cell.dtype)),
+        Cell::new(cell.model.clone()).with(format!(
+            "{}, {}{}",
+            format::role(cell.role),
+            cell.dtype,
+            if cell.dummy_weights { ", dummy weights" } else { "" }
+        )),
         Cell::new(format::count(cell.batch_size as u64)),
         Cell::new(format::count(cell.max_new_tokens as u64)),
         valid(cell),

@@ -4,7 +4,6 @@
 //! meter on │ warm-up │ guard │ t0 ── whole passes over the prompt list ── t1 │ guard │ meter off
 //! ```
 
-pub mod fit;
 mod passes;
 
 use std::sync::atomic::{AtomicBool, Ordering};

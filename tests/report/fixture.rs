@@ -73,6 +73,7 @@ fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: us
         batch_size,
         max_new_tokens,
         dtype: "f32".to_owned(),
+        dummy_weights: false,
         output_length: OutputLength::Fixed,
         counts: TrialCounts { planned: 5, valid: 5, ..TrialCounts::default() },
         energy_per_pass_j: of(ept * output),
