@@ -27,7 +27,14 @@ pub fn describe() -> Host {
 
 /// Memory that can be taken without swapping, where the system tells.
 pub fn available_memory() -> Option<u64> {
-    memory_bytes("MemAvailable:")
+    let machine = memory_bytes("MemAvailable:");
+    machine.into_iter().chain(left_in_container()).min()
+}
+
+/// What a container's limit (cgroup 2) leaves.
+fn left_in_container() -> Option<u64> {
+    let number = |file: &str| line(&format!("/sys/fs/cgroup/{file}"))?.parse::<u64>().ok();
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
 /// The time now, RFC 3339 in UTC with seconds.

@@ -262,6 +262,17 @@ impl Loader {
         self.with_options(model, commit, |options| load::inspect(path, options)).map(Some).map_err(at)
     }
 
+    /// Computes the digests of a model's files, which are then known for the life of the process.
+    ///
+    /// # Errors
+    /// As for [`Loader::inspect`], or a file can't be read.
+    pub fn hash(&self, model: &ModelSpec) -> Result<()> {
+        let at = |error: Error| error.at(format!("model `{}`", model.label));
+        let location = self.locate(model)?;
+        let Some((path, commit)) = location.files() else { return Ok(()) };
+        self.with_options(model, commit, |options| load::hash(path, options)).map_err(at)
+    }
+
     /// Gives what the sweep file says about loading a model.
     fn with_options<T>(
         &self,

@@ -73,6 +73,28 @@ fn a_merged_model_answers_as_pefts_merged_model() {
 }
 
 #[test]
+fn an_adapter_fits_a_checkpoint_whose_names_lack_the_prefix() {
+    let adapter = folder().join("lora_gpt2");
+    let golden = golden(&adapter);
+    let (base, bare) = (adapter.join(&golden.base), Folder::new());
+    for name in ["config.json", "generation_config.json"] {
+        fs::copy(base.join(name), bare.path(name)).unwrap();
+    }
+    let bytes = fs::read(base.join("model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap().replace("\"transformer.", "\"");
+    let header = format!("{:1$}", header.trim_end(), header.trim_end().len().next_multiple_of(8));
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+    fs::write(bare.path("model.safetensors"), file).unwrap();
+    let mut engine = engine(&bare.0, Some(&adapter)).unwrap();
+    let answers = engine.generate(&batch(&golden), GenerateOptions::greedy(STEPS, OutputLength::Fixed)).unwrap();
+    assert_eq!(answers[0].ids[0], golden.greedy[0][0]);
+    let logits = engine.prompt_logits(&batch(&golden)).unwrap();
+    let close = |(ours, theirs): (&f32, &f32)| (ours - theirs).abs() < 1e-3;
+    assert!(logits[0].iter().zip(&golden.prompt_logits[0]).all(close));
+}
+
+#[test]
 fn the_record_says_what_was_merged() {
     let adapter = folder().join("rslora");
     let base = adapter.join(golden(&adapter).base);

@@ -175,6 +175,40 @@ fn layers_spread_over_several_devices_give_the_same_answers() {
 }
 
 #[test]
+fn long_prompts_in_blocks_of_queries_give_the_same_answers() {
+    for golden in goldens() {
+        let mut engine = engine(&golden.model(), Kernels::Stock);
+        // four queries at a time of the longest row of four heads, and later one at a time
+        engine.limit_scores(4 * 4 * 4 * 12);
+        check_logits(&golden, &mut engine, "in blocks");
+    }
+    for name in ["gemma2_caps_windows", "falcon_alibi_six_heads", "phi3_longrope_crossing_while_generating"] {
+        let golden = Golden::read(&format!("families/{name}.json"));
+        let mut engine = engine(&golden.model(), Kernels::Stock);
+        engine.limit_scores(1);
+        check_answers(&golden, &mut engine, "one query at a time");
+    }
+}
+
+#[test]
+fn a_stored_attention_mask_as_in_pythia_is_passed_over() {
+    let golden = Golden::read("families/gpt_neox_parallel.json");
+    let folder = golden.model();
+    let file = folder.path("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let mut data = bytes[8 + length..].to_vec();
+    let offsets = [data.len(), data.len() + 4];
+    data.extend([1; 4]);
+    let mask = serde_json::json!({"dtype": "BOOL", "shape": [1, 1, 2, 2], "data_offsets": offsets});
+    header.insert("gpt_neox.layers.0.attention.bias".to_owned(), mask);
+    let header = Value::Object(header).to_string();
+    std::fs::write(&file, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()).unwrap();
+    check_logits(&golden, &mut engine(&folder, Kernels::Cpu), "with a mask");
+}
+
+#[test]
 fn more_devices_than_layers_are_refused() {
     let golden = &goldens()[0];
     let more_devices = vec![DeviceChoice::Cpu; golden.config["num_hidden_layers"].as_u64().unwrap() as usize];

@@ -2,7 +2,9 @@
 
 use crate::engine::load::{MemoryNeed, ModelSummary};
 use crate::format;
+use crate::model::Loader;
 use crate::record::{CellId, CellSpec, FailureKind, Outcome, Trial};
+use crate::sweep::spec::ModelSpec;
 
 /// What is known of the memory that cells take.
 #[derive(Debug, Clone, Default)]
@@ -10,17 +12,41 @@ pub struct Fit {
     ran_out: Vec<CellSpec>,
 }
 
-impl Fit {
-    /// Takes up what earlier trials of the run showed.
-    pub fn new(trials: &[Trial]) -> Self {
-        let out_of_memory =
-            |trial: &&Trial| matches!(trial.outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. });
-        Self { ran_out: trials.iter().filter(out_of_memory).map(|trial| trial.cell.clone()).collect() }
+/// What a model runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Bytes that are free, where that can be told.
+    pub free: Option<u64>,
+    /// It is a GPU.
+    pub is_gpu: bool,
+}
+
+impl Device {
+    /// What a model of the sweep runs on, as it is now.
+    pub fn of(loader: &Loader, model: &ModelSpec) -> Self {
+        Self { free: loader.free_memory(model), is_gpu: loader.first_device(model).is_gpu() }
     }
 
-    /// Remembers a cell that ran out of memory.
-    pub fn ran_out(&mut self, cell: &CellSpec) {
-        self.ran_out.push(cell.clone());
+    /// Nothing is known of it.
+    pub const UNKNOWN: Self = Self { free: None, is_gpu: false };
+}
+
+impl Fit {
+    /// Takes up what earlier trials of the run showed, those left out that are tried again.
+    pub fn new<'a>(trials: impl Iterator<Item = &'a Trial>) -> Self {
+        let mut fit = Self::default();
+        for trial in trials {
+            fit.learn(&trial.cell, &trial.outcome);
+        }
+        fit
+    }
+
+    /// Takes up what a trial showed: a cell that was measured fits after all.
+    pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
+        self.ran_out.retain(|other| other.id != cell.id || !matches!(outcome, Outcome::Measured(_)));
+        if matches!(outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. }) {
+            self.ran_out.push(cell.clone());
+        }
     }
 
     /// Why a cell isn't worth trying, where it isn't: a smaller one of the same model ran out of memory, or the estimate
@@ -30,13 +56,13 @@ impl Fit {
         cell: &CellSpec,
         summary: Option<&ModelSummary>,
         longest: usize,
-        free: Option<u64>,
+        device: Device,
     ) -> Option<String> {
         if let Some(smaller) = self.dominated_by(cell) {
             return Some(format!("not tried: `{smaller}`, which needs no more memory, ran out of it"));
         }
-        let need = need(cell, summary?, longest);
-        let free = free?;
+        let need = need(cell, summary?, longest, device.is_gpu);
+        let free = device.free?;
         (need.total() > free).then(|| {
             format!(
                 "doesn't fit: about {} are needed (weights {}, KV cache {}, activations {}), {} are free",
@@ -61,9 +87,9 @@ impl Fit {
 }
 
 /// What a cell takes; every beam is a row of its own.
-pub fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize) -> MemoryNeed {
+pub fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize, on_gpu: bool) -> MemoryNeed {
     let rows = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
-    summary.memory(rows, longest, longest.saturating_add(cell.max_new_tokens), &cell.dtype)
+    summary.memory(rows, longest, longest.saturating_add(cell.max_new_tokens), &cell.dtype, on_gpu)
 }
 
 #[cfg(test)]
@@ -100,13 +126,28 @@ mod tests {
             stored_dtype: "bf16".into(),
             stored_bytes: 16_060_522_496,
             quantised: false,
+            dequantised_bytes: 0,
             only_dtype: None,
         }
     }
 
+    fn gpu(free: Option<u64>) -> Device {
+        Device { free, is_gpu: true }
+    }
+
+    #[test]
+    fn attention_scores_count_where_they_are_held_and_no_further_than_a_block_of_them() {
+        let f32_cell = CellSpec { dtype: "f32".into(), ..cell(4, 8) };
+        let (cpu, gpu) = (need(&f32_cell, &summary(), 1000, false), need(&f32_cell, &summary(), 1000, true));
+        assert_eq!(cpu.kv_cache, gpu.kv_cache);
+        assert!(cpu.activations < gpu.activations);
+        let long = need(&cell(1, 8), &summary(), 100_000, true);
+        assert!(long.activations < 40 << 30, "{long:?}");
+    }
+
     #[test]
     fn the_kv_cache_of_a_known_model_is_128_kib_a_token_in_bf16() {
-        let need = need(&cell(8, 100), &summary(), 28);
+        let need = need(&cell(8, 100), &summary(), 28, true);
         assert_eq!(need.kv_cache, 8 * 128 * 128 * 1024);
         assert_eq!(need.weights, 2 * 8_030_261_248);
         assert!(need.activations > 0);
@@ -115,25 +156,30 @@ mod tests {
     #[test]
     fn a_cell_that_needs_more_than_is_free_is_told_with_the_figures() {
         let fit = Fit::default();
-        assert_eq!(fit.obstacle(&cell(1, 32), Some(&summary()), 100, Some(80 << 30)), None);
-        let obstacle = fit.obstacle(&cell(64, 32), Some(&summary()), 8000, Some(80 << 30)).unwrap();
+        assert_eq!(fit.obstacle(&cell(1, 32), Some(&summary()), 100, gpu(Some(80 << 30))), None);
+        let obstacle = fit.obstacle(&cell(64, 32), Some(&summary()), 8000, gpu(Some(80 << 30))).unwrap();
         assert!(obstacle.starts_with("doesn't fit: about ") && obstacle.contains("KV cache"), "{obstacle}");
-        assert_eq!(fit.obstacle(&cell(64, 32), Some(&summary()), 8000, None), None, "free memory isn't known");
+        assert_eq!(
+            fit.obstacle(&cell(64, 32), Some(&summary()), 8000, Device::UNKNOWN),
+            None,
+            "free memory isn't known"
+        );
     }
 
     #[test]
     fn larger_cells_of_a_model_that_ran_out_are_not_tried_and_smaller_ones_are() {
         let mut fit = Fit::default();
-        fit.ran_out(&cell(8, 64));
+        let out_of_memory = Outcome::Failed { failure: FailureKind::OutOfMemory, message: String::new() };
+        fit.learn(&cell(8, 64), &out_of_memory);
         for (batch_size, length, tried) in [(8, 32, true), (4, 128, true), (8, 128, false), (16, 64, false)] {
             assert_eq!(
-                fit.obstacle(&cell(batch_size, length), None, 10, None).is_none(),
+                fit.obstacle(&cell(batch_size, length), None, 10, Device::UNKNOWN).is_none(),
                 tried,
                 "{batch_size} {length}"
             );
         }
-        assert_eq!(fit.obstacle(&cell(8, 64), None, 10, None), None, "its own repeats are tried again");
+        assert_eq!(fit.obstacle(&cell(8, 64), None, 10, Device::UNKNOWN), None, "its own repeats are tried again");
         let other = CellSpec { model: "other".into(), ..cell(16, 64) };
-        assert_eq!(fit.obstacle(&other, None, 10, None), None);
+        assert_eq!(fit.obstacle(&other, None, 10, Device::UNKNOWN), None);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::console::{Console, Progress};
 use crate::clock::Clock;
-use crate::commands::fit::Fit;
+use crate::commands::fit::{Device, Fit};
 use crate::commands::prepare::Prepared;
 use crate::engine::{Generation, Prompt};
 use crate::error::{Error, Kind, Result};
@@ -65,16 +65,17 @@ impl Measuring<'_> {
         });
         let (codec, encoded) = match asked {
             Ok(asked) => asked,
-            Err((what, error)) => return self.fail_session(session, what, &error, progress),
+            Err((what, error)) => return self.fail_cells(session.block, &session.cells, what, &error, progress),
         };
         let fitting = self.skip_misfits(session, spec, &encoded.list, &codec, progress)?;
         if fitting.is_empty() {
             return Ok(());
         }
-        let loaded = stage::cost(self.meter, clock, || loader.engine(spec, clock));
+        // hashing the files once for the record is no part of what loading costs
+        let loaded = loader.hash(spec).and_then(|()| stage::cost(self.meter, clock, || loader.engine(spec, clock)));
         let (mut engine, load) = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
+            Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
         };
         self.dir.record_model(&session.model, engine.info())?;
         let form = PromptForm { energy: Some(encoded.truncated), ..codec.form() };
@@ -83,14 +84,14 @@ impl Measuring<'_> {
         let protocol: Protocol = self.dir.info().protocol.clone();
         let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
             Ok(idle) => idle,
-            Err(error) => return self.fail_session(session, FailureKind::Load, &error, progress),
+            Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
         };
         for index in fitting {
             let cell = &self.prepared.plan.cells[index];
             progress.begin(&format!("{} block {}", cell.id, session.block + 1));
             let started_at = host::timestamp();
             // what ran out of memory a moment ago rules out larger cells
-            if let Some(message) = self.fit.obstacle(cell, None, 0, None) {
+            if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
                 self.commit(session.block, cell, started_at, Measured::skipped(message), &prompts, &codec, progress)?;
                 continue;
             }
@@ -105,9 +106,7 @@ impl Measuring<'_> {
                 stop: self.stop,
             };
             let measured = stage.trial(cell)?;
-            if matches!(measured.outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. }) {
-                self.fit.ran_out(cell);
-            }
+            self.fit.learn(cell, &measured.outcome);
             self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
         }
         Ok(())
@@ -123,12 +122,12 @@ impl Measuring<'_> {
         progress: &mut Progress,
     ) -> Result<Vec<usize>> {
         let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
-        let free = self.prepared.loader.free_memory(spec);
+        let device = Device::of(&self.prepared.loader, spec);
         let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
         let mut fitting = Vec::with_capacity(session.cells.len());
         for index in &session.cells {
             let cell = &self.prepared.plan.cells[*index];
-            match self.fit.obstacle(cell, summary, longest, free) {
+            match self.fit.obstacle(cell, summary, longest, device) {
                 None => fitting.push(*index),
                 Some(message) => {
                     let measured = Measured::skipped(message);
@@ -171,9 +170,10 @@ impl Measuring<'_> {
     }
 
     /// A model that can't be loaded or asked is a failed row for each of its cells; the sweep goes on.
-    fn fail_session(
+    fn fail_cells(
         &mut self,
-        session: &Session,
+        block: u32,
+        cells: &[usize],
         what: FailureKind,
         error: &Error,
         progress: &mut Progress,
@@ -181,15 +181,12 @@ impl Measuring<'_> {
         if error.kind_of() == Kind::Interrupted {
             return Err(error.clone());
         }
-        let failure = match error.kind_of() {
-            Kind::OutOfMemory => FailureKind::OutOfMemory,
-            Kind::Meter => FailureKind::Meter,
-            _ => what,
-        };
-        for index in &session.cells {
+        // out of memory while loading says nothing about the cells: another process may hold it
+        let failure = if error.kind_of() == Kind::Meter { FailureKind::Meter } else { what };
+        for index in cells {
             let cell = &self.prepared.plan.cells[*index];
             let measured = Measured::failed(failure, error);
-            self.commit(session.block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
+            self.commit(block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::cli::PlanArgs;
 use crate::cli::console::Console;
 use crate::cli::exit::Exit;
-use crate::commands::fit::{self, Fit};
+use crate::commands::fit::{self, Device, Fit};
 use crate::commands::prepare::Prepared;
 use crate::engine::load::ModelSummary;
 use crate::error::{Error, Result};
@@ -147,7 +147,7 @@ fn print_cell(
     let unknown = || "–".to_owned();
     let bound = if cell.output_length == OutputLength::Fixed { "" } else { "≤ " };
     let output = format!("{bound}{}", format::count((prompts * cell.max_new_tokens) as u64));
-    let memory = memory(cell, known);
+    let memory = memory(cell, known, prepared);
     let least = protocol.map(|protocol| least_time(protocol, prepared.plan.blocks));
     println!(
         "{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}",
@@ -173,13 +173,15 @@ fn too_long(cell: &CellSpec, known: &Known<'_>) -> Result<()> {
 /// Why a run would skip a cell, where it would.
 fn misfit(cell: &CellSpec, known: &Known<'_>, prepared: &Prepared) -> Option<String> {
     let (spec, prompts) = (prepared.spec.model(&cell.model)?, known.prompts.as_ref()?);
-    let obstacle = Fit::default().obstacle(cell, known.summary, longest(prompts), prepared.loader.free_memory(spec))?;
+    let obstacle =
+        Fit::default().obstacle(cell, known.summary, longest(prompts), Device::of(&prepared.loader, spec))?;
     Some(format!("cell `{}` {obstacle}: a run skips it", cell.id))
 }
 
 /// Weights, KV cache and activations, where the model and its prompts are known.
-fn memory(cell: &CellSpec, known: &Known<'_>) -> Option<u64> {
-    Some(fit::need(cell, known.summary?, longest(known.prompts.as_ref()?)).total())
+fn memory(cell: &CellSpec, known: &Known<'_>, prepared: &Prepared) -> Option<u64> {
+    let on_gpu = prepared.loader.first_device(prepared.spec.model(&cell.model)?).is_gpu();
+    Some(fit::need(cell, known.summary?, longest(known.prompts.as_ref()?), on_gpu).total())
 }
 
 fn longest(prompts: &[crate::engine::Prompt]) -> usize {

@@ -53,7 +53,8 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
     if !sessions.is_empty() || scores_missing {
         dir.begin_part(&run_info)?;
         let mut measuring = {
-            let fit = Fit::new(&trials);
+            let kept = |trial: &&Trial| done.contains(&TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+            let fit = Fit::new(trials.iter().filter(kept));
             Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, fit, console, stop }
         };
         measured = measuring.sessions(&sessions, done.len());

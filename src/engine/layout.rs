@@ -130,6 +130,8 @@ pub struct LayerSpec {
 /// A model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
+    /// In front of the names in these files, and in front of the names in transformers.
+    prefixes: [&'static str; 2],
     /// Embedding table.
     pub embedding: TensorSpec,
     /// Table of learned positions.
@@ -155,6 +157,16 @@ impl Layout {
         let inner = config.names.prefix.split_once('.').map_or("", |(_, rest)| rest);
         let prefix = if !named(config.names.prefix) && named(inner) { inner } else { config.names.prefix };
         Builder { config, names: &config.names, prefix, has: &has }.layout()
+    }
+
+    /// The name that transformers has for a tensor, also where the files leave the prefix out.
+    pub fn full_name(&self, tensor: &TensorSpec) -> String {
+        let [here, there] = self.prefixes;
+        let is_output = tensor.name == self.output.weight.name || Some(tensor) == self.output.bias.as_ref();
+        match tensor.name.strip_prefix(here) {
+            Some(rest) if !is_output => format!("{there}{rest}"),
+            _ => tensor.name.clone(),
+        }
     }
 
     /// Every tensor; the output layer only `with_output`.
@@ -247,7 +259,7 @@ fn add_norm<'a>(all: &mut Vec<&'a TensorSpec>, norm: &'a Option<NormSpec>) {
 struct Builder<'a> {
     config: &'a Config,
     names: &'a Names,
-    prefix: &'a str,
+    prefix: &'static str,
     has: &'a dyn Fn(&str) -> bool,
 }
 
@@ -263,6 +275,7 @@ impl Builder<'_> {
             ]
         });
         Layout {
+            prefixes: [self.prefix, self.names.prefix],
             embedding: tensor(format!("{}.weight", top(self.names.embedding)), &[config.vocab_size, width]),
             positions: config
                 .embedding

@@ -115,6 +115,19 @@ pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary>
     Ok(ModelSummary::of(&config, &weights))
 }
 
+/// Computes the digests of a model's files ahead of loading it: they are kept for the life of the process.
+///
+/// # Errors
+/// As for [`inspect`], or a file can't be read.
+pub fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
+    let digested = match grouped_card(folder, options)? {
+        Some(_) => digests(folder, Safetensors::open(folder)?.paths())?,
+        None => digests(folder, Opened::new(folder, options)?.weights.paths())?,
+    };
+    drop(digested);
+    Ok(())
+}
+
 /// Loads a model.
 ///
 /// # Errors

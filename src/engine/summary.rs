@@ -1,6 +1,7 @@
 //! What a model is without loading it, and how much memory it takes to run.
 
 use super::config::{Config, FeedForward};
+use super::decoder::LARGEST_SCORES;
 use super::weights::Weights;
 
 /// What a model is, without loading it.
@@ -34,6 +35,8 @@ pub struct ModelSummary {
     pub only_dtype: Option<&'static str>,
     /// Weights stay in memory as they are stored: quantised.
     pub quantised: bool,
+    /// Bytes of tables that lie in memory dequantised, beside those of a quantised file.
+    pub dequantised_bytes: u64,
 }
 
 /// Bytes that running a cell takes.
@@ -67,6 +70,7 @@ impl ModelSummary {
             stored_dtype: weights.stored_type(),
             stored_bytes: weights.stored_bytes(),
             quantised: weights.are_quantised(),
+            dequantised_bytes: 4 * weights.layout().embedding.elements(),
             only_dtype: weights.are_quantised().then_some("f32"),
             architecture: config.architecture.clone(),
             max_positions: config.max_positions,
@@ -83,7 +87,7 @@ impl ModelSummary {
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self, dtype: &str) -> u64 {
         match self.quantised {
-            true => self.stored_bytes,
+            true => self.stored_bytes + self.dequantised_bytes,
             false => self.parameters * size_of_dtype(dtype),
         }
     }
@@ -97,11 +101,18 @@ impl ModelSummary {
     /// What it takes to generate up to `length` tokens from prompts of up to `prompt` tokens.
     ///
     /// Activations are those of the widest moment of prefill: attention scores in f32 and once more in the data type of
-    /// the run, or gate, up and their product; beside them the residual stream, and the logits in f32 with a copy.
-    pub fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str) -> MemoryNeed {
+    /// the run, or gate, up and their product; beside them the residual stream, and the logits in f32 with a copy. The
+    /// kernels for f32 on the CPU hold no scores.
+    pub fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str, on_gpu: bool) -> MemoryNeed {
         let size = size_of_dtype(dtype);
         let product = |factors: &[usize]| factors.iter().fold(1u64, |all, factor| all.saturating_mul(*factor as u64));
-        let scores = product(&[batch, self.heads, prompt, prompt]).saturating_mul(3 * 4 + size);
+        let scores = match on_gpu || dtype != "f32" {
+            // scores are computed in blocks of at most so many, or of one query for each head
+            true => product(&[batch, self.heads, prompt, prompt])
+                .min(LARGEST_SCORES.max(product(&[batch, self.heads, prompt])))
+                .saturating_mul(3 * 4 + size),
+            false => 0,
+        };
         let projected = (self.heads + 2 * self.kv_heads) * self.head_dim;
         let wide = product(&[batch, prompt, 2 * self.inner_size + 2 * projected]).saturating_mul(size);
         let stream = product(&[batch, prompt, 4 * self.hidden_size]).saturating_mul(size);

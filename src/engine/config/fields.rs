@@ -13,10 +13,42 @@ const LARGEST_SIZE: u64 = 1 << 30;
 /// Reads a JSON file that has to hold an object.
 pub fn read_object(file: &Path) -> Result<Map<String, Value>> {
     let text = fs::read_to_string(file).input_context(|| format!("can't read `{}`", file.display()))?;
-    match serde_json::from_str(&text).input_context(|| file.display())? {
+    let parsed = match serde_json::from_str(&text) {
+        // Python writes numbers that JSON doesn't have
+        Err(error) if error.is_syntax() => serde_json::from_str(&without_infinities(&text)),
+        parsed => parsed,
+    };
+    match parsed.input_context(|| file.display())? {
         Value::Object(map) => Ok(map),
         _ => Err(Error::input("isn't a JSON object").at(file.display())),
     }
+}
+
+/// The text with `Infinity`, `-Infinity` and `NaN` outside of strings as `null`.
+fn without_infinities(text: &str) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    let (mut rest, mut in_string) = (text, false);
+    while let Some(next) = rest.chars().next() {
+        let number = ["-Infinity", "Infinity", "NaN"].into_iter().find(|number| !in_string && rest.starts_with(number));
+        let taken = match (number, next) {
+            (Some(number), _) => {
+                replaced.push_str("null");
+                number.len()
+            }
+            (None, '\\') if in_string => {
+                let escaped = rest.chars().take(2).map(char::len_utf8).sum();
+                replaced.push_str(&rest[..escaped]);
+                escaped
+            }
+            (None, _) => {
+                in_string ^= next == '"';
+                replaced.push(next);
+                next.len_utf8()
+            }
+        };
+        rest = &rest[taken..];
+    }
+    replaced
 }
 
 /// The fields of a JSON object, with errors that name the file and the field. `null` reads as absent.

@@ -67,6 +67,20 @@ fn what_is_not_served_is_refused_by_name_with_what_is_served() {
 }
 
 #[test]
+fn numbers_that_only_python_writes_read_as_nothing() {
+    let folder = std::env::temp_dir().join(format!("ept-infinite-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("config.json");
+    std::fs::write(&file, r#"{"a": [0.0, Infinity], "b": -Infinity, "c": "NaN \" Infinity", "d": NaN}"#).unwrap();
+    let object = read_object(&file).unwrap();
+    std::fs::write(&file, r#"{"a": Infinite}"#).unwrap();
+    let wrong = read_object(&file);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(serde_json::to_string(&object).unwrap(), r#"{"a":[0.0,null],"b":null,"c":"NaN \" Infinity","d":null}"#);
+    assert!(wrong.is_err());
+}
+
+#[test]
 fn hostile_experts_are_refused_before_anything_is_allocated() {
     let mixtral = |count: &str| {
         message(&format!(r#"{{"architectures": ["MixtralForCausalLM"], "num_key_value_heads": 2, {count}}}"#))

@@ -29,7 +29,7 @@ pub struct Step<'a> {
     /// Linear biases.
     pub alibi: Option<&'a AlibiTable>,
     /// For the stock operations.
-    pub pass: Option<Pass>,
+    pub pass: Option<Pass<'a>>,
 }
 
 /// The attention of a layer.
@@ -120,41 +120,66 @@ impl AttentionLayer {
     /// `(b · t, h · d)`.
     ///
     /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores and
-    /// softmax are in f32.
-    fn attend(&self, qkv: &Tensor, step: &Step<'_>, pass: &Pass, cache: &mut StockCache) -> Result<Tensor> {
+    /// softmax are in f32. A long prompt's queries go in blocks, each over the columns up to its end, so that the scores of
+    /// all of them never lie in memory at once.
+    fn attend(&self, qkv: &Tensor, step: &Step<'_>, pass: &Pass<'_>, cache: &mut StockCache) -> Result<Tensor> {
         let Heads { queries: h, keys: kv, width: d } = self.heads;
         let rows = qkv.dim(0)?;
         let batch = step.starts.len();
         let t = rows / batch;
-        let length = step.past + t;
         let by_head = qkv.reshape((batch, t, h + 2 * kv, d))?.transpose(1, 2)?;
         let part = |first, count| by_head.narrow(1, first, count)?.contiguous();
         let queries = self.rotated(part(0, h)?, pass)?;
         let keys = self.rotated(part(h, kv)?, pass)?;
         let (keys, values) = cache.append(&keys, &part(h + kv, kv)?, step.past)?;
 
-        let queries = queries.reshape((batch, kv, h / kv * t, d))?;
-        let scores = queries.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
-        let scores = (scores.reshape((batch, h, t, length))? * f64::from(self.scores.scale))?;
+        let block = |first: usize| -> Result<Tensor> {
+            let count = pass.block.min(t - first);
+            let end = step.past + first + count;
+            let queries = queries.narrow(2, first, count)?.contiguous()?;
+            let (keys, values) = (keys.narrow(2, 0, end)?, values.narrow(2, 0, end)?);
+            self.attend_block(&queries, &keys, &values, pass, first)
+        };
+        let attended = match (0..t).step_by(pass.block).map(block).collect::<Result<Vec<_>>>()?.as_slice() {
+            [whole] => whole.clone(),
+            blocks => Tensor::cat(blocks, 2)?,
+        };
+        Ok(attended.transpose(1, 2)?.reshape((rows, h * d))?)
+    }
+
+    /// Attends for the query tokens `(b, h, n, d)` from `first` on to the columns up to theirs: `(b, h, n, d)`.
+    fn attend_block(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        pass: &Pass<'_>,
+        first: usize,
+    ) -> Result<Tensor> {
+        let (batch, h, count, d) = queries.dims4()?;
+        let (kv, length) = (self.heads.keys, keys.dim(2)?);
+        let grouped = queries.reshape((batch, kv, h / kv * count, d))?;
+        let scores = grouped.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
+        let scores = (scores.reshape((batch, h, count, length))? * f64::from(self.scores.scale))?;
         let scores = match self.scores.softcap {
             Some(cap) => soft_cap(&scores, f64::from(cap))?,
             None => scores,
         };
         let scores = match &pass.alibi {
-            Some(alibi) => scores.broadcast_add(alibi)?,
+            Some(alibi) => scores.broadcast_add(&alibi.narrow(3, 0, length)?)?,
             None => scores,
         };
-        let scores = match &pass.masks[self.window] {
-            Some(mask) => scores.broadcast_add(mask)?,
+        let scores = match pass.mask(self.window, first, count)? {
+            Some(mask) => scores.broadcast_add(&mask)?,
             None => scores,
         };
-        let weights = softmax_last_dim(&scores)?.to_dtype(qkv.dtype())?;
-        let attended = weights.reshape((batch, kv, h / kv * t, length))?.matmul(&values)?;
-        Ok(attended.reshape((batch, h, t, d))?.transpose(1, 2)?.reshape((rows, h * d))?)
+        let weights = softmax_last_dim(&scores)?.to_dtype(queries.dtype())?;
+        let attended = weights.reshape((batch, kv, h / kv * count, length))?.matmul(values)?;
+        Ok(attended.reshape((batch, h, count, d))?)
     }
 
     /// Rotates the first dimensions of each head: `(b, heads, t, d)`.
-    fn rotated(&self, heads: Tensor, pass: &Pass) -> Result<Tensor> {
+    fn rotated(&self, heads: Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let Some([cos, sin]) = self.rope.and_then(|rope| pass.rotations.get(rope)) else { return Ok(heads) };
         let rotate = match self.style {
             RopeStyle::Halves => rope,

@@ -137,17 +137,22 @@ impl Mixture {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (m, hidden) = x.dims2()?;
+        let k = self.experts.per_token;
         let probabilities = softmax_last_dim(&self.router.forward(x)?.to_dtype(DType::F32)?)?;
-        let routed = self.route(&probabilities.to_vec2()?);
-        let mut sum = x.zeros_like()?;
-        for (expert, tokens) in self.weights.iter().zip(routed).filter(|(_, tokens)| !tokens.is_empty()) {
-            let (rows, shares): (Vec<u32>, Vec<f32>) = tokens.into_iter().unzip();
-            let count = rows.len();
-            let rows = Tensor::from_vec(rows, count, x.device())?;
-            let shares = Tensor::from_vec(shares, (count, 1), x.device())?.to_dtype(x.dtype())?;
-            let fed = expert.forward(&x.index_select(&rows, 0)?)?;
-            sum = sum.index_add(&rows, &fed.broadcast_mul(&shares)?, 0)?;
+        let routes = self.route(&probabilities.to_vec2()?);
+        let rows = Tensor::from_slice(&routes.rows, m * k, x.device())?;
+        let mut fed = Vec::with_capacity(routes.counts.len());
+        let mut begin = 0;
+        for (expert, count) in self.weights.iter().zip(&routes.counts).filter(|(_, count)| **count > 0) {
+            fed.push(expert.forward(&x.index_select(&rows.narrow(0, begin, *count)?, 0)?)?);
+            begin += count;
         }
+        // back from the order of experts to that of tokens
+        let places = Tensor::from_slice(&routes.places, m * k, x.device())?;
+        let fed = Tensor::cat(&fed, 0)?.index_select(&places, 0)?.reshape((m, k, hidden))?;
+        let shares = Tensor::from_slice(&routes.shares, (m, k, 1), x.device())?.to_dtype(x.dtype())?;
+        let sum = fed.broadcast_mul(&shares)?.sum(1)?;
         match &self.shared {
             Some((shared, gate)) => {
                 let share = sigmoid(&gate.forward(x)?)?;
@@ -157,24 +162,48 @@ impl Mixture {
         }
     }
 
-    /// For each expert the tokens that go through it, with their shares.
-    fn route(&self, probabilities: &[Vec<f32>]) -> Vec<Vec<(u32, f32)>> {
-        let mut routed = vec![Vec::new(); self.experts.count];
+    /// Which tokens go through which expert.
+    fn route(&self, probabilities: &[Vec<f32>]) -> Routes {
+        let k = self.experts.per_token;
+        let mut routed: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.experts.count];
+        let mut shares = Vec::with_capacity(probabilities.len() * k);
         for (token, probabilities) in (0..).zip(probabilities) {
             let mut order: Vec<usize> = (0..probabilities.len()).collect();
             // stable: the first of equal experts comes first
             order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
-            order.truncate(self.experts.per_token);
+            order.truncate(k);
             let sum: f32 = match self.experts.normalise {
                 true => order.iter().map(|expert| probabilities[*expert]).sum(),
                 false => 1.0,
             };
             for expert in order {
-                routed[expert].push((token, probabilities[expert] / sum));
+                routed[expert].push((token, shares.len()));
+                shares.push(probabilities[expert] / sum);
             }
         }
-        routed
+        let mut places = vec![0; shares.len()];
+        for (place, (_, slot)) in (0..).zip(routed.iter().flatten()) {
+            places[*slot] = place;
+        }
+        Routes {
+            rows: routed.iter().flatten().map(|(token, _)| *token).collect(),
+            counts: routed.iter().map(Vec::len).collect(),
+            places,
+            shares,
+        }
     }
+}
+
+/// Which tokens go through which expert, in the order of experts.
+struct Routes {
+    /// Tokens, expert after expert.
+    rows: Vec<u32>,
+    /// Tokens of each expert.
+    counts: Vec<usize>,
+    /// Where the outputs of each token's experts lie among `rows`, token after token.
+    places: Vec<u32>,
+    /// Their shares.
+    shares: Vec<f32>,
 }
 
 fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {

@@ -33,8 +33,12 @@ pub use place::Kernels;
 pub(super) use place::Place;
 pub(super) use rope::RopeTable;
 
+/// Most attention scores that candle's operations hold at a time, of all rows and heads together: 1 GiB in f32.
+pub(super) const LARGEST_SCORES: u64 = 1 << 28;
+
 /// A model's weights, ready to run.
 pub(super) struct Decoder {
+    largest_scores: u64,
     config: Config,
     embedding: Linear,
     /// Table of learned positions `(rows, hidden)`.
@@ -95,7 +99,19 @@ impl Decoder {
             first: first.clone(),
             last: last.clone(),
             config: config.clone(),
+            largest_scores: LARGEST_SCORES,
         })
+    }
+
+    /// Holds fewer attention scores at a time.
+    pub fn limit_scores(&mut self, largest: u64) {
+        self.largest_scores = largest;
+    }
+
+    /// Query tokens that are attended for at a time, where each sees up to `length` columns.
+    fn block(&self, rows: usize, length: usize) -> usize {
+        let one = (rows * self.config.attention.heads * length).max(1) as u64;
+        usize::try_from((self.largest_scores / one).max(1)).unwrap_or(usize::MAX)
     }
 
     /// Where logits come out.
@@ -158,11 +174,12 @@ impl Decoder {
         self.choose_tables(sequences, past + tokens - first);
         let ids = &ids.to_device(&self.first.device)?;
         let mut x = self.embed(ids, sequences)?;
+        let block = self.block(sequences.starts.len(), past + tokens);
         for (part, state) in self.parts.iter().zip(&mut sequences.parts) {
             let pass = match &mut state.positions {
                 Some(positions) => {
                     positions.rotate_by(&sequences.tables)?;
-                    Some(positions.pass(past, tokens, &self.windows)?)
+                    Some(positions.pass(past, tokens, &self.windows, block)?)
                 }
                 None => None,
             };

@@ -38,13 +38,28 @@ struct Rotation {
 }
 
 /// The part of one forward pass.
-pub struct Pass {
+pub struct Pass<'a> {
+    positions: &'a Positions,
+    windows: &'a [Option<usize>],
+    past: usize,
+    /// Query tokens of a row that are attended for at a time.
+    pub block: usize,
     /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` where rows are padded.
     pub rotations: Vec<[Tensor; 2]>,
-    /// One for each window of the model: broadcasts to `(b, h, t, past + t)`.
-    pub masks: Vec<Option<Tensor>>,
+    /// One for each window of the model, where all queries go in one block.
+    masks: Vec<Option<Tensor>>,
     /// `(b, h, 1, past + t)`.
     pub alibi: Option<Tensor>,
+}
+
+impl Pass<'_> {
+    /// The mask of a window for `count` query tokens from `first` on: broadcasts to `(b, h, count, past + first + count)`.
+    pub fn mask(&self, window: usize, first: usize, count: usize) -> Result<Option<Tensor>> {
+        match self.masks.get(window) {
+            Some(mask) => Ok(mask.clone()),
+            None => self.positions.mask(self.past + first, count, self.windows[window]),
+        }
+    }
 }
 
 impl Positions {
@@ -107,8 +122,14 @@ impl Positions {
         Ok(Rotation { key, cos: by_column(cos)?, sin: by_column(sin)? })
     }
 
-    /// The part for `tokens` new columns after `past`.
-    pub fn pass(&self, past: usize, tokens: usize, windows: &[Option<usize>]) -> Result<Pass> {
+    /// The part for `tokens` new columns after `past`, `block` of them attended for at a time.
+    pub fn pass<'a>(
+        &'a self,
+        past: usize,
+        tokens: usize,
+        windows: &'a [Option<usize>],
+        block: usize,
+    ) -> Result<Pass<'a>> {
         let part = |table: &Tensor| -> Result<Tensor> {
             let columns = table.narrow(0, past, tokens)?;
             match self.padding {
@@ -117,8 +138,13 @@ impl Positions {
             }
         };
         let rotations = self.rotations.iter().map(|rotation| Ok([part(&rotation.cos)?, part(&rotation.sin)?]));
-        let masks = windows.iter().map(|window| self.mask(past, tokens, *window));
+        let kept = if block < tokens { &[] } else { windows };
+        let masks = kept.iter().map(|window| self.mask(past, tokens, *window));
         Ok(Pass {
+            positions: self,
+            windows,
+            past,
+            block,
             rotations: rotations.collect::<Result<_>>()?,
             masks: masks.collect::<Result<_>>()?,
             alibi: self.alibi.as_ref().map(|alibi| alibi.narrow(3, 0, past + tokens)).transpose()?,
@@ -131,16 +157,28 @@ impl Positions {
         if tokens == 1 && window.is_none_or(|window| length <= window) {
             return Ok(padding);
         }
-        let seen = |token: usize, column: usize| {
-            let own = past + token;
-            column <= own && window.is_none_or(|window| own - column < window)
-        };
-        let mask = (0..tokens).flat_map(|t| (0..length).map(move |c| if seen(t, c) { 0.0 } else { MASKED }));
-        let mask = Tensor::from_vec(mask.collect(), (1, 1, tokens, length), &self.place.device)?;
+        let mask = self.seen(past, tokens, window)?;
         match padding {
             Some(padding) => Ok(Some(mask.broadcast_add(&padding)?)),
             None => Ok(Some(mask)),
         }
+    }
+
+    /// What new tokens after `past` see of the columns up to their own: `(1, 1, tokens, past + tokens)`, made on the
+    /// device.
+    fn seen(&self, past: usize, tokens: usize, window: Option<usize>) -> Result<Tensor> {
+        let length = past + tokens;
+        let range = |from: usize, to: usize| Tensor::arange(from as u32, to as u32, &self.place.device);
+        let own = range(past, length)?.reshape((tokens, 1))?;
+        let later = range(0, length)?.reshape((1, length))?.broadcast_gt(&own)?.to_dtype(DType::F32)?;
+        let hidden = match window {
+            Some(window) if window < length => {
+                let left_behind = range(window, length + window)?.reshape((1, length))?.broadcast_le(&own)?;
+                (later + left_behind.to_dtype(DType::F32)?)?
+            }
+            _ => later,
+        };
+        Ok((hidden * f64::from(MASKED))?.reshape((1, 1, tokens, length))?)
     }
 }
 

@@ -82,6 +82,12 @@ impl DecoderEngine {
         Self { config, decoder, place, info }
     }
 
+    /// Lets candle's attention hold at most so many scores at a time: a long prompt then goes in more blocks. The kernels
+    /// of the CPU hold none.
+    pub fn limit_scores(&mut self, largest: u64) {
+        self.decoder.limit_scores(largest);
+    }
+
     /// Logits that follow each prompt, computed as one left-padded batch.
     ///
     /// # Errors

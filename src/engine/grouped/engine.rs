@@ -50,6 +50,7 @@ pub fn inspect(card: Card, folder: &Path) -> Result<ModelSummary> {
         hidden_size: 0,
         inner_size: 0,
         quantised: false,
+        dequantised_bytes: 0,
         only_dtype: only_f32.map(|_| "f32"),
         stored_bytes: weights.stored_bytes(),
     })

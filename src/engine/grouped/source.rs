@@ -39,7 +39,7 @@ pub(super) fn checked_names(blueprint: &Blueprint, weights: &Safetensors) -> Res
     for (name, _) in weights.tensors() {
         let is_copy = OUTPUTS.contains(&name) && weights.same_data(name, blueprint.embedding)?;
         let is_ignored = blueprint.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
-        if !names.contains(name) && !Safetensors::is_recomputed(name) && !is_copy && !is_ignored {
+        if !names.contains(name) && !is_copy && !is_ignored {
             let hint = "an adapter has to be merged first; a bias has to be stated in `config.json`";
             return Err(weights.error(name, "isn't part of the model as `config.json` describes it").hint(hint));
         }

@@ -49,7 +49,8 @@ impl Weights {
     pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
         let stored_output = source.check(config, &layout)?;
-        let unties = |adapter: &Adapter| adapter.unties(&layout.embedding.name, &layout.output.weight.name);
+        let unties =
+            |adapter: &Adapter| adapter.unties(&layout.full_name(&layout.embedding), &layout.output.weight.name);
         let own_output = stored_output || adapter.as_ref().is_some_and(unties);
         Ok(Self { source, adapter, layout, own_output })
     }
@@ -147,7 +148,7 @@ impl Weights {
         match &self.adapter {
             Some(adapter) if self.is_changed(adapter, tensor) => {
                 let base = self.load_base(tensor, DType::F32, device)?;
-                Ok(adapter.merge(&tensor.name, base)?.to_dtype(dtype)?)
+                Ok(adapter.merge(&self.layout.full_name(tensor), base)?.to_dtype(dtype)?)
             }
             _ => self.load_base(tensor, dtype, device),
         }
@@ -187,7 +188,8 @@ impl Weights {
 
     /// An untied output layer begins as the embedding table, without what the adapter does to that.
     fn is_changed(&self, adapter: &Adapter, tensor: &TensorSpec) -> bool {
-        adapter.touches(&tensor.name) || (*tensor == self.layout.output.weight && !self.source.has(&tensor.name))
+        adapter.touches(&self.layout.full_name(tensor))
+            || (*tensor == self.layout.output.weight && !self.source.has(&tensor.name))
     }
 
     fn load_base(&self, tensor: &TensorSpec, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -267,7 +269,7 @@ impl Source {
             }
         }
         let expected: BTreeSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
-        let unexpected = |name: &&&str| !expected.contains(**name) && !Safetensors::is_recomputed(name);
+        let unexpected = |name: &&&str| !expected.contains(**name);
         match self.names().iter().find(unexpected) {
             None => Ok(()),
             Some(name) => {

@@ -106,7 +106,7 @@ impl Safetensors {
             }
             self.add_file(path)?;
         }
-        match map.keys().find(|name| !self.tensors.contains_key(*name)) {
+        match map.keys().find(|name| !self.tensors.contains_key(*name) && !Self::is_recomputed(name)) {
             None => Ok(()),
             Some(name) => {
                 let message = format!("`weight_map`: tensor `{name}` isn't in the shard that it names");
@@ -126,6 +126,10 @@ impl Safetensors {
                 .hint("download or copy the file again")
         })?;
         for (name, view) in mapped.tensors() {
+            // masks are stored as booleans or bytes
+            if Self::is_recomputed(&name) {
+                continue;
+            }
             let place = || format!("{}: tensor `{name}`", path.display());
             let dtype = DType::try_from(view.dtype()).map_err(|_| unserved_dtype(&format!("{:?}", view.dtype())));
             let dtype = dtype.and_then(served_dtype).map_err(|error| error.at(place()))?;
@@ -164,8 +168,9 @@ impl Safetensors {
         Ok(self.has(name) && self.has(other) && self.data(name)? == self.data(other)?)
     }
 
-    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config.
-    pub fn is_recomputed(name: &str) -> bool {
+    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config: it
+    /// isn't read.
+    fn is_recomputed(name: &str) -> bool {
         const ENDINGS: [&str; 6] = [
             ".rotary_emb.inv_freq",
             ".attn.bias",

@@ -67,8 +67,11 @@ pub fn exaone4(fields: &Fields) -> Result<Config> {
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
     config.names = NORMS_BEHIND;
     let window = windows::size(fields, Some(4096))?;
-    let pattern = match fields.get("sliding_window_pattern").and_then(serde_json::Value::as_u64) {
-        Some(0) => usize::MAX,
+    // a number, or a string such as `LLLG` as long as the pattern; beside `layer_types` it has no effect
+    let pattern = match fields.get("sliding_window_pattern") {
+        _ if fields.get("layer_types").is_some() => 4,
+        Some(serde_json::Value::String(kinds)) => kinds.len().max(1),
+        Some(number) if number.as_u64() == Some(0) => usize::MAX,
         _ => fields.size("sliding_window_pattern")?.unwrap_or(4),
     };
     windows::on_some_layers(&mut config, fields, window, |layer| !(layer + 1).is_multiple_of(pattern))?;
