@@ -4,14 +4,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ept_sweep::cli::Cli;
 use ept_sweep::cli::console::Console;
 use ept_sweep::cli::exit::Exit;
+use ept_sweep::cli::{Cli, Command};
 use ept_sweep::commands::dispatch;
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let console = Console::new(cli.quiet);
+    if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) {
+        end_with_the_reader();
+    }
     let stop = stop_on_signal(&console);
     match dispatch(cli, &console, &stop) {
         Ok(exit) => exit.into(),
@@ -21,6 +24,16 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// A command that only prints ends quietly where its reader does (`| head`); one that measures goes on.
+#[cfg(unix)]
+fn end_with_the_reader() {
+    // SAFETY: nothing else has set this signal's handler yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+#[cfg(not(unix))]
+fn end_with_the_reader() {}
 
 /// The first Ctrl-C or SIGTERM asks the work to stop at the next batch; a second one ends the process at once.
 fn stop_on_signal(console: &Console) -> Arc<AtomicBool> {

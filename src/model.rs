@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::hub;
 use crate::record::{CellSpec, ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
 use crate::sweep::spec::{ModelSource, ModelSpec, PromptSpec, TemplateChoice, WeightsChoice};
-use crate::text::{GgufTokenizer, Limit, ModelText, Prompter, Put, Rules, Side, TemplateSource, Tokenizer};
+use crate::text::{Limit, ModelText, Prompter, Put, Rules, Side, TemplateSource, Tokenizer};
 
 /// Seed of made-up weights.
 const DUMMY_SEED: u64 = 42;
@@ -318,8 +318,9 @@ impl Loader {
         let only = summary.and_then(|summary| summary.only_dtype);
         let stored = summary.map(|summary| summary.stored_dtype.as_str());
         match asked.or(only).or(stored).unwrap_or("f32") {
-            // the processor has no bf16 products: the engine runs such weights in f32
-            "bf16" if !self.device.is_gpu() => "f32".to_owned(),
+            // the processor has no bf16 products and slow ones of f16: the engine runs such weights in f32
+            "bf16" if !self.first_device(model).is_gpu() => "f32".to_owned(),
+            "f16" if asked.is_none() && !self.first_device(model).is_gpu() => "f32".to_owned(),
             dtype => dtype.to_owned(),
         }
     }
@@ -442,24 +443,7 @@ impl Location {
         match self {
             Location::Folder { path, .. } => ModelText::load(path),
             Location::Gguf { folder, .. } if folder.join("tokenizer.json").is_file() => ModelText::load(folder),
-            Location::Gguf { path, .. } => {
-                let data = load::gguf_tokenizer(path)?;
-                let tokenizer = GgufTokenizer {
-                    model: data.model,
-                    pre: data.pre,
-                    tokens: data.tokens,
-                    token_types: data.token_types,
-                    merges: data.merges,
-                    bos: data.bos,
-                    eos: data.eos,
-                    unknown: data.unknown,
-                    padding: data.padding,
-                    add_bos: data.add_bos,
-                    add_eos: data.add_eos,
-                    chat_template: data.chat_template,
-                };
-                tokenizer.text(&path.display().to_string())
-            }
+            Location::Gguf { path, .. } => load::gguf_tokenizer(path)?.text(&path.display().to_string()),
             Location::Simulated => Err(Error::new("a simulated model has no tokenizer")),
         }
     }

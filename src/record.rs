@@ -507,6 +507,9 @@ pub struct ModelMeta {
     pub teacher: Option<String>,
     /// Where it comes from, as the sweep file says.
     pub source: String,
+    /// The adapter that is merged into it, as the sweep file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// What training it cost, where the sweep file names a record of it.
     pub training: Option<TrainingCost>,
 }

@@ -119,6 +119,9 @@ fn an_adapter_of_another_model_is_an_error_that_names_its_base() {
     let adapter = folder().join("lora_gpt2");
     let error = engine(&common::repository().join("tests/golden/mha_untied"), Some(&adapter)).err().unwrap();
     assert!(error.message().contains("belongs to nothing in the base model"), "{error}");
+    let options = LoadOptions { adapter: Some(&adapter), ..LoadOptions::default() };
+    let inspected = inspect(&common::repository().join("tests/golden/mha_untied"), &options).err().unwrap();
+    assert_eq!(inspected.message(), error.message(), "it is known before anything is loaded");
 }
 
 #[test]

@@ -57,7 +57,14 @@ impl Run {
 
     fn model(&mut self, label: &str, role: Role, teacher: Option<&str>) {
         let (label, teacher) = (label.to_owned(), teacher.map(str::to_owned));
-        self.info.models.push(ModelMeta { label, role, teacher, source: "synthetic".to_owned(), training: None });
+        self.info.models.push(ModelMeta {
+            label,
+            role,
+            teacher,
+            source: "synthetic".to_owned(),
+            adapter: None,
+            training: None,
+        });
     }
 
     fn train(&mut self, label: &str, energy_j: f64, method: EnergyMethod) {

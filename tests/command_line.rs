@@ -76,6 +76,22 @@ fn what_belongs_to_weights_is_refused_for_a_simulated_model_rather_than_left_out
     }
 }
 
+/// A reader that goes away ends the program, without a word about it.
+#[cfg(unix)]
+#[test]
+fn a_plan_whose_reader_goes_away_ends_quietly() {
+    let mut child = program()
+        .arg("plan")
+        .arg(experiment("simulated.yaml"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
 #[test]
 fn an_empty_axis_is_refused() {
     has_all(&complaint("batch_size: [1, 4]", "batch_size: []"), &["broken.yaml:19:15", "empty axis"]);

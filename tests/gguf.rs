@@ -136,6 +136,7 @@ fn quantised_weights_run_in_f32_alone() {
     let options = LoadOptions { dtype: Some("bf16"), ..LoadOptions::default() };
     let error = load_decoder(&file, &options, DeviceChoice::Cpu, None).err().unwrap();
     assert!(error.message().contains("can't run in `bf16`"), "{error}");
+    assert_eq!(inspect(&file, &options).err().unwrap(), error, "a plan says so, too");
 }
 
 #[test]

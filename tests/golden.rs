@@ -228,6 +228,18 @@ fn bf16_is_upcast_on_the_cpu_and_that_is_noted() {
     assert!(engine.info().notes[0].starts_with("bf16 upcast to f32 on the CPU"), "{:?}", engine.info().notes);
 }
 
+#[test]
+fn weights_stored_in_f16_run_in_f32_on_the_cpu_unless_f16_is_asked_for() {
+    let noted = |dtype| {
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let info = load_decoder(&folder("stored_f16"), &options, DeviceChoice::Cpu, None).unwrap().info().clone();
+        (info.dtype, info.notes.join("; "))
+    };
+    let (stored, asked) = (noted(None), noted(Some("f16")));
+    assert!(stored.0 == "f32" && stored.1.contains("f16 upcast to f32 on the CPU"), "{stored:?}");
+    assert!(asked.0 == "f16" && asked.1.contains("many times slower"), "{asked:?}");
+}
+
 /// What transformers makes of the bundled models.
 #[derive(Deserialize)]
 struct Bundled {

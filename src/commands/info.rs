@@ -71,6 +71,7 @@ fn meta(model: &crate::sweep::spec::ModelSpec, base: &Path) -> Result<ModelMeta>
         role: model.role,
         teacher: model.teacher.clone(),
         source: model.source.name().to_owned(),
+        adapter: model.adapter.clone(),
         training: model.training.as_ref().map(|path| training(&base.join(path))).transpose()?,
     })
 }

@@ -78,12 +78,11 @@ fn known_models<'a>(
             }
             None => None,
         };
-        let encoded = match codec(prepared, spec, summary) {
-            Ok(codec) => codec.map(|codec| encode(prepared, &codec)).transpose(),
-            Err(error) => Err(error),
-        };
+        let at = |error: Error| error.at(format!("model `{}`", spec.label));
+        let encoded = codec(prepared, spec, summary)
+            .and_then(|codec| codec.map(|codec| encode(prepared, &codec).map_err(at)).transpose());
         let encoded = encoded.unwrap_or_else(|error| {
-            problems.push(error.at(format!("model `{}`", spec.label)));
+            problems.push(error);
             None
         });
         let (prompts, form) = encoded.unzip();

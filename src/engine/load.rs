@@ -16,10 +16,10 @@ use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_
 use crate::digest::sha256_file_once;
 use crate::error::{Error, Result};
 use crate::record::ModelInfo;
+use crate::text::GgufTokenizer;
 
 pub use super::device::{DeviceChoice, devices};
 pub use super::summary::{MemoryNeed, ModelSummary};
-pub use super::weights::TokenizerData;
 
 /// Files beside the weights whose digests are recorded.
 const FILES: [&str; 6] = [
@@ -99,7 +99,7 @@ fn gguf(path: &Path) -> Result<(Config, Source)> {
 ///
 /// # Errors
 /// The file is damaged or holds no tokenizer.
-pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerData> {
+pub fn gguf_tokenizer(path: &Path) -> Result<GgufTokenizer> {
     Gguf::open(path)?.tokenizer()
 }
 
@@ -112,6 +112,10 @@ pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary>
         return grouped::inspect(card, folder);
     }
     let Opened { config, weights } = Opened::new(folder, options)?;
+    if weights.are_quantised() {
+        quantised_dtype(options.dtype, &weights.stored_type())?;
+    }
+    options.more_devices.iter().try_for_each(|device| device.check())?;
     Ok(ModelSummary::of(&config, &weights))
 }
 
@@ -237,10 +241,15 @@ pub(super) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Res
             return Err(Error::input(format!("`{other}` is no data type; served are `f32`, `f16` and `bf16`")));
         }
     };
-    match dtype == DType::BF16 && on_cpu {
-        true => Ok((DType::F32, vec!["bf16 upcast to f32 on the CPU, which has no bf16 products".to_owned()])),
-        false => Ok((dtype, Vec::new())),
-    }
+    let note = |text: &str| vec![text.to_owned()];
+    Ok(match (dtype, asked) {
+        (DType::BF16, _) if on_cpu => (DType::F32, note("bf16 upcast to f32 on the CPU, which has no bf16 products")),
+        (DType::F16, None) if on_cpu => (DType::F32, note("f16 upcast to f32 on the CPU, whose f16 products are slow")),
+        (DType::F16, Some(_)) if on_cpu => {
+            (dtype, note("f16 on the CPU runs many times slower than f32: don't compare it with other data types"))
+        }
+        _ => (dtype, Vec::new()),
+    })
 }
 
 /// Quantised products take and give f32.

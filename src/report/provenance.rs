@@ -85,7 +85,9 @@ fn run_facts(run: &RunInfo) -> Vec<Fact> {
     for model in &run.models {
         let teacher = model.teacher.as_ref().map_or(String::new(), |t| format!(" of {t}"));
         let training = model.training.as_ref().map_or(String::new(), training);
-        let text = format!("{}: {}{teacher}, from {}{training}", model.label, format::role(model.role), model.source);
+        let adapter = model.adapter.as_ref().map_or(String::new(), |adapter| format!(" with the adapter {adapter}"));
+        let role = format::role(model.role);
+        let text = format!("{}: {role}{teacher}, from {}{adapter}{training}", model.label, model.source);
         facts.push(fact("Model", text));
     }
     facts

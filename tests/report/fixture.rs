@@ -261,6 +261,7 @@ pub fn run() -> RunInfo {
 
 fn model(label: &str, role: Role) -> ModelMeta {
     ModelMeta {
+        adapter: None,
         label: label.to_owned(),
         role,
         teacher: (role != Role::Teacher).then(|| TEACHER.to_owned()),

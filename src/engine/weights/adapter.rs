@@ -176,6 +176,17 @@ impl Adapter {
         self.mapped.tensors().into_iter().map(|(name, _)| name).filter(|name| !used.contains(name)).collect()
     }
 
+    /// Refuses an adapter that changes something that the base model, with tensors of these `names`, doesn't have.
+    ///
+    /// # Errors
+    /// As said, with the first name.
+    pub fn check_targets(&self, names: &BTreeSet<String>) -> Result<()> {
+        let updated = self.updates.keys().map(|module| format!("{module}.weight"));
+        let foreign: Vec<String> =
+            updated.chain(self.replacements.keys().cloned()).filter(|name| !names.contains(name)).collect();
+        self.nothing_left(&foreign)
+    }
+
     /// Refuses an adapter of which something was left over.
     ///
     /// # Errors
@@ -183,6 +194,10 @@ impl Adapter {
     pub fn check_all_used(&self) -> Result<()> {
         let mut unused = self.unused();
         unused.sort();
+        self.nothing_left(&unused)
+    }
+
+    fn nothing_left(&self, unused: &[String]) -> Result<()> {
         let Some(first) = unused.first() else { return Ok(()) };
         let others = match unused.len() {
             1 => String::new(),

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 pub use adapter::Adapter;
 pub use dummy::Dummy;
-pub use gguf::{Gguf, TokenizerData, config_json};
+pub use gguf::{Gguf, config_json};
 pub use safetensors::Safetensors;
 
 /// The weights of a model and the layout that they follow.
@@ -49,6 +49,10 @@ impl Weights {
     pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
         let stored_output = source.check(config, &layout)?;
+        if let Some(adapter) = &adapter {
+            let tensors = layout.tensors(true);
+            adapter.check_targets(&tensors.into_iter().map(|tensor| layout.full_name(tensor)).collect())?;
+        }
         let unties =
             |adapter: &Adapter| adapter.unties(&layout.full_name(&layout.embedding), &layout.output.weight.name);
         let own_output = stored_output || adapter.as_ref().is_some_and(unties);

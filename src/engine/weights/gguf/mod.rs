@@ -30,7 +30,6 @@ use header::{Header, Reader, Stored, Value};
 use names::{FAMILIES, Family, Layout, Source, Undo};
 
 pub use config::config_json;
-pub use tokenizer::TokenizerData;
 
 /// More experts (or heads) stacked in a tensor than any model has: keeps a hostile file from naming millions.
 const MOST_STACKED: usize = 1024;

@@ -2,43 +2,17 @@
 
 use super::Gguf;
 use crate::error::Result;
-
-/// What `tokenizer.ggml.*` says.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct TokenizerData {
-    /// `gpt2` for byte-level BPE, `llama` for SentencePiece, `bert`, `t5` …
-    pub model: String,
-    /// Name of the rule that splits text before BPE, such as `llama-bpe` or `qwen2`.
-    pub pre: Option<String>,
-    /// Token texts by id.
-    pub tokens: Vec<String>,
-    /// Pairs in the order of merging, `left right`.
-    pub merges: Vec<String>,
-    /// By id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    pub token_types: Vec<i32>,
-    /// Token ids.
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
-    pub unknown: Option<u32>,
-    pub padding: Option<u32>,
-    /// Whether a text begins (ends) with that token.
-    pub add_bos: Option<bool>,
-    pub add_eos: Option<bool>,
-    /// Whether SentencePiece puts a space in front of a text.
-    pub add_space_prefix: Option<bool>,
-    /// A Jinja template.
-    pub chat_template: Option<String>,
-}
+use crate::text::GgufTokenizer;
 
 impl Gguf {
     /// The tokenizer's data.
     ///
     /// # Errors
     /// No tokenizer in the file, lists of different lengths, or an id that is no token's.
-    pub fn tokenizer(&self) -> Result<TokenizerData> {
+    pub fn tokenizer(&self) -> Result<GgufTokenizer> {
         let tokens = self.required(TOKENS, self.texts(TOKENS)?)?;
         let ids = |key: &str| self.token_id(key, tokens.len());
-        let data = TokenizerData {
+        let data = GgufTokenizer {
             model: self.text("tokenizer.ggml.model")?,
             pre: self.optional_text("tokenizer.ggml.pre")?,
             merges: self.texts("tokenizer.ggml.merges")?.unwrap_or_default(),
@@ -49,7 +23,6 @@ impl Gguf {
             padding: ids("tokenizer.ggml.padding_token_id")?,
             add_bos: self.optional_flag("tokenizer.ggml.add_bos_token")?,
             add_eos: self.optional_flag("tokenizer.ggml.add_eos_token")?,
-            add_space_prefix: self.optional_flag("tokenizer.ggml.add_space_prefix")?,
             chat_template: self.optional_text("tokenizer.chat_template")?,
             tokens,
         };
