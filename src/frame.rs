@@ -169,7 +169,7 @@ fn window_columns(rows: &[Row<'_>]) -> Vec<Column> {
         whole("output_bytes", rows, of_window(|m| m.output_bytes)),
         number("tokens_per_s", rows, |m| m.tokens_out.per(m.window.duration())),
         number("power_w", rows, |m| Some((m.energy.total_j? / m.window.duration()).get())),
-        number("idle_w", rows, |m| m.idle.map(|idle| Watts::get(idle.power_w))),
+        number("idle_w", rows, |m| m.idle.as_ref().map(|idle| Watts::get(idle.power_w))),
         number("net_E_run_J", rows, |m| m.net_energy().map(Joules::get)),
     ]
 }

@@ -64,7 +64,7 @@ pub fn read_csv(path: &Path, schema: Option<SchemaRef>) -> Result<DataFrame> {
 }
 
 /// Writes the readings of every source as Parquet: one row a reading, with the source's number, domain, quantity,
-/// method and tick (seconds), the time (seconds on the run's clock) and the value (joules or watts). A source
+/// method, tick and lag (seconds), the time (seconds on the run's clock) and the value (joules, watts, °C, MHz …). A source
 /// without readings is one row whose time and value are null.
 ///
 /// # Errors
@@ -92,9 +92,10 @@ fn samples_table(trace: &Trace) -> PolarsResult<DataFrame> {
         vec![
             Column::new("source".into(), rows.iter().map(|row| row.number).collect::<Vec<u32>>()),
             Column::new("domain".into(), texts(|row| row.source.domain.clone())),
-            Column::new("quantity".into(), texts(|row| quantity_code(row.source.quantity).to_owned())),
+            Column::new("quantity".into(), texts(|row| row.source.quantity.code().to_owned())),
             Column::new("method".into(), texts(|row| code(&row.source.method))),
             Column::new("tick_s".into(), f64s(|row| row.source.tick.map(Seconds::get))),
+            Column::new("lag_s".into(), f64s(|row| Some(row.source.lag.get()))),
             Column::new("t_s".into(), f64s(|row| row.sample.map(|sample| sample.t.get()))),
             Column::new("value".into(), f64s(|row| row.sample.map(|sample| sample.value))),
         ],
@@ -137,29 +138,26 @@ fn source_at(cells: &Cells<'_>, row: usize) -> Result<SourceTrace> {
         quantity: quantity_from(cells.required_text("quantity", row)?)?,
         method: from_code::<EnergyMethod>("method", cells.required_text("method", row)?)?,
         tick: cells.f64("tick_s", row)?.map(Seconds),
+        // runs of format 1 have no such column, and no source that lags
+        lag: Seconds(if cells.has("lag_s") { cells.f64("lag_s", row)?.unwrap_or_default() } else { 0.0 }),
         samples: Vec::new(),
     })
 }
 
-fn quantity_code(quantity: Quantity) -> &'static str {
-    match quantity {
-        Quantity::EnergyCounter => "energy_counter",
-        Quantity::Power => "power",
-    }
-}
-
 fn quantity_from(text: &str) -> Result<Quantity> {
-    match text {
-        "energy_counter" => Ok(Quantity::EnergyCounter),
-        "power" => Ok(Quantity::Power),
-        _ => Err(Error::new(format!("unknown quantity `{text}`"))),
-    }
+    let known = Quantity::ALL.into_iter().find(|quantity| quantity.code() == text);
+    known.ok_or_else(|| Error::new(format!("unknown quantity `{text}`")))
 }
 
 /// Typed access to single cells of a table, with the column's name in every error.
 pub struct Cells<'a>(pub &'a DataFrame);
 
 impl<'a> Cells<'a> {
+    /// Whether there is such a column.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.schema().contains(name)
+    }
+
     /// A number; `None` where it is null.
     ///
     /// # Errors
@@ -269,6 +267,7 @@ mod tests {
             quantity,
             method: EnergyMethod::Counter,
             tick: tick.map(Seconds),
+            lag: Seconds(0.0),
             samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
         }
     }

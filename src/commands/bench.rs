@@ -10,11 +10,12 @@ use crate::cli::BenchArgs;
 use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
+use crate::engine::load;
 use crate::error::{Context, Error, Result};
 use crate::format;
 use crate::host;
 use crate::hub;
-use crate::meter::{self, Meter, MeterChoice, MeterOptions};
+use crate::meter::{self, EngineGpu, Meter, MeterChoice, MeterOptions};
 use crate::model::{Loader, Model};
 use crate::prompts::PromptSet;
 use crate::record::{
@@ -23,7 +24,8 @@ use crate::record::{
 };
 use crate::stage::{self, Stage};
 use crate::store::write_atomic;
-use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, WeightsChoice};
+use crate::sweep::measure::MeasureSpec;
+use crate::sweep::spec::{Auto, Dtype, ModelSource, ModelSpec, WeightsChoice};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
 
 const DOLLY: &str = "databricks/databricks-dolly-15k";
@@ -42,6 +44,8 @@ struct Record<'a> {
     EPT_out_J_per_tok: Option<JoulesPerToken>,
     EPT_total_J_per_tok: Option<JoulesPerToken>,
     energy_method: Option<EnergyMethod>,
+    /// EPT-Bench's own estimator over the same window, where the meter has what it sums up.
+    E_sum_J: Option<Joules>,
     valid: bool,
     invalid_reasons: &'a [Reason],
     warnings: &'a [Reason],
@@ -87,6 +91,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
         prompts: &prompts,
         protocol: &protocol,
         idle: None,
+        phase: Seconds(0.0),
         load,
         stop,
     };
@@ -139,8 +144,9 @@ fn open_meter(arguments: &BenchArgs, loader: &Loader, clock: &Clock) -> Result<B
         "modelled" => MeterChoice::Modelled,
         _ => MeterChoice::Auto,
     };
+    let gpu = loader.device.gpu_index();
     let options = MeterOptions {
-        engine_gpus: loader.device.gpu_index().into_iter().collect(),
+        engine_gpus: gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect(),
         gpu_indices: arguments.gpu_indices.clone(),
         ..MeterOptions::default()
     };
@@ -186,13 +192,13 @@ fn cell(arguments: &BenchArgs, dtype: &str) -> CellSpec {
         output_length: OutputLength::Natural,
         decoding: Decoding::Greedy,
         dummy_weights: false,
+        probe: false,
     }
 }
 
+/// The standard protocol without baselines: the record has no net energy.
 fn protocol(meter: &MeterInfo) -> Protocol {
-    let min_window_s = meter.min_window_s;
-    let warmup_s = Seconds((min_window_s.0 / 2.0).min(10.0));
-    Protocol { min_window_s, guard_s: meter.guard_s, warmup_s, idle_s: Seconds(0.0), seed: 0 }
+    MeasureSpec { idle_s: Auto::Value(0.0), ..MeasureSpec::default() }.protocol(meter)
 }
 
 fn record<'a>(
@@ -212,6 +218,7 @@ fn record<'a>(
         EPT_out_J_per_tok: measurement.ept_out(),
         EPT_total_J_per_tok: measurement.ept_total(),
         energy_method: measurement.energy.method,
+        E_sum_J: measurement.energy.seed_sum_j,
         valid: measurement.validity.is_valid(),
         invalid_reasons: &measurement.validity.invalid_reasons,
         warnings: &measurement.validity.warnings,

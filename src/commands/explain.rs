@@ -144,7 +144,7 @@ fn print_measurement(measurement: &Measurement) {
     println!("    EPT_in    = E / T_in           = {}", format::joules_per_token(measurement.ept_in()));
     println!("    EPT_out   = E / T_out          = {}", format::joules_per_token(measurement.ept_out()));
     println!("    EPT_total = E / (T_in + T_out) = {}", format::joules_per_token(measurement.ept_total()));
-    if let Some(idle) = measurement.idle {
+    if let Some(idle) = &measurement.idle {
         println!("    idle         {} over {}", format::watts(idle.power_w.0), format::duration(idle.duration_s));
     }
     print_reasons("not valid", &measurement.validity.invalid_reasons);

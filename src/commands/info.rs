@@ -7,7 +7,7 @@ use crate::commands::prepare::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::prompts::PromptSet;
-use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo, TrainingCost};
+use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, RunInfo, TrainingCost};
 use crate::units::{Joules, Seconds};
 
 /// The run as this start sees it, with one part.
@@ -28,7 +28,7 @@ pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
         models: spec.models.iter().map(|model| meta(model, &prepared.loader.base)).collect::<Result<_>>()?,
         cells: prepared.plan.cells.clone(),
         blocks: prepared.plan.blocks,
-        protocol: protocol(prepared, meter),
+        protocol: spec.measure.protocol(meter),
         prompts: PromptInfo {
             source: prepared.prompts.source.clone(),
             count: prepared.prompts.items.len(),
@@ -50,18 +50,6 @@ pub fn part(meter: &MeterInfo) -> Part {
         meter: meter.clone(),
         models: BTreeMap::new(),
         prompt_forms: BTreeMap::new(),
-    }
-}
-
-fn protocol(prepared: &Prepared, meter: &MeterInfo) -> Protocol {
-    let measure = &prepared.spec.measure;
-    let min_window = measure.window_s.or(meter.min_window_s.0);
-    Protocol {
-        min_window_s: Seconds(min_window),
-        guard_s: meter.guard_s,
-        warmup_s: Seconds(measure.warmup_s.or((min_window / 2.0).min(10.0))),
-        idle_s: Seconds(measure.idle_s.or(meter.idle_s.0)),
-        seed: measure.seed,
     }
 }
 

@@ -1,18 +1,23 @@
 //! The measuring part of a run: sessions → trials → committed records, with progress.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::console::{Console, Progress};
 use crate::clock::Clock;
 use crate::commands::fit::{Device, Fit};
 use crate::commands::prepare::Prepared;
+use crate::commands::spread::Spread;
 use crate::engine::{Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, Encoded};
-use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, PromptForm, Protocol, Trial};
+use crate::record::{
+    Baseline, BaselineTime, CellSpec, FORMAT, FailureKind, GenerationLine, IdleBaseline, Outcome, PromptForm, Protocol,
+    Trial,
+};
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
@@ -30,6 +35,10 @@ pub struct Measuring<'a> {
     pub dir: &'a mut RunDir,
     /// What is known of the memory that cells take.
     pub fit: Fit,
+    /// How far the repeats of each cell agree.
+    pub spread: Spread,
+    /// Blocks beyond the planned ones, and whether they are measured.
+    pub further: BTreeMap<u32, bool>,
     /// Where progress goes.
     pub console: &'a Console,
     /// Set when the user asks to stop.
@@ -44,9 +53,23 @@ impl Measuring<'_> {
     pub fn sessions(&mut self, sessions: &[Session], done: usize) -> Result<()> {
         let left: usize = sessions.iter().map(|session| session.cells.len()).sum();
         let mut progress = self.console.progress(done + left, done);
-        let result = sessions.iter().try_for_each(|session| self.session(session, &mut progress));
+        let result = sessions.iter().try_for_each(|session| match self.is_wanted(session) {
+            true => self.session(session, &mut progress),
+            false => Ok(()),
+        });
         progress.finish();
         result
+    }
+
+    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as long
+    /// as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
+    fn is_wanted(&mut self, session: &Session) -> bool {
+        let Some(adaptive) = self.dir.info().protocol.adaptive.filter(|_| session.block >= self.prepared.plan.blocks)
+        else {
+            return true;
+        };
+        let spread = &self.spread;
+        *self.further.entry(session.block).or_insert_with(|| spread.is_wide(adaptive.half_width))
     }
 
     /// Loads a model and measures its cells of one block.
@@ -82,10 +105,11 @@ impl Measuring<'_> {
         self.dir.record_prompt_form(&session.model, &form)?;
         let prompts = encoded.list;
         let protocol: Protocol = self.dir.info().protocol.clone();
-        let idle = match stage::idle_baseline(self.meter, clock, protocol.idle_s, self.stop) {
+        let idle = match stage::idle_baseline(self.meter, clock, &protocol, self.stop) {
             Ok(idle) => idle,
             Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
         };
+        self.commit_baseline(session, BaselineTime::Before, idle.as_ref())?;
         for index in fitting {
             let cell = &self.prepared.plan.cells[index];
             progress.begin(&format!("{} block {}", cell.id, session.block + 1));
@@ -101,15 +125,32 @@ impl Measuring<'_> {
                 clock,
                 prompts: &prompts,
                 protocol: &protocol,
-                idle,
+                idle: idle.clone(),
+                phase: stage::random_phase(protocol.seed, cell, session.block, protocol.random_phase_s),
                 load,
                 stop: self.stop,
             };
             let measured = stage.trial(cell)?;
             self.fit.learn(cell, &measured.outcome);
+            self.spread.learn(cell, &measured.outcome);
             self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
         }
-        Ok(())
+        match stage::idle_baseline(self.meter, clock, &protocol, self.stop) {
+            Ok(after) => self.commit_baseline(session, BaselineTime::After, after.as_ref()),
+            Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
+            // the trials stand, with the baseline from before them
+            Err(error) => {
+                self.console.warn(format!("no idle baseline after `{}`: {}", session.model, error.one_line()));
+                Ok(())
+            }
+        }
+    }
+
+    fn commit_baseline(&mut self, session: &Session, time: BaselineTime, idle: Option<&IdleBaseline>) -> Result<()> {
+        let Some(idle) = idle else { return Ok(()) };
+        let part = self.dir.info().parts.len().saturating_sub(1);
+        let (model, block, idle) = (session.model.clone(), session.block, idle.clone());
+        self.dir.commit_baseline(Baseline { format: FORMAT, model, block, part, time, idle })
     }
 
     /// Records the cells that aren't worth trying as skipped, and gives the others.

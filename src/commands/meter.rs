@@ -2,18 +2,19 @@
 
 use crate::cli::exit::Exit;
 use crate::cli::{Format, MeterArgs};
-use crate::engine::load::DeviceChoice;
+use crate::engine::load::{self, DeviceChoice};
 use crate::error::{Context, Result};
 use crate::format;
-use crate::meter::{self, MeterOptions, SourceReport};
+use crate::meter::{self, EngineGpu, MeterOptions, SourceReport};
 
 /// Prints the sources, best first.
 ///
 /// # Errors
 /// Standard output is closed.
 pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
-    let options =
-        MeterOptions { engine_gpus: DeviceChoice::Auto.gpu_index().into_iter().collect(), ..MeterOptions::default() };
+    let gpu = DeviceChoice::Auto.gpu_index();
+    let engine_gpus = gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect();
+    let options = MeterOptions { engine_gpus, ..MeterOptions::default() };
     let sources = meter::probe(&options);
     match arguments.format {
         Format::Json => {

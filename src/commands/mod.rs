@@ -12,6 +12,7 @@ mod plan;
 mod prepare;
 mod report;
 mod run;
+mod spread;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -7,7 +7,7 @@ use crate::clock::{Clock, SimulatedDevice};
 use crate::engine::load::{self, DeviceChoice, ModelSummary};
 use crate::error::{Error, Kind, Result};
 use crate::hub::Watch;
-use crate::meter::{MeterChoice, MeterOptions};
+use crate::meter::{EngineGpu, MeterChoice, MeterOptions};
 use crate::model::Loader;
 use crate::prompts::PromptSet;
 use crate::sweep::spec::{AccuracySpec, ModelSource, PromptSpec};
@@ -83,9 +83,10 @@ impl Prepared {
     }
 
     /// The GPUs that the models run on: the same for all of them.
-    fn engine_gpus(&self) -> Vec<usize> {
+    fn engine_gpus(&self) -> Vec<EngineGpu> {
         let named = self.spec.models.iter().find_map(|model| model.devices.as_deref());
-        load::devices(self.loader.device, named).into_iter().filter_map(DeviceChoice::gpu_index).collect()
+        let gpus = load::devices(self.loader.device, named).into_iter().filter_map(DeviceChoice::gpu_index);
+        gpus.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).collect()
     }
 
     /// What the meter has to know.
@@ -94,6 +95,7 @@ impl Prepared {
             gpu_indices: self.spec.measure.gpu_indices.clone(),
             coefficients: self.spec.measure.modelled.unwrap_or_default(),
             engine_gpus: self.engine_gpus(),
+            without_cpu: !self.spec.measure.cpu_energy,
         }
     }
 }

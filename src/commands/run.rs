@@ -1,6 +1,6 @@
 //! `ept-sweep run`: measure what is left of a sweep, score the answers, write the report.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,13 +11,14 @@ use crate::cli::exit::Exit;
 use crate::commands::fit::Fit;
 use crate::commands::measure::Measuring;
 use crate::commands::prepare::Prepared;
+use crate::commands::spread::Spread;
 use crate::commands::{evaluate, info, report};
 use crate::error::{Error, Kind, Result};
 use crate::meter;
-use crate::record::{EnergyMethod, MeterInfo, Outcome, Trial};
+use crate::record::{EnergyMethod, MeterInfo, Outcome, RunInfo, Trial};
 use crate::store::{Existing, Opened, RunDir};
 use crate::sweep::TrialKey;
-use crate::sweep::plan::CellFilter;
+use crate::sweep::plan::{CellFilter, Session};
 
 /// Runs a sweep.
 ///
@@ -38,7 +39,9 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
         console.say(format!("moved the earlier run to `{}`", path.display()));
     }
     let done = done_trials(&trials, arguments.retry_failed);
-    let sessions = prepared.plan.remaining(&done, only.as_ref());
+    let kept = |trial: &&Trial| done.contains(&TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+    let (fit, spread) = (Fit::new(trials.iter().filter(kept)), Spread::new(trials.iter().filter(kept)));
+    let sessions = left(prepared.plan.remaining(&done, only.as_ref()), &run_info, &spread);
     let failed = trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
     announce(
         &prepared,
@@ -52,10 +55,16 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
     let scores_missing = !evaluate::missing(&prepared, &evaluations, only.as_ref()).is_empty();
     if !sessions.is_empty() || scores_missing {
         dir.begin_part(&run_info)?;
-        let mut measuring = {
-            let kept = |trial: &&Trial| done.contains(&TrialKey { cell: trial.cell.id.clone(), block: trial.block });
-            let fit = Fit::new(trials.iter().filter(kept));
-            Measuring { prepared: &prepared, meter: &mut *meter, clock: &clock, dir: &mut dir, fit, console, stop }
+        let mut measuring = Measuring {
+            prepared: &prepared,
+            meter: &mut *meter,
+            clock: &clock,
+            dir: &mut dir,
+            fit,
+            spread,
+            further: BTreeMap::new(),
+            console,
+            stop,
         };
         measured = measuring.sessions(&sessions, done.len());
         if measured.is_ok() {
@@ -84,6 +93,14 @@ fn finish(measured: Result<()>, dir: &RunDir, console: &Console) -> Result<Exit>
 /// `reports/<name>` under the current directory.
 fn default_root(name: &str) -> PathBuf {
     Path::new("reports").join(name)
+}
+
+/// Without the repeats that are added while intervals are too wide, where they aren't.
+fn left(sessions: Vec<Session>, run: &RunInfo, spread: &Spread) -> Vec<Session> {
+    let planned = sessions.iter().any(|session| session.block < run.blocks);
+    let narrow = run.protocol.adaptive.is_none_or(|adaptive| !spread.is_wide(adaptive.half_width));
+    let wanted = |session: &Session| planned || !narrow || session.block < run.blocks;
+    sessions.into_iter().filter(wanted).collect()
 }
 
 fn done_trials(trials: &[Trial], retry_failed: bool) -> HashSet<TrialKey> {

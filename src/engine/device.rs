@@ -64,6 +64,22 @@ impl DeviceChoice {
     }
 }
 
+/// What CUDA calls a device, `GPU-…`: the name that other tools know it by.
+#[cfg(feature = "cuda")]
+pub fn uuid(index: usize) -> Option<String> {
+    let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(index).ok()?;
+    let bytes: Vec<u8> = context.uuid().ok()?.bytes.iter().map(|byte| *byte as u8).collect();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [hex.get(..8)?, hex.get(8..12)?, hex.get(12..16)?, hex.get(16..20)?, hex.get(20..)?];
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
+/// What CUDA calls a device: this build has none.
+#[cfg(not(feature = "cuda"))]
+pub fn uuid(_: usize) -> Option<String> {
+    None
+}
+
 /// The devices that a model's layers are spread over: those that the model names, else the one of the run.
 pub fn devices(run: DeviceChoice, named: Option<&[usize]>) -> Vec<DeviceChoice> {
     match named {

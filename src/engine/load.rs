@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::record::ModelInfo;
 use crate::text::GgufTokenizer;
 
-pub use super::device::{DeviceChoice, devices};
+pub use super::device::{DeviceChoice, devices, uuid};
 pub use super::summary::{MemoryNeed, ModelSummary};
 
 /// Files beside the weights whose digests are recorded.

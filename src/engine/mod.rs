@@ -17,6 +17,7 @@ pub use decoder::Kernels;
 
 use crate::error::{Error, Result};
 use crate::record::{Decoding, Finish, ModelInfo, OutputLength};
+use crate::units::Seconds;
 
 /// One prompt, as text and as token ids: an engine takes the one that it works on.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +96,12 @@ pub trait Engine {
     /// Settings of the decoding that can't be used, an empty batch or prompt, a prompt with `max_new_tokens` past the model's positions, a token id outside the
     /// vocabulary, or a failure of the device.
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>>;
+
+    /// Of the last `generate`: the time from its start until the first token of every row was chosen. `None` where an engine
+    /// can't tell, since it doesn't read all prompts at once or chooses no token before the end.
+    fn time_to_first_token(&self) -> Option<Seconds> {
+        None
+    }
 
     /// Log-likelihoods of a batch of continuations of any lengths, in order, as lm-evaluation-harness defines them:
     /// log-softmax of the logits in f32 over the whole vocabulary, no length normalisation.

@@ -191,6 +191,10 @@ impl Engine for Synthetic {
         self.device.spend(Seconds(self.spec.step_s * steps as f64), Watts(self.spec.power_w));
         Ok(generations)
     }
+
+    fn time_to_first_token(&self) -> Option<Seconds> {
+        Some(Seconds(self.spec.prefill_s + self.spec.step_s))
+    }
 }
 
 impl SyntheticFailure {

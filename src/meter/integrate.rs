@@ -3,12 +3,21 @@
 use crate::record::{
     Domain, DomainEnergy, EnergyMethod, MeterInfo, Quantity, Reason, Sample, SourceTrace, Trace, Validity, WindowEnergy,
 };
-use crate::units::{Joules, Seconds};
+use crate::units::{Joules, Seconds, Watts};
 
 /// |residual| above this is a warning.
 pub const RESIDUAL_NOTICEABLE: f64 = 0.01;
 /// |residual| above this makes a window invalid.
 pub const RESIDUAL_TOO_LARGE: f64 = 0.05;
+/// The same for a second source that is coarse: sensor readings of every 100 ms, or averages of a second.
+pub const RESIDUAL_NOTICEABLE_COARSE: f64 = 0.03;
+/// The same for a second source that is coarse.
+pub const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
+/// Time between updates from which on power samples count as coarse.
+const COARSE: Seconds = Seconds(0.05);
+/// The interval of EPT-Bench's own estimator.
+const SEED_INTERVAL: f64 = 0.1;
+
 /// Power samples have to cover this share of a window.
 pub const COVERAGE_NEEDED: f64 = 0.95;
 
@@ -16,6 +25,9 @@ pub const COVERAGE_NEEDED: f64 = 0.95;
 const MAX_GAP: Seconds = Seconds(0.1);
 /// The same for a source that ticks, in ticks: an update that comes late is not a lost sample.
 const MAX_GAP_TICKS: f64 = 2.5;
+/// A tick counts where it is known at worst this many times less closely than the best known one: readings of a steady
+/// rhythm stay within it, and those of a seldom read counter don't.
+const CLOSE_ENOUGH: f64 = 4.0;
 /// A hardware counter that stands still for this many of its ticks is stuck …
 const STUCK_TICKS: f64 = 10.0;
 /// … but not before this long, because readings can come much more slowly than ticks.
@@ -79,17 +91,21 @@ pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<
 /// When a counter ticked, as well as its readings tell, and what it said then.
 ///
 /// A reading that differs from the one before shows that a tick came between the two, at most one tick ago: it is
-/// stamped with the middle of that interval. Without a stated tick the readings themselves are returned.
+/// stamped with the middle of that interval. Where some ticks are known much more closely than others (the counter was
+/// read closely around the edges of a window) only those are given. Without a stated tick the readings themselves are
+/// returned.
 pub fn ticks(source: &SourceTrace) -> Vec<Sample> {
     let Some(tick) = source.tick else { return source.samples.clone() };
-    let half_before = |reading: &Sample, gap: f64| Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading };
-    let first = source.samples.first().map(|reading| half_before(reading, tick.0));
+    let seen = |reading: &Sample, gap: f64| (gap, Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading });
+    let first = source.samples.first().map(|reading| seen(reading, tick.0));
     let later = source
         .samples
         .windows(2)
         .filter(|pair| pair[0].value != pair[1].value)
-        .map(|pair| half_before(&pair[1], (pair[1].t - pair[0].t).0.min(tick.0)));
-    first.into_iter().chain(later).collect()
+        .map(|pair| seen(&pair[1], (pair[1].t - pair[0].t).0.min(tick.0)));
+    let all: Vec<(f64, Sample)> = first.into_iter().chain(later).collect();
+    let closest = all.iter().map(|(gap, _)| *gap).fold(f64::INFINITY, f64::min);
+    all.into_iter().filter(|(gap, _)| *gap <= closest * CLOSE_ENOUGH).map(|(_, point)| point).collect()
 }
 
 /// Only hardware counters can stick; a simulated or computed one stands still where there is no power.
@@ -121,6 +137,8 @@ fn value_at(points: &[Sample], t: Seconds, reach: Seconds) -> Option<f64> {
 /// `None` without samples or for an empty window.
 pub fn power_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<PowerIntegral> {
     let (first, last) = (source.samples.first()?, source.samples.last()?);
+    // what lags speaks of the window at a later time
+    let (t0, t1) = (t0 + source.lag, t1 + source.lag);
     let whole = (t1 - t0).0;
     if whole.is_nan() || whole <= 0.0 {
         return None;
@@ -198,55 +216,110 @@ pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) 
         return (WindowEnergy::default(), validity);
     }
     let readings: Vec<_> = info.domains.iter().map(|domain| Reading::of(trace, domain, t0, t1)).collect();
-    let energy = combine(&readings);
+    let mut energy = combine(&readings);
+    let sum = |domain: &Domain| seed_sum(trace.find(&domain.name, Quantity::PowerUsage)?, t0, t1);
+    energy.seed_sum_j = info.domains.iter().map(sum).sum();
+    // what is measured beside the charged domains is null where it is unknown, and makes no window invalid
+    energy.host = info.host_domains.iter().filter_map(|domain| Reading::of(trace, domain, t0, t1).energy()).collect();
     judge(&energy, &readings, &mut validity);
     (energy, validity)
+}
+
+/// Mean power of all domains between `t0` and `t1`, by the sources that tell more of short times: power samples where there
+/// are some, else counters.
+///
+/// `None` where a domain has neither.
+pub fn mean_power(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<Watts> {
+    let energy = |domain: &Domain| {
+        let reading = Reading::of(trace, domain, t0, t1);
+        reading.power.map(|power| power.integral.energy).or_else(|| Some(reading.energy()?.energy_j))
+    };
+    let total: Option<Joules> = info.domains.iter().map(energy).sum();
+    total.map(|total| total / (t1 - t0))
 }
 
 /// What the sources of one domain say about a window.
 struct Reading<'a> {
     domain: &'a str,
     counter: Option<(EnergyMethod, Option<Seconds>, Result<Joules, CounterFault>)>,
-    power: Option<(EnergyMethod, PowerIntegral)>,
+    power: Option<Power>,
+}
+
+/// What the power samples of a domain say about a window.
+#[derive(Debug, Clone, Copy)]
+struct Power {
+    method: EnergyMethod,
+    integral: PowerIntegral,
+    /// Averages of the last second.
+    averaged: bool,
+    coarse: bool,
 }
 
 impl<'a> Reading<'a> {
     fn of(trace: &Trace, domain: &'a Domain, t0: Seconds, t1: Seconds) -> Self {
-        let find = |quantity| {
-            trace
-                .sources
-                .iter()
-                .find(|source| source.domain == domain.name && source.quantity == quantity && is_independent(source))
-        };
+        let find = |quantity| trace.find(&domain.name, quantity).filter(|source| is_independent(source));
+        let power = find(Quantity::Power).or_else(|| find(Quantity::PowerUsage));
         Self {
             domain: &domain.name,
             counter: find(Quantity::EnergyCounter)
                 .map(|source| (source.method, source.tick, counter_energy(source, t0, t1))),
-            power: find(Quantity::Power).and_then(|source| Some((source.method, power_energy(source, t0, t1)?))),
+            power: power.and_then(|source| Power::of(source, t0, t1)),
         }
     }
 
     fn energy(&self) -> Option<DomainEnergy> {
         let (method, energy_j) = match (&self.counter, &self.power) {
             (Some((method, _, energy)), _) => (*method, (*energy).ok()?),
-            (None, Some((method, power))) => (*method, power.energy),
+            (None, Some(power)) => (power.method, power.integral.energy),
             (None, None) => return None,
         };
-        Some(DomainEnergy { domain: self.domain.to_owned(), energy_j, method })
+        let integral_j = self.power.map(|power| power.integral.energy);
+        let residual = residual(Some(energy_j), integral_j).filter(|_| self.counter.is_some());
+        Some(DomainEnergy { domain: self.domain.to_owned(), energy_j, method, integral_j, residual })
     }
 
     fn invalid_reason(&self) -> Option<Reason> {
         match (&self.counter, &self.power) {
             (Some((_, _, energy)), _) => energy.err().map(CounterFault::reason),
-            (None, Some((_, power))) => (power.coverage < COVERAGE_NEEDED).then_some(Reason::CoverageTooLow),
+            (None, Some(power)) => (power.integral.coverage < COVERAGE_NEEDED).then_some(Reason::CoverageTooLow),
             (None, None) => Some(Reason::NoEnergySource),
         }
     }
 
     /// The counter's figure stands, but what should confirm it has holes.
     fn is_thinly_confirmed(&self) -> bool {
-        self.counter.is_some() && self.power.is_some_and(|(_, power)| power.coverage < COVERAGE_NEEDED)
+        self.counter.is_some() && self.power.is_some_and(|power| power.integral.coverage < COVERAGE_NEEDED)
     }
+}
+
+impl Power {
+    fn of(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<Self> {
+        let averaged = source.lag > Seconds(0.0);
+        Some(Self {
+            method: source.method,
+            integral: power_energy(source, t0, t1)?,
+            averaged,
+            coarse: averaged || source.tick.is_some_and(|tick| tick > COARSE),
+        })
+    }
+}
+
+/// `E_sum_J` of one domain: what EPT-Bench's own loop gives, which sleeps 0.1 s, reads `power_usage` and adds
+/// power × 0.1 s, and drops what is left at the end. The reading in force at each of those instants is taken.
+///
+/// `None` without a reading at or before the first of those instants, or for an empty window.
+pub fn seed_sum(usage: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<Joules> {
+    let steps = ((t1 - t0).0 / SEED_INTERVAL + 1e-9).floor();
+    if steps.is_nan() || steps < 0.0 {
+        return None;
+    }
+    let mut sum = 0.0;
+    for step in 1..=steps as u64 {
+        let t = t0.0 + step as f64 * SEED_INTERVAL;
+        let after = usage.samples.partition_point(|sample| sample.t.0 <= t);
+        sum += usage.samples.get(after.checked_sub(1)?)?.value * SEED_INTERVAL;
+    }
+    Some(Joules(sum))
 }
 
 /// Power that was computed from a counter carries the counter's method: it can't confirm that counter.
@@ -259,7 +332,7 @@ fn combine(readings: &[Reading]) -> WindowEnergy {
     let domains: Vec<DomainEnergy> = readings.iter().filter_map(Reading::energy).collect();
     let complete = !domains.is_empty() && domains.len() == readings.len();
     let total_j = complete.then(|| domains.iter().map(|domain| domain.energy_j).sum());
-    let powers: Vec<PowerIntegral> = readings.iter().filter_map(|reading| Some(reading.power?.1)).collect();
+    let powers: Vec<PowerIntegral> = readings.iter().filter_map(|reading| Some(reading.power?.integral)).collect();
     let integral_j =
         (!powers.is_empty() && powers.len() == readings.len()).then(|| powers.iter().map(|power| power.energy).sum());
     let has_counters = readings.iter().all(|reading| reading.counter.is_some());
@@ -274,6 +347,8 @@ fn combine(readings: &[Reading]) -> WindowEnergy {
             .iter()
             .filter_map(|reading| reading.counter.as_ref()?.1)
             .reduce(|a, b| if a < b { b } else { a }),
+        seed_sum_j: None,
+        host: Vec::new(),
         domains,
     }
 }
@@ -287,13 +362,23 @@ fn residual(counter: Option<Joules>, integral: Option<Joules>) -> Option<f64> {
 fn judge(energy: &WindowEnergy, readings: &[Reading], validity: &mut Validity) {
     let Validity { invalid_reasons, warnings } = validity;
     invalid_reasons.extend(readings.iter().filter_map(Reading::invalid_reason));
-    match energy.residual.map(f64::abs) {
-        Some(residual) if residual > RESIDUAL_TOO_LARGE => invalid_reasons.push(Reason::ResidualTooLarge),
-        Some(residual) if residual > RESIDUAL_NOTICEABLE => warnings.push(Reason::ResidualNoticeable),
+    let coarse = readings.iter().any(|reading| reading.power.is_some_and(|power| power.coarse));
+    let (noticeable, too_large) = match coarse {
+        true => (RESIDUAL_NOTICEABLE_COARSE, RESIDUAL_TOO_LARGE_COARSE),
+        false => (RESIDUAL_NOTICEABLE, RESIDUAL_TOO_LARGE),
+    };
+    // a GPU that is off is not made good by another that is off the other way
+    let residuals = energy.domains.iter().filter_map(|domain| domain.residual).chain(energy.residual);
+    match residuals.map(f64::abs).reduce(f64::max) {
+        Some(residual) if residual > too_large => invalid_reasons.push(Reason::ResidualTooLarge),
+        Some(residual) if residual > noticeable => warnings.push(Reason::ResidualNoticeable),
         _ => {}
     }
     if readings.iter().any(Reading::is_thinly_confirmed) {
         warnings.push(Reason::CoverageTooLow);
+    }
+    if readings.iter().any(|reading| reading.power.is_some_and(|power| power.averaged)) {
+        warnings.push(Reason::AveragedPower);
     }
     if energy.domains.iter().any(|domain| domain.method == EnergyMethod::Modelled) {
         warnings.push(Reason::Modelled);
@@ -304,3 +389,29 @@ fn judge(energy: &WindowEnergy, readings: &[Reading], validity: &mut Validity) {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(super) mod tests_support {
+    //! A meter for tests of what works on traces.
+
+    use super::*;
+
+    /// A meter of these domains that needs no shortest window.
+    pub fn info(domains: &[&str]) -> MeterInfo {
+        let domain = |name: &&str| Domain { name: (*name).into(), description: String::new() };
+        MeterInfo {
+            name: "test".into(),
+            method: EnergyMethod::Counter,
+            domains: domains.iter().map(domain).collect(),
+            tick_s: None,
+            min_window_s: Seconds(0.0),
+            guard_s: Seconds(0.0),
+            idle_s: Seconds(1.0),
+            notes: vec![],
+            host_domains: vec![],
+            sensing_period_s: None,
+            sources: vec![],
+            gpus: vec![],
+        }
+    }
+}

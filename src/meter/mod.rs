@@ -1,7 +1,10 @@
 //! Measuring energy: a meter records a [`Trace`] while work runs; [`integrate`](integrate::window_energy) turns it
-//! into an energy between two instants. Knows nothing of models or sweeps.
+//! into an energy between two instants, and [`judge`](judge::judge) says what speaks against it. Knows nothing of models
+//! or sweeps.
 
+pub mod conditions;
 pub mod integrate;
+pub mod judge;
 mod modelled;
 mod nvml;
 mod rapl;
@@ -21,6 +24,7 @@ use crate::units::Seconds;
 pub use modelled::{ModelCoefficients, Modelled};
 pub use nvml::NvmlMeter;
 pub use rapl::Rapl;
+pub use sampler::Edge;
 pub use synthetic::Synthetic;
 
 /// Something that records energy or power over time.
@@ -41,6 +45,17 @@ pub trait Meter {
     /// # Errors
     /// The source failed while recording.
     fn stop(&mut self) -> Result<Trace>;
+
+    /// Tells that an edge of a window comes soon or was passed, for sources that are too costly to be read closely all
+    /// the time.
+    fn edge(&mut self, edge: Edge) {
+        let _ = edge;
+    }
+
+    /// Temperature in °C of the hottest device that is charged, where it can be read.
+    fn temperature(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// Which meter to use.
@@ -75,13 +90,24 @@ impl fmt::Display for MeterChoice {
 /// What a meter has to know about the work that it measures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MeterOptions {
-    /// The CUDA ordinals that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the
-    /// model's. Empty: the engine runs on the processor.
-    pub engine_gpus: Vec<usize>,
+    /// The GPUs that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the model's.
+    /// Empty: the engine runs on the processor.
+    pub engine_gpus: Vec<EngineGpu>,
     /// NVML indices of the GPUs to charge; `None`: those that the engine runs on.
     pub gpu_indices: Option<Vec<u32>>,
     /// What the modelled meter computes with.
     pub coefficients: ModelCoefficients,
+    /// Leave out the processor's counters next to the GPUs.
+    pub without_cpu: bool,
+}
+
+/// A GPU as CUDA names it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EngineGpu {
+    /// CUDA's ordinal in this process.
+    pub ordinal: usize,
+    /// `GPU-…`, where CUDA tells it: the only name that NVML and CUDA share for certain.
+    pub uuid: Option<String>,
 }
 
 /// What one source can do on this machine.
@@ -125,7 +151,12 @@ pub fn open(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
 
 fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     Ok(match choice {
-        MeterChoice::Nvml => Box::new(NvmlMeter::open(options.gpu_indices.as_deref(), &options.engine_gpus, clock)?),
+        MeterChoice::Nvml => {
+            // the processor is measured where it can be; what is missing, `ept-sweep meter` says
+            let beside = if options.without_cpu { None } else { rapl::beside(Path::new(rapl::POWERCAP)).ok() };
+            let listed = options.gpu_indices.as_deref();
+            Box::new(NvmlMeter::open(listed, &options.engine_gpus, beside, clock)?)
+        }
         MeterChoice::Rapl => Box::new(Rapl::open(Path::new(rapl::POWERCAP), clock)?),
         _ => Box::new(Modelled::open(options.coefficients, clock)?),
     })
@@ -186,6 +217,14 @@ impl Meter for Noted {
     fn stop(&mut self) -> Result<Trace> {
         self.meter.stop()
     }
+
+    fn edge(&mut self, edge: Edge) {
+        self.meter.edge(edge);
+    }
+
+    fn temperature(&self) -> Option<f64> {
+        self.meter.temperature()
+    }
 }
 
 /// What each source of energy can do on this machine, the best first.
@@ -228,11 +267,23 @@ fn usual_method(choice: MeterChoice) -> EnergyMethod {
     }
 }
 
-/// Records while `work` runs, so that no recording stays open when it fails: the work's result, the instants right
-/// before and after it, and readings from before the one to after the other.
+/// Records while `work` runs, so that no recording stays open when it fails; `work` may tell the meter of edges.
 ///
 /// Where the source ticks, the work should do guard work of its own at both edges; without it the tick after the
 /// window falls into whatever follows.
+///
+/// # Errors
+/// The work's error, or else the meter's.
+pub fn recording<T>(meter: &mut dyn Meter, work: impl FnOnce(&mut dyn Meter) -> Result<T>) -> Result<(T, Trace)> {
+    let failed = |why: Error| why.kind(Kind::Meter);
+    meter.start().map_err(failed)?;
+    let result = work(meter);
+    let trace = meter.stop().map_err(failed);
+    Ok((result?, trace?))
+}
+
+/// Records while `work` runs: the work's result, the instants right before and after it, and readings from before the
+/// one to after the other.
 ///
 /// # Errors
 /// The work's error, or else the meter's.
@@ -241,13 +292,15 @@ pub fn during<T>(
     clock: &Clock,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Seconds, Seconds, Trace)> {
-    let failed = |why: Error| why.kind(Kind::Meter);
-    meter.start().map_err(failed)?;
-    let t0 = clock.now();
-    let result = work();
-    let t1 = clock.now();
-    let trace = meter.stop().map_err(failed);
-    Ok((result?, t0, t1, trace?))
+    let ((value, t0, t1), trace) = recording(meter, |meter| {
+        meter.edge(Edge::Soon);
+        let t0 = clock.now();
+        let value = work()?;
+        let t1 = clock.now();
+        meter.edge(Edge::Passed);
+        Ok((value, t0, t1))
+    })?;
+    Ok((value, t0, t1, trace))
 }
 
 #[cfg(test)]

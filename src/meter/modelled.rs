@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Meter;
 use super::integrate::derived_power;
-use super::sampler::{Sampler, Source};
+use super::sampler::{Pace, Sampler, Source, scalar};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Trace};
@@ -110,8 +110,9 @@ fn counter(coefficients: ModelCoefficients, clock: Clock) -> Source {
         quantity: Quantity::EnergyCounter,
         method: EnergyMethod::Modelled,
         tick: None,
-        period: PERIOD,
-        read: Box::new(move || Ok(coefficients.energy(process_time()?, clock.now()).0)),
+        lag: Seconds(0.0),
+        pace: Pace::Every(PERIOD),
+        read: scalar(move || Ok(coefficients.energy(process_time()?, clock.now()).0)),
     }
 }
 
@@ -132,6 +133,10 @@ fn info(coefficients: ModelCoefficients) -> MeterInfo {
             format!("modelled, not measured: {watts_per_core} W for each busy core plus {idle_w} W throughout"),
             "memory traffic, clock frequency, vector width and other processes are not in the model".into(),
         ],
+        host_domains: Vec::new(),
+        sensing_period_s: None,
+        sources: Vec::new(),
+        gpus: Vec::new(),
     }
 }
 

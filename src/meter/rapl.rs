@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Meter;
 use super::integrate::derived_power;
-use super::sampler::{Sampler, Source};
+use super::sampler::{Pace, Sampler, Source, scalar};
 use crate::clock::Clock;
 use crate::error::{Context, Error, Result};
 use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Trace};
@@ -27,6 +27,8 @@ pub const POWERCAP: &str = "/sys/class/powercap";
 const TICK: Seconds = Seconds(0.001);
 /// A reading costs a system call and wakes a core: often enough for edges, too seldom to show in the energy.
 const PERIOD: Seconds = Seconds(0.01);
+/// The same next to another meter.
+const PERIOD_BESIDE: Seconds = Seconds(0.05);
 /// Averaging time of the power that figures show.
 const POWER_SPACING: Seconds = Seconds(0.05);
 /// 100 readings: an edge that is off by a whole period costs 1 %.
@@ -52,9 +54,20 @@ impl Rapl {
     pub fn open(root: &Path, clock: &Clock) -> Result<Self> {
         let (zones, still) = moving(zones(root)?)?;
         let info = info(&zones, &still);
-        let sources = zones.into_iter().map(Zone::source).collect();
+        let sources = zones.into_iter().map(|zone| zone.source(PERIOD)).collect();
         Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
     }
+}
+
+/// The counters below `root` as sources to record next to another meter's, read less often than on their own: at 50 ms an
+/// edge of a window of seconds is known well enough, and the reading doesn't show in what is measured.
+///
+/// # Errors
+/// As [`Rapl::open`].
+pub fn beside(root: &Path) -> Result<(Vec<Domain>, Vec<Source>)> {
+    let (zones, _) = moving(zones(root)?)?;
+    let domains = zones.iter().map(Zone::describe).collect();
+    Ok((domains, zones.into_iter().map(|zone| zone.source(PERIOD_BESIDE)).collect()))
 }
 
 impl Meter for Rapl {
@@ -93,19 +106,24 @@ impl Zone {
             .context(|| format!("`{}` is not a number", path.display()))
     }
 
+    fn describe(&self) -> Domain {
+        Domain { name: self.domain.clone(), description: self.path.display().to_string() }
+    }
+
     fn is_package(&self) -> bool {
         self.domain.starts_with("package")
     }
 
-    fn source(self) -> Source {
+    fn source(self, period: Seconds) -> Source {
         let mut counter = Unwrapped { range: self.range, last: None, base: 0.0 };
         Source {
             domain: self.domain.clone(),
             quantity: Quantity::EnergyCounter,
             method: EnergyMethod::Counter,
             tick: Some(TICK),
-            period: PERIOD,
-            read: Box::new(move || Ok(counter.next(self.microjoules()?) * 1e-6)),
+            lag: Seconds(0.0),
+            pace: Pace::Every(period),
+            read: scalar(move || Ok(counter.next(self.microjoules()?) * 1e-6)),
         }
     }
 }
@@ -218,7 +236,6 @@ fn unreadable(path: &Path, cause: &io::Error) -> Error {
 }
 
 fn info(zones: &[Zone], still: &[String]) -> MeterInfo {
-    let describe = |zone: &Zone| Domain { name: zone.domain.clone(), description: zone.path.display().to_string() };
     let mut notes = vec!["covers whole sockets, with everything else that runs on them, not this process".to_owned()];
     if !zones.iter().any(|zone| !zone.is_package()) {
         notes.push("no DRAM counter: the memory's energy is not included".into());
@@ -227,12 +244,16 @@ fn info(zones: &[Zone], still: &[String]) -> MeterInfo {
     MeterInfo {
         name: NAME.into(),
         method: EnergyMethod::Counter,
-        domains: zones.iter().map(describe).collect(),
+        domains: zones.iter().map(Zone::describe).collect(),
         tick_s: Some(TICK),
         min_window_s: MIN_WINDOW,
         guard_s: GUARD,
         idle_s: IDLE,
         notes,
+        host_domains: Vec::new(),
+        sensing_period_s: None,
+        sources: Vec::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -16,11 +16,43 @@ use crate::units::Seconds;
 /// a window lasts: counters lose nothing by it, and for power `max_gap` and `coverage` say what it cost.
 pub const CAPACITY: usize = 1 << 16;
 
+/// Room that is made before a recording, so that none is made while it runs: more than most windows need.
+const RESERVED: usize = 1 << 13;
+
 /// A ticking source is read until this many of its ticks after `stop`, so that one tick lies past the window.
 const LINGER_TICKS: f64 = 1.2;
 
-/// Takes one reading, in joules or watts.
-pub type Read = Box<dyn FnMut() -> Result<f64> + Send>;
+/// Adds what is new since the last call to the readings, in order of time.
+pub type Read = Box<dyn FnMut(&Clock, &mut Vec<Sample>) -> Result<()> + Send>;
+
+/// A read of one value, stamped with the middle of the call, which can take milliseconds.
+pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
+    Box::new(move |clock, samples| {
+        let before = clock.now();
+        let value = read()?;
+        samples.push(Sample { t: Seconds((before.0 + clock.now().0) / 2.0), value });
+        Ok(())
+    })
+}
+
+/// When a source is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pace {
+    /// Again and again.
+    Every(Seconds),
+    /// One of its ticks again and again, and closely around the edges of a window: for a counter whose readings cost
+    /// so much that they would show in what is measured.
+    Ticks(Seconds),
+}
+
+/// Where a window's edge is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// It comes soon: ticks from here on have to be known closely.
+    Soon,
+    /// It was passed: the next ticks, too.
+    Passed,
+}
 
 /// Something to read again and again.
 pub struct Source {
@@ -32,9 +64,11 @@ pub struct Source {
     pub method: EnergyMethod,
     /// Time between two updates of the source, where it is known.
     pub tick: Option<Seconds>,
-    /// Time between two readings.
-    pub period: Seconds,
-    /// Takes one reading.
+    /// How much earlier than its reading a value was true.
+    pub lag: Seconds,
+    /// When it is read.
+    pub pace: Pace,
+    /// Takes readings.
     pub read: Read,
 }
 
@@ -47,11 +81,17 @@ pub struct Sampler {
 enum State {
     Idle(Vec<Channel>),
     Recording {
-        stop: Sender<()>,
+        tell: Sender<Told>,
         thread: JoinHandle<(Vec<Channel>, Result<()>)>,
     },
     /// The thread panicked and took the sources along.
     Lost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Told {
+    Edge(Edge),
+    Stop,
 }
 
 struct Channel {
@@ -60,6 +100,35 @@ struct Channel {
     capacity: usize,
     period: Duration,
     due: Instant,
+    chase: Chase,
+    /// When a tick was last seen to come.
+    ticked: Option<Instant>,
+}
+
+/// How closely a source of [`Pace::Ticks`] is being read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Chase {
+    /// Not at all, until the next period.
+    Rest,
+    /// Until told otherwise.
+    Open,
+    /// Until so many more ticks have come.
+    For(u32),
+}
+
+/// Rest between two close readings: the driver's lock is free in between.
+const CLOSE: Duration = Duration::from_millis(2);
+/// How long before an expected tick close reading begins: more than one call takes.
+const AHEAD: Duration = Duration::from_millis(6);
+/// Ticks that are followed closely after an edge was passed.
+const TICKS_AFTER_EDGE: u32 = 2;
+
+impl Pace {
+    fn period(self) -> Seconds {
+        match self {
+            Pace::Every(period) | Pace::Ticks(period) => period,
+        }
+    }
 }
 
 impl Sampler {
@@ -91,14 +160,14 @@ impl Sampler {
             channel.take(&self.clock)?;
         }
         let channels = mem::take(channels);
-        let (stop, stopped) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let clock = self.clock.clone();
         let thread = thread::Builder::new()
             .name("sampler".into())
-            .spawn(move || record(channels, &clock, &stopped))
+            .spawn(move || record(channels, &clock, &told))
             .context(|| "can't start the sampler thread");
         self.state = match thread {
-            Ok(thread) => State::Recording { stop, thread },
+            Ok(thread) => State::Recording { tell, thread },
             Err(error) => {
                 self.state = State::Lost;
                 return Err(error);
@@ -107,21 +176,29 @@ impl Sampler {
         Ok(())
     }
 
+    /// Tells that an edge of a window comes soon or was passed. Nothing happens where nothing is being recorded.
+    pub fn edge(&mut self, edge: Edge) {
+        if let State::Recording { tell, .. } = &self.state {
+            // a thread that has ended with an error says so at `stop`
+            let _ = tell.send(Told::Edge(edge));
+        }
+    }
+
     /// Goes on until every ticking source has ticked once more, takes a last reading of every source, and gives what
     /// was recorded.
     ///
     /// # Errors
     /// A source failed while recording, or nothing was being recorded.
     pub fn stop(&mut self) -> Result<Trace> {
-        let (stop, thread) = match mem::replace(&mut self.state, State::Lost) {
-            State::Recording { stop, thread } => (stop, thread),
+        let (tell, thread) = match mem::replace(&mut self.state, State::Lost) {
+            State::Recording { tell, thread } => (tell, thread),
             other => {
                 self.state = other;
                 return Err(Error::new("the meter was stopped without having been started"));
             }
         };
         // the thread may have ended with an error already: then nobody listens, and `join` has that error
-        let _ = stop.send(());
+        let _ = tell.send(Told::Stop);
         let (mut channels, result) = thread.join().map_err(|_| lost())?;
         let trace = Trace { sources: channels.iter_mut().map(Channel::take_trace).collect() };
         self.state = State::Idle(channels);
@@ -134,28 +211,28 @@ fn lost() -> Error {
 }
 
 /// Reads whatever is due until told to stop; a dropped sender ends the thread at once.
-fn record(mut channels: Vec<Channel>, clock: &Clock, stopped: &Receiver<()>) -> (Vec<Channel>, Result<()>) {
-    let result = sample_until_told(&mut channels, clock, stopped);
+fn record(mut channels: Vec<Channel>, clock: &Clock, told: &Receiver<Told>) -> (Vec<Channel>, Result<()>) {
+    let result = sample_until_told(&mut channels, clock, told);
     (channels, result)
 }
 
-fn sample_until_told(channels: &mut [Channel], clock: &Clock, stopped: &Receiver<()>) -> Result<()> {
-    let told = loop {
-        match stopped.recv_timeout(until_due(channels)) {
+fn sample_until_told(channels: &mut [Channel], clock: &Clock, told: &Receiver<Told>) -> Result<()> {
+    loop {
+        match told.recv_timeout(until_due(channels)) {
             Err(RecvTimeoutError::Timeout) => take_due(channels, clock)?,
-            told => break told,
+            Ok(Told::Edge(edge)) => channels.iter_mut().for_each(|channel| channel.edge(edge)),
+            Ok(Told::Stop) => break,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-    };
-    if told.is_err() {
-        return Ok(());
     }
     linger(channels, clock)?;
     channels.iter_mut().try_for_each(|channel| channel.take(clock))
 }
 
 fn linger(channels: &mut [Channel], clock: &Clock) -> Result<()> {
-    let longest = channels.iter().filter_map(|channel| channel.source.tick).map(|tick| tick.0).fold(0.0, f64::max);
-    let end = Instant::now() + Duration::from_secs_f64(longest * LINGER_TICKS);
+    let past_tick = |channel: &Channel| channel.source.tick.map_or(0.0, |tick| tick.0) * LINGER_TICKS;
+    let longest = channels.iter().map(|channel| past_tick(channel) + channel.source.lag.0).fold(0.0, f64::max);
+    let end = Instant::now() + Duration::from_secs_f64(longest);
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -178,30 +255,77 @@ fn take_due(channels: &mut [Channel], clock: &Clock) -> Result<()> {
 
 impl Channel {
     fn new(source: Source, capacity: usize) -> Self {
-        let period = Duration::from_secs_f64(source.period.0);
-        Self { source, samples: Vec::with_capacity(capacity), capacity, period, due: Instant::now() }
+        let period = Duration::from_secs_f64(source.pace.period().0);
+        let samples = Vec::with_capacity(capacity.min(RESERVED));
+        Self { source, samples, capacity, period, due: Instant::now(), chase: Chase::Rest, ticked: None }
     }
 
     fn restart(&mut self) {
         self.samples.clear();
-        self.samples.reserve(self.capacity);
-        self.period = Duration::from_secs_f64(self.source.period.0);
+        self.samples.reserve(self.capacity.min(RESERVED));
+        self.period = Duration::from_secs_f64(self.source.pace.period().0);
         self.due = Instant::now();
+        self.chase = Chase::Rest;
     }
 
-    /// Stamps the reading with the middle of the call, which can take milliseconds.
     fn take(&mut self, clock: &Clock) -> Result<()> {
-        let before = clock.now();
-        let value = (self.source.read)().map_err(|error| error.at(&self.source.domain))?;
-        let t = Seconds((before.0 + clock.now().0) / 2.0);
-        if self.samples.len() == self.capacity {
+        let (start, before) = (Instant::now(), self.samples.len());
+        (self.source.read)(clock, &mut self.samples).map_err(|error| error.at(&self.source.domain))?;
+        let changed = self.samples[before.saturating_sub(1)..].windows(2).any(|pair| pair[0].value != pair[1].value);
+        if self.samples.len() >= self.capacity {
             self.thin();
         }
-        self.samples.push(Sample { t, value });
+        match self.source.pace {
+            Pace::Every(_) => self.next_period(),
+            Pace::Ticks(_) => self.next_tick(changed, start),
+        }
+        Ok(())
+    }
+
+    fn next_period(&mut self) {
         let now = Instant::now();
         // readings that were missed stay missing: catching up would only bunch them
         self.due = if self.due + self.period > now { self.due + self.period } else { now + self.period };
-        Ok(())
+    }
+
+    fn next_tick(&mut self, changed: bool, read_at: Instant) {
+        let close = self.chase != Chase::Rest;
+        if changed && close {
+            self.ticked = Some(read_at);
+        }
+        self.chase = match (self.chase, changed) {
+            (Chase::For(0 | 1), true) => Chase::Rest,
+            (Chase::For(left), true) => Chase::For(left - 1),
+            // a period has passed: follow one tick
+            (Chase::Rest, _) => Chase::For(1),
+            (same, _) => same,
+        };
+        let now = Instant::now();
+        self.due = match self.chase {
+            Chase::Rest => now + self.period,
+            Chase::Open => now + CLOSE,
+            Chase::For(_) if changed => self.expected_tick(now),
+            Chase::For(_) => now + CLOSE,
+        };
+    }
+
+    fn edge(&mut self, edge: Edge) {
+        if matches!(self.source.pace, Pace::Every(_)) {
+            return;
+        }
+        let now = Instant::now();
+        (self.chase, self.due) = match edge {
+            Edge::Soon => (Chase::Open, now),
+            Edge::Passed => (Chase::For(TICKS_AFTER_EDGE), self.expected_tick(now)),
+        };
+    }
+
+    /// Shortly before the next tick is expected; at once where that isn't known.
+    fn expected_tick(&self, now: Instant) -> Instant {
+        let (Some(last), Some(tick)) = (self.ticked, self.source.tick) else { return now };
+        let since = now.saturating_duration_since(last).as_secs_f64();
+        let ahead = last + Duration::from_secs_f64((since / tick.0).ceil() * tick.0);
+        ahead.checked_sub(AHEAD).unwrap_or(now).max(now)
     }
 
     fn thin(&mut self) {
@@ -219,6 +343,7 @@ impl Channel {
             quantity: self.source.quantity,
             method: self.source.method,
             tick: self.source.tick,
+            lag: self.source.lag,
             samples: mem::take(&mut self.samples),
         }
     }
@@ -234,8 +359,9 @@ mod tests {
             quantity: Quantity::EnergyCounter,
             method: EnergyMethod::Modelled,
             tick: None,
-            period: Seconds(period),
-            read: Box::new(read),
+            lag: Seconds(0.0),
+            pace: Pace::Every(Seconds(period)),
+            read: scalar(read),
         }
     }
 
@@ -320,5 +446,32 @@ mod tests {
         let asked = clock.now();
         let trace = sampler.stop().unwrap();
         assert!((trace.sources[0].samples.last().unwrap().t - asked).0 > 0.05);
+    }
+
+    #[test]
+    fn a_costly_counter_is_read_seldom_but_closely_around_an_edge() {
+        let start = Instant::now();
+        let ticking = Source {
+            tick: Some(Seconds(0.1)),
+            pace: Pace::Ticks(Seconds(60.0)),
+            read: scalar(move || Ok((start.elapsed().as_secs_f64() / 0.1).floor())),
+            ..counting(1.0)
+        };
+        let clock = Clock::monotonic();
+        let mut sampler = Sampler::new(vec![ticking], clock.clone());
+        sampler.start().unwrap();
+        wait(0.3);
+        sampler.edge(Edge::Soon);
+        wait(0.25);
+        sampler.edge(Edge::Passed);
+        let edge = clock.now();
+        wait(0.6);
+        let samples = sampler.stop().unwrap().sources.remove(0).samples;
+        let ticks: Vec<_> = samples.windows(2).filter(|pair| pair[0].value != pair[1].value).collect();
+        let close = |pair: &&&[Sample]| (pair[1].t - pair[0].t).0 < 0.05;
+        assert!(ticks.iter().filter(close).any(|pair| pair[1].t <= edge), "a tick before the edge is known closely");
+        assert!(ticks.iter().filter(close).any(|pair| pair[1].t > edge), "and one after it");
+        let late = samples.iter().filter(|sample| (sample.t - edge).0 > 0.35).count();
+        assert!(late <= 2, "{late} readings where nothing is near: the last one of `stop` is enough");
     }
 }

@@ -48,7 +48,14 @@ impl Meter for Synthetic {
 }
 
 fn source(quantity: Quantity, samples: Vec<Sample>) -> SourceTrace {
-    SourceTrace { domain: DOMAIN.into(), quantity, method: EnergyMethod::Simulated, tick: None, samples }
+    SourceTrace {
+        domain: DOMAIN.into(),
+        quantity,
+        method: EnergyMethod::Simulated,
+        tick: None,
+        lag: Seconds(0.0),
+        samples,
+    }
 }
 
 /// One reading at the end of each step: power is constant between them, so interpolation is exact.
@@ -77,6 +84,10 @@ fn info() -> MeterInfo {
         guard_s: Seconds(0.0),
         idle_s: IDLE,
         notes: vec!["simulated: for tests of the tool itself".into()],
+        host_domains: Vec::new(),
+        sensing_period_s: None,
+        sources: Vec::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One trial: warm up, guarded window, validity → outcome. Prints nothing, writes nothing.
 //!
 //! ```text
-//! meter on │ warm-up │ guard │ t0 ── whole passes over the prompt list ── t1 │ guard │ meter off
+//! random wait │ meter on │ warm-up │ guard │ t0 ── whole passes over the prompt list ── t1 │ guard │ meter off
 //! ```
 
 mod passes;
@@ -9,9 +9,11 @@ mod passes;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
+use crate::digest::sha256_hex;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
-use crate::meter::{self, Meter, integrate};
+use crate::meter::judge::{Findings, Work, judge};
+use crate::meter::{self, Edge, Meter, conditions, integrate};
 use crate::record::{CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Reason, Trace, Window};
 use crate::units::{Seconds, Tokens};
 
@@ -31,6 +33,8 @@ pub struct Stage<'a> {
     pub protocol: &'a Protocol,
     /// Idle baseline of this load.
     pub idle: Option<IdleBaseline>,
+    /// Random wait before the trial, which shifts its work against the sensor's rhythm.
+    pub phase: Seconds,
     /// What loading took.
     pub load: Cost,
     /// Set when the user asks to stop.
@@ -60,22 +64,48 @@ impl Measured {
     }
 }
 
-/// Power without work, with the model resident.
+/// Parts of an idle baseline whose spread says how well its mean is known.
+const SEGMENTS: usize = 5;
+
+/// Power without work, with the model resident, after a rest for clocks to settle.
 ///
 /// # Errors
 /// The meter fails.
 pub fn idle_baseline(
     meter: &mut dyn Meter,
     clock: &Clock,
-    duration: Seconds,
+    protocol: &Protocol,
     stop: &AtomicBool,
 ) -> Result<Option<IdleBaseline>> {
+    let duration = protocol.idle_s;
     if duration.0 <= 0.0 {
         return Ok(None);
     }
-    let ((), t0, t1, trace) = meter::during(meter, clock, || idle(clock, duration, stop))?;
-    let cost = span_cost(&trace, meter, t0, t1);
-    Ok(cost.energy_j.map(|energy| IdleBaseline { power_w: energy / cost.duration_s, duration_s: cost.duration_s }))
+    idle(clock, protocol.settle_s, stop)?;
+    let ((t0, t1), trace) = meter::recording(meter, |meter| {
+        meter.edge(Edge::Soon);
+        idle(clock, protocol.guard_s, stop)?;
+        let t0 = clock.now();
+        meter.edge(Edge::Passed);
+        idle(clock, duration, stop)?;
+        let t1 = clock.now();
+        meter.edge(Edge::Passed);
+        idle(clock, protocol.guard_s, stop)?;
+        Ok((t0, t1))
+    })?;
+    let info = meter.info();
+    let (energy, _) = integrate::window_energy(&trace, info, t0, t1);
+    let part = (t1 - t0) * (1.0 / SEGMENTS as f64);
+    let segment =
+        |index| integrate::mean_power(&trace, info, t0 + part * f64::from(index), t0 + part * f64::from(index + 1));
+    let segments_w: Option<Vec<_>> = (0..SEGMENTS as u32).map(segment).collect();
+    let temperatures = conditions::conditions(&trace, info, t0, t1).into_iter().filter_map(|gpu| gpu.temperature_end_c);
+    Ok(energy.total_j.map(|total| IdleBaseline {
+        power_w: total / (t1 - t0),
+        duration_s: t1 - t0,
+        segments_w: segments_w.unwrap_or_default(),
+        temperature_c: temperatures.reduce(f64::max),
+    }))
 }
 
 /// Waits in slices, so that an interruption is obeyed.
@@ -125,40 +155,59 @@ impl Stage<'_> {
             decoding: cell.decoding,
         };
         let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
-        let mut batches = Batches::new(self.prompts, cell.batch_size, options);
+        let mut batches = Batches::new(self.prompts, cell.batch_size, options, clock, stop);
         let engine = &mut *self.engine;
-        let (marks, _, _, trace) = meter::during(self.meter, clock, || {
-            let warm = clock.now();
-            batches.run_for(engine, clock, protocol.warmup_s, stop)?;
+        idle(clock, self.phase, stop)?;
+        let (marks, mut trace) = meter::recording(self.meter, |meter| {
+            let start = clock.now();
+            let steady = batches.warm_up(engine, meter, protocol)?;
             let warmed = clock.now();
-            batches.guard(engine, clock, protocol.guard_s, stop)?;
+            meter.edge(Edge::Soon);
+            batches.guard(engine, protocol.guard_s)?;
             let t0 = clock.now();
-            let totals = batches.passes(engine, clock, protocol.min_window_s, stop)?;
+            meter.edge(Edge::Passed);
+            let totals = batches.passes(engine, protocol.min_window_s)?;
             let t1 = clock.now();
-            batches.guard(engine, clock, protocol.guard_s, stop)?;
-            Ok((warm, warmed, t0, t1, totals))
+            meter.edge(Edge::Passed);
+            batches.guard(engine, protocol.guard_s)?;
+            Ok(Marks { start, warmed, t0, t1, totals, steady })
         })?;
-        let (warm, warmed, t0, t1, totals) = marks;
-        let warmup = span_cost(&trace, self.meter, warm, warmed);
-        let window = Window {
-            t0_s: t0,
-            t1_s: t1,
-            passes: totals.passes,
-            batches: totals.batches,
-            prompts: totals.passes * self.prompts.len() as u32,
-        };
-        let measurement = self.measurement(window, &totals, &trace, warmup);
+        trace.sources.extend(batches.phases());
+        let warmup = span_cost(&trace, self.meter, marks.start, marks.warmed);
+        let measurement = self.measurement(cell, &marks, &trace, warmup);
         Ok(Measured {
             outcome: Outcome::Measured(Box::new(measurement)),
             trace: Some(trace),
-            generations: totals.first_pass,
+            generations: marks.totals.first_pass,
         })
     }
 
-    fn measurement(&self, window: Window, totals: &Totals, trace: &Trace, warmup: Cost) -> Measurement {
-        let (energy, mut validity) = integrate::window_energy(trace, self.meter.info(), window.t0_s, window.t1_s);
+    fn measurement(&self, cell: &CellSpec, marks: &Marks, trace: &Trace, warmup: Cost) -> Measurement {
+        let totals = &marks.totals;
+        let window = Window {
+            t0_s: marks.t0,
+            t1_s: marks.t1,
+            passes: totals.passes,
+            batches: totals.batches,
+            prompts: totals.passes * self.prompts.len() as u32,
+            phase_s: self.phase,
+        };
+        let work = Work {
+            t0: marks.t0,
+            t1: marks.t1,
+            batches: totals.batches,
+            decode_steps: totals.decode_steps,
+            tokens_out: Tokens(totals.tokens_out),
+            batch_size: cell.batch_size,
+            weight_bytes: self.engine.info().weight_bytes,
+        };
+        let Findings { energy, conditions, phases, mut validity } =
+            judge(trace, self.meter.info(), &work, self.idle.as_ref());
         if !totals.repeatable {
             validity.warnings.push(Reason::NondeterministicOutput);
+        }
+        if !marks.steady {
+            validity.warnings.push(Reason::NotSteady);
         }
         Measurement {
             window,
@@ -167,12 +216,31 @@ impl Stage<'_> {
             tokens_pad: Tokens(totals.tokens_pad),
             output_bytes: None,
             energy,
-            idle: self.idle,
+            idle: self.idle.clone(),
             load: self.load,
             warmup,
             validity,
+            conditions,
+            phases,
         }
     }
+}
+
+/// Instants of a trial, and what was done in its window.
+struct Marks {
+    start: Seconds,
+    warmed: Seconds,
+    t0: Seconds,
+    t1: Seconds,
+    totals: Totals,
+    steady: bool,
+}
+
+/// The random wait before a trial: the same for the same seed, cell and block, anywhere in `0 … longest`.
+pub fn random_phase(seed: u64, cell: &CellSpec, block: u32, longest: Seconds) -> Seconds {
+    let digest = sha256_hex(format!("{seed}\u{0}{}\u{0}{block}", cell.id).as_bytes());
+    let share = u32::from_str_radix(digest.get(..8).unwrap_or("0"), 16).unwrap_or(0);
+    longest * (f64::from(share) / f64::from(u32::MAX))
 }
 
 fn failure_kind(error: &Error) -> FailureKind {

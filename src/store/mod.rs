@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
 use crate::record::{
-    CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
+    Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
 };
 use crate::sweep::TrialKey;
 use crate::table;
@@ -88,7 +88,7 @@ impl RunDir {
             false => RunInfo { parts: Vec::new(), ..info.clone() },
         };
         let (records, lines) = journal::open::<Line>(&root.join(RECORDS))?;
-        let (trials, evaluations) = read::split(lines);
+        let read::Lines { trials, evaluations, .. } = read::split(lines);
         let generations = drop_orphans(root, &trials)?;
         let generated = measured_cells(&trials).cloned().collect();
         let dir = Self { root: root.to_owned(), info, records, generations, generated, _lock: lock };
@@ -198,6 +198,14 @@ impl RunDir {
     /// The disk fails.
     pub fn commit_evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
         self.append(&Line::Evaluation(Box::new(evaluation)))
+    }
+
+    /// Stores an idle baseline.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn commit_baseline(&mut self, baseline: Baseline) -> Result<()> {
+        self.append(&Line::Baseline(Box::new(baseline)))
     }
 
     /// A line that could not be read back (a number that isn't finite, say) would make the run unreadable for good.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
-use crate::record::{Evaluation, FORMAT, GenerationLine, Line, ModelInfo, Part, RunInfo, Trial};
+use crate::record::{Baseline, Evaluation, FORMAT, GenerationLine, Line, ModelInfo, Part, RunInfo, Trial};
 use crate::store::{GENERATIONS, RECORDS, RUN, journal};
 use crate::sweep::TrialKey;
 
@@ -19,6 +19,16 @@ pub struct Stored {
     pub trials: Vec<Trial>,
     /// The evaluations.
     pub evaluations: Vec<Evaluation>,
+    /// Idle power around each model's trials of a block.
+    pub baselines: Vec<Baseline>,
+}
+
+/// The lines of a run, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    pub trials: Vec<Trial>,
+    pub evaluations: Vec<Evaluation>,
+    pub baselines: Vec<Baseline>,
 }
 
 /// Reads a run directory.
@@ -29,8 +39,8 @@ pub fn read(root: &Path) -> Result<Stored> {
     let info = read_info(root)?;
     let records = root.join(RECORDS);
     let lines = if records.exists() { journal::read::<Line>(&records)? } else { Vec::new() };
-    let (trials, evaluations) = split(lines);
-    Ok(Stored { root: root.to_owned(), info, trials, evaluations })
+    let Lines { trials, evaluations, baselines } = split(lines);
+    Ok(Stored { root: root.to_owned(), info, trials, evaluations, baselines })
 }
 
 /// Reads what the models wrote.
@@ -63,9 +73,10 @@ struct Format {
     format: u32,
 }
 
-/// Trials and evaluations apart; where a trial was measured again, the last line counts.
-pub(super) fn split(lines: Vec<Line>) -> (Vec<Trial>, Vec<Evaluation>) {
+/// Lines apart by kind; where a trial was measured again, the last line counts, and the same for a baseline.
+pub(super) fn split(lines: Vec<Line>) -> Lines {
     let mut trials: BTreeMap<TrialKey, (usize, Trial)> = BTreeMap::new();
+    let mut baselines = BTreeMap::new();
     let mut evaluations = Vec::new();
     for (order, line) in lines.into_iter().enumerate() {
         match line {
@@ -74,11 +85,18 @@ pub(super) fn split(lines: Vec<Line>) -> (Vec<Trial>, Vec<Evaluation>) {
                 trials.insert(key, (order, *trial));
             }
             Line::Evaluation(evaluation) => evaluations.push(*evaluation),
+            Line::Baseline(line) => {
+                baselines.insert((line.block, line.model.clone(), line.part, line.time), *line);
+            }
         }
     }
     let mut ordered: Vec<_> = trials.into_values().collect();
     ordered.sort_by_key(|(order, _)| *order);
-    (ordered.into_iter().map(|(_, trial)| trial).collect(), evaluations)
+    Lines {
+        trials: ordered.into_iter().map(|(_, trial)| trial).collect(),
+        evaluations,
+        baselines: baselines.into_values().collect(),
+    }
 }
 
 /// Why the trials of two starts can't be pooled.

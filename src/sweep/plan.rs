@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
-use crate::record::{CellId, CellSpec, OutputLength};
+use crate::record::{CellId, CellSpec, Order, OutputLength};
 use crate::sweep::spec::{ModelSpec, SweepSpec, WeightsChoice};
 
 /// What is run: every cell once in each block.
@@ -16,9 +16,10 @@ use crate::sweep::spec::{ModelSpec, SweepSpec, WeightsChoice};
 pub struct Plan {
     /// All cells, in the order of the sweep file.
     pub cells: Vec<CellSpec>,
-    /// Blocks.
+    /// Blocks that are measured in any case.
     pub blocks: u32,
-    /// Loads of a model with the cells that run on it, in order.
+    /// Loads of a model with the cells that run on it, in order; those of blocks from `blocks` on are measured only
+    /// while intervals are too wide.
     pub sessions: Vec<Session>,
 }
 
@@ -63,8 +64,14 @@ impl Plan {
             let message = format!("two cells have the id `{}`", twice.id);
             return Err(Error::input(message).hint("labels that differ only in blanks give the same id: rename one"));
         }
-        let sessions = (0..spec.measure.repeats).flat_map(|block| block_sessions(spec, &cells, block)).collect();
-        Ok(Self { cells, blocks: spec.measure.repeats, sessions })
+        let blocks = spec.measure.repeats();
+        let most = spec.measure.adaptive().map_or(blocks, |adaptive| adaptive.max_repeats);
+        let mut sessions: Vec<Session> = (0..most).flat_map(|block| block_sessions(spec, &cells, block)).collect();
+        if spec.measure.order == Order::ByModel {
+            // stable: a model's blocks stay in order
+            sessions.sort_by_key(|session| spec.models.iter().position(|model| model.label == session.model));
+        }
+        Ok(Self { cells, blocks, sessions })
     }
 
     /// The trials that are left once `done` is taken out and only cells that match `only` are kept.
@@ -118,7 +125,7 @@ fn axes_of<'a>(spec: &'a SweepSpec, model: &'a ModelSpec) -> (&'a [usize], &'a [
 
 fn cells_of(spec: &SweepSpec, model: &ModelSpec) -> usize {
     let (batch, length) = axes_of(spec, model);
-    batch.len().saturating_mul(length.len())
+    batch.len().saturating_mul(length.len() + probes(spec, length).count())
 }
 
 fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, String>) -> Vec<CellSpec> {
@@ -134,12 +141,17 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         output_length: spec.generation.length,
         decoding: spec.generation.decoding,
         dummy_weights: model.weights == WeightsChoice::Dummy,
+        probe: !lengths.contains(&max_new_tokens),
     };
-    batches
-        .iter()
-        .flat_map(|batch| lengths.iter().map(move |length| (*batch, *length)))
-        .map(|(b, n)| cell(b, n))
-        .collect()
+    let all: Vec<usize> = probes(spec, lengths).chain(lengths.iter().copied()).collect();
+    batches.iter().flat_map(|batch| all.iter().map(move |length| (*batch, *length))).map(|(b, n)| cell(b, n)).collect()
+}
+
+/// The lengths that are added to tell prefill and decode apart.
+fn probes<'a>(spec: &SweepSpec, lengths: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+    const LENGTHS: [usize; 2] = [1, 8];
+    let wanted = spec.measure.splits_prefill(spec.generation.length);
+    LENGTHS.into_iter().filter(move |length| wanted && !lengths.contains(length))
 }
 
 /// `student-kd.b8.n32`: the label with blanks turned into `-`, the batch size, the number of new tokens.

@@ -9,8 +9,8 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 
 use crate::engine::synthetic::SyntheticSpec;
 use crate::error::{Context, Result};
-use crate::meter::MeterChoice;
 use crate::record::{Decoding, OutputLength, Role, Truncate};
+use crate::sweep::measure::MeasureSpec;
 use crate::sweep::{validate, yaml};
 use crate::template::date::Date;
 
@@ -231,44 +231,7 @@ pub struct GenerationSpec {
     pub decoding: Decoding,
 }
 
-/// How energy is measured.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MeasureSpec {
-    /// What measures.
-    pub meter: MeterChoice,
-    /// Blocks: how often every cell is measured.
-    pub repeats: u32,
-    /// Shortest window in seconds; `auto`: what the meter needs.
-    pub window_s: Auto<f64>,
-    /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
-    pub warmup_s: Auto<f64>,
-    /// Idle baseline after each load in seconds; `auto`: what the meter needs.
-    pub idle_s: Auto<f64>,
-    /// Seed of the order of trials.
-    pub seed: u64,
-    /// GPUs to charge; left out, the one that the engine runs on.
-    pub gpu_indices: Option<Vec<u32>>,
-    /// Coefficients of the modelled meter.
-    pub modelled: Option<crate::meter::ModelCoefficients>,
-}
-
-impl Default for MeasureSpec {
-    fn default() -> Self {
-        Self {
-            meter: MeterChoice::default(),
-            repeats: 5,
-            window_s: Auto::Auto,
-            warmup_s: Auto::Auto,
-            idle_s: Auto::Auto,
-            seed: default_seed(),
-            gpu_indices: None,
-            modelled: None,
-        }
-    }
-}
-
-fn default_seed() -> u64 {
+pub(super) fn default_seed() -> u64 {
     42
 }
 

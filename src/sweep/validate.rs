@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use crate::error::{Error, Result};
 use crate::meter::MeterChoice;
-use crate::record::{Decoding, Role, Truncate};
+use crate::record::{Decoding, Order, OutputLength, Role, Truncate};
 use crate::sweep::spec::{
     Auto, Axis, ModelSource, ModelSpec, RandomPrompts, SweepSpec, TemplateChoice, Variables, WeightsChoice,
 };
@@ -358,16 +358,29 @@ impl Check<'_> {
     fn measure(&self) -> Result<()> {
         let measure = &self.spec.measure;
         let at = |key| [Key("measure"), Key(key)];
-        if measure.repeats == 0 {
-            return Err(self.fail(&at("repeats"), "0 repeats", "1 at least; 5 or more give an interval worth having"));
+        for (key, repeats) in [("repeats", measure.repeats), ("max_repeats", measure.max_repeats)] {
+            match repeats {
+                Auto::Value(0) => {
+                    let hint = "1 at least; 5 or more give an interval worth having";
+                    return Err(self.fail(&at(key), "0 repeats", hint));
+                }
+                Auto::Value(many) if many > MOST_REPEATS => {
+                    let hint = format!("{MOST_REPEATS} at most; 5 to 20 say what there is to say");
+                    return Err(self.fail(&at(key), format!("{many} repeats"), hint));
+                }
+                _ => {}
+            }
         }
-        if measure.repeats > MOST_REPEATS {
-            let hint = format!("{MOST_REPEATS} at most; 5 to 20 say what there is to say");
-            return Err(self.fail(&at("repeats"), format!("{} repeats", measure.repeats), hint));
-        }
+        self.adaptive()?;
         self.duration(measure.window_s, "window_s", f64::MIN_POSITIVE)?;
-        self.duration(measure.warmup_s, "warmup_s", 0.0)?;
-        self.duration(measure.idle_s, "idle_s", 0.0)?;
+        for (key, value) in [
+            ("guard_s", measure.guard_s),
+            ("warmup_s", measure.warmup_s),
+            ("max_warmup_s", measure.max_warmup_s),
+            ("idle_s", measure.idle_s),
+        ] {
+            self.duration(value, key, 0.0)?;
+        }
         if measure.gpu_indices.as_ref().is_some_and(Vec::is_empty) {
             return Err(self.fail(&at("gpu_indices"), "no GPUs", "name at least one index, or leave it out"));
         }
@@ -378,6 +391,45 @@ impl Check<'_> {
             }
         }
         self.synthetic_pair()
+    }
+
+    fn adaptive(&self) -> Result<()> {
+        let measure = &self.spec.measure;
+        let at = |key| [Key("measure"), Key(key)];
+        let repeats = measure.repeats();
+        match measure.max_repeats {
+            Auto::Value(most) if most < repeats => {
+                let message =
+                    format!("`max_repeats: {most}` is less than the {repeats} repeats that are measured anyway");
+                return Err(self.fail(&at("max_repeats"), message, "raise it, or lower `repeats`"));
+            }
+            _ => {}
+        }
+        if let Auto::Value(width) = measure.half_width {
+            if !(width > 0.0 && width < 0.5) {
+                let hint = "a share of the mean, such as 0.02 for ± 2 %";
+                return Err(self.fail(&at("half_width"), format!("`half_width: {width}` isn't a small share"), hint));
+            }
+            if measure.adaptive().is_none() {
+                let hint = "set `max_repeats` above `repeats`, or remove `half_width`";
+                return Err(self.fail(&at("half_width"), "`half_width` without repeats to add", hint));
+            }
+        }
+        if measure.adaptive().is_some() && repeats < 2 {
+            let hint =
+                "set `repeats: 5`: an interval needs two values, and a stop decided on fewer than five is too early";
+            return Err(self.fail(&at("repeats"), "repeats that go on from a single one", hint));
+        }
+        if measure.adaptive().is_some() && measure.order == Order::ByModel {
+            let hint = "remove `max_repeats`, or use `order: blocks`";
+            return Err(self.fail(&at("order"), "adaptive repeats need blocks in which all models meet", hint));
+        }
+        if measure.prefill == Auto::Value(true) && self.spec.generation.length != OutputLength::Fixed {
+            let hint = "set `generation.length: fixed`, or remove `prefill`";
+            let message = "prefill and decode can be told apart only where every length produces the same tokens";
+            return Err(self.fail(&at("prefill"), message, hint));
+        }
+        Ok(())
     }
 
     fn duration(&self, value: Auto<f64>, key: &'static str, least: f64) -> Result<()> {

@@ -15,6 +15,8 @@ mod progress;
 mod sample;
 mod score;
 
+use std::time::Instant;
+
 use candle_core::{DType, Device, Tensor};
 
 use self::batch::LeftPadded;
@@ -26,6 +28,7 @@ use super::decoder::{Decoder, Place, Sequences};
 use super::{Continuation, Engine, GenerateOptions, Generation, Prompt, Score};
 use crate::error::{Error, Result};
 use crate::record::{Decoding, ModelInfo, OutputLength};
+use crate::units::Seconds;
 
 /// A model that is loaded into the decoder.
 pub struct DecoderEngine {
@@ -34,6 +37,7 @@ pub struct DecoderEngine {
     /// Where logits come out.
     place: Place,
     info: ModelInfo,
+    time_to_first_token: Option<Seconds>,
 }
 
 /// The choice for one row at one step.
@@ -79,7 +83,7 @@ impl Chooser {
 impl DecoderEngine {
     pub(super) fn new(config: Config, decoder: Decoder, info: ModelInfo) -> Self {
         let place = decoder.output_place().clone();
-        Self { config, decoder, place, info }
+        Self { config, decoder, place, info, time_to_first_token: None }
     }
 
     /// Lets candle's attention hold at most so many scores at a time: a long prompt then goes in more blocks. The kernels
@@ -108,7 +112,8 @@ impl DecoderEngine {
         check_ids(ids, self.config.vocab_size)
     }
 
-    fn decode(&self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
+    fn decode(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
+        self.time_to_first_token = None;
         let eos = &self.config.eos_ids;
         if let Decoding::Beam(beam) = options.decoding {
             return self.beam_search(batch, options, beam, masked(eos, options.length));
@@ -118,23 +123,26 @@ impl DecoderEngine {
     }
 
     fn token_by_token(
-        &self,
+        &mut self,
         batch: &[Prompt],
         options: GenerateOptions,
         mut chooser: Chooser,
     ) -> Result<Vec<Generation>> {
-        let device = &self.place.device;
+        let start = Instant::now();
+        let device = self.place.device.clone();
         let padded = left_padded(batch);
         let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
         let mut progress = Progress::new(&self.config.eos_ids, batch.len(), options);
-        let mut ids = padded.ids(device)?;
+        let mut ids = padded.ids(&device)?;
         loop {
             let logits = self.next_logits(&ids, &mut sequences)?;
             progress.push(&chooser.choose(&logits)?);
+            // choosing has waited for the device
+            self.time_to_first_token.get_or_insert_with(|| Seconds(start.elapsed().as_secs_f64()));
             if progress.is_done() {
                 return Ok(progress.finish());
             }
-            ids = Tensor::from_vec(progress.inputs(), (batch.len(), 1), device)?;
+            ids = Tensor::from_vec(progress.inputs(), (batch.len(), 1), &device)?;
         }
     }
 
@@ -171,6 +179,10 @@ impl Engine for DecoderEngine {
         options.decoding.check().map_err(|bad| Error::input(bad.message).hint(bad.hint))?;
         self.check(batch, options.max_new_tokens)?;
         self.on_its_threads(|engine| engine.decode(batch, options))
+    }
+
+    fn time_to_first_token(&self) -> Option<Seconds> {
+        self.time_to_first_token
     }
 
     fn score(&mut self, batch: &[Continuation]) -> Result<Vec<Score>> {

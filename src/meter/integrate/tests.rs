@@ -9,6 +9,7 @@ fn trace_of(quantity: Quantity, method: EnergyMethod, tick: Option<f64>, samples
         quantity,
         method,
         tick: tick.map(Seconds),
+        lag: Seconds(0.0),
         samples: samples.into_iter().map(|(t, value)| Sample { t: Seconds(t), value }).collect(),
     }
 }
@@ -34,17 +35,7 @@ fn ticking(tick: f64, phase: f64, energy: impl Fn(f64) -> f64) -> impl Fn(f64) -
 }
 
 fn info(domains: &[&str], min_window: f64) -> MeterInfo {
-    let domain = |name: &&str| Domain { name: (*name).into(), description: String::new() };
-    MeterInfo {
-        name: "test".into(),
-        method: EnergyMethod::Counter,
-        domains: domains.iter().map(domain).collect(),
-        tick_s: None,
-        min_window_s: Seconds(min_window),
-        guard_s: Seconds(0.0),
-        idle_s: Seconds(1.0),
-        notes: vec![],
-    }
+    MeterInfo { min_window_s: Seconds(min_window), ..tests_support::info(domains) }
 }
 
 fn named(domain: &str, source: SourceTrace) -> SourceTrace {

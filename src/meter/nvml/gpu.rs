@@ -1,0 +1,477 @@
+//! One GPU: its sources of energy, power and telemetry.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use nvml_wrapper::enum_wrappers::device::{Clock as ClockType, TemperatureSensor};
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_POWER_INSTANT;
+use nvml_wrapper::{Device, Nvml};
+
+use super::probe::{self, Findings};
+use crate::clock::Clock;
+use crate::error::{Context, Error, Result};
+use crate::meter::sampler::{Pace, Read, Source, scalar};
+use crate::record::{Domain, EnergyMethod, GpuInfo, Quantity, Sample, SourceInfo, SourceRole};
+use crate::units::{Seconds, Watts};
+
+/// The counter's nominal tick (69.9 to 108 ms were seen on an H100, driver 580).
+const COUNTER_TICK: Seconds = Seconds(0.1);
+/// How often a tick is followed where no edge is near: three or four readings of 3 to 5 ms each time.
+const COUNTER_REST: Seconds = Seconds(3.0);
+/// Nominal spacing of the driver's power samples.
+const RING_TICK: Seconds = Seconds(0.02);
+/// The ring holds 2.4 s.
+const RING_PERIOD: Seconds = Seconds(1.0);
+/// Sensor values change ten times a second.
+const SENSOR_TICK: Seconds = Seconds(0.1);
+/// Between two refreshes a reading of instantaneous power costs microseconds.
+const INSTANT_PERIOD: Seconds = Seconds(0.02);
+/// EPT-Bench's own interval; the driver has a new value about as often.
+const USAGE_PERIOD: Seconds = Seconds(0.1);
+/// Half of the second that `power_usage` averages over, on Ampere (but GA100) and newer.
+const USAGE_LAG: Seconds = Seconds(0.5);
+/// Temperature, clocks and their limits, in this rhythm.
+const TELEMETRY_PERIOD: Seconds = Seconds(0.25);
+/// Listing processes takes 0.3 ms.
+const PROCESSES_PERIOD: Seconds = Seconds(1.0);
+/// A wall clock that jumps by more than this against the run's clock was set.
+const CLOCK_STEP: f64 = 0.005;
+
+/// One GPU and what it can tell.
+pub(super) struct Gpu {
+    device: Arc<Device<'static>>,
+    domain: Domain,
+    info: GpuInfo,
+    counter: Findings,
+    power: Option<PowerSource>,
+    usage: Findings,
+    sources: Vec<SourceInfo>,
+    notes: Vec<String>,
+}
+
+/// Where power samples come from, the better first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum PowerSource {
+    /// The driver's own ring of instantaneous samples, 20 ms apart.
+    Ring,
+    /// Field 186: power now.
+    Instant,
+    /// `nvmlDeviceGetPowerUsage`: on Ampere (but GA100) and newer the average of the last second.
+    Usage,
+}
+
+/// Reads the temperature between windows.
+pub(super) struct Thermometer(Arc<Device<'static>>);
+
+impl Thermometer {
+    pub(super) fn read(&self) -> Option<f64> {
+        self.0.temperature(TemperatureSensor::Gpu).ok().map(f64::from)
+    }
+}
+
+impl Gpu {
+    pub(super) fn open(nvml: &'static Nvml, index: u32, listed: bool) -> Result<Self> {
+        let name = format!("gpu{index}");
+        let device = nvml.device_by_index(index).context(|| format!("can't open {name}"))?;
+        let info = describe(nvml, &device, &name);
+        let mut notes = mig_note(&info, listed)?;
+        let counter = probe::watch(|| energy(&device), true);
+        let ring = ring_findings(&device);
+        let instant = probe::watch(|| instant_watts(&device), false);
+        let usage = probe::watch(|| usage_watts(&device), false);
+        let found = [(PowerSource::Ring, &ring), (PowerSource::Instant, &instant), (PowerSource::Usage, &usage)];
+        let power = found.into_iter().find(|(_, findings)| findings.works()).map(|(source, _)| source);
+        if !counter.works() && power.is_none() {
+            return Err(Error::new(format!("{name} shows neither energy nor power"))
+                .hint("`nvidia-smi -q -d POWER` says what the driver can read"));
+        }
+        if !counter.works() {
+            let why = counter.detail.as_deref().unwrap_or("unknown");
+            notes.push(format!("{name}: no energy counter ({why}); its energy is integrated power"));
+        }
+        notes.push(format!("{name}: {}", second_source(power)));
+        let role = |source, works: bool| match (power == Some(source), counter.works()) {
+            (true, true) => SourceRole::Second,
+            (true, false) => SourceRole::Primary,
+            (false, _) if source == PowerSource::Usage && works => SourceRole::Recorded,
+            (false, _) => SourceRole::Unused,
+        };
+        let counter_role = if counter.works() { SourceRole::Primary } else { SourceRole::Unused };
+        let sources = vec![
+            source_info(&name, "energy counter", &counter, counter_role),
+            source_info(&name, "power samples of the driver's ring", &ring, role(PowerSource::Ring, ring.works())),
+            source_info(
+                &name,
+                "instantaneous power (field 186)",
+                &instant,
+                role(PowerSource::Instant, instant.works()),
+            ),
+            source_info(&name, "power usage", &usage, role(PowerSource::Usage, usage.works())),
+        ];
+        let description = match &info.uuid {
+            Some(uuid) => format!("{}, {uuid}", info.name),
+            None => info.name.clone(),
+        };
+        let domain = Domain { description, name };
+        Ok(Self { device: Arc::new(device), domain, info, counter, power, usage, sources, notes })
+    }
+
+    pub(super) fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    pub(super) fn info(&self) -> &GpuInfo {
+        &self.info
+    }
+
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    pub(super) fn source_infos(&self) -> &[SourceInfo] {
+        &self.sources
+    }
+
+    pub(super) fn has_counter(&self) -> bool {
+        self.counter.works()
+    }
+
+    /// The only power is the average of the last second.
+    pub(super) fn is_averaged(&self) -> bool {
+        self.power == Some(PowerSource::Usage)
+    }
+
+    /// Nominal time between two updates of what energies come from.
+    pub(super) fn primary_tick(&self) -> Seconds {
+        match self.power {
+            _ if self.has_counter() => COUNTER_TICK,
+            Some(PowerSource::Ring) => RING_TICK,
+            _ => SENSOR_TICK,
+        }
+    }
+
+    pub(super) fn thermometer(&self) -> Option<Thermometer> {
+        let thermometer = Thermometer(Arc::clone(&self.device));
+        thermometer.read().map(|_| thermometer)
+    }
+
+    pub(super) fn sources(self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        if self.has_counter() {
+            let device = Arc::clone(&self.device);
+            let read = scalar(move || energy(&device).context(|| "can't read the energy counter"));
+            let source = self.source(Quantity::EnergyCounter, Pace::Ticks(COUNTER_REST), read);
+            sources.push(Source { method: EnergyMethod::Counter, tick: Some(COUNTER_TICK), ..source });
+        }
+        match self.power {
+            Some(PowerSource::Ring) => {
+                let ring = Ring::new(Arc::clone(&self.device));
+                let source = self.source(Quantity::Power, Pace::Every(RING_PERIOD), ring.into_read());
+                sources.push(Source { tick: Some(RING_TICK), ..source });
+            }
+            Some(PowerSource::Instant) => {
+                let device = Arc::clone(&self.device);
+                let read = scalar(move || instant_watts(&device).context(|| "can't read the power"));
+                let source = self.source(Quantity::Power, Pace::Every(INSTANT_PERIOD), read);
+                sources.push(Source { tick: Some(SENSOR_TICK), ..source });
+            }
+            Some(PowerSource::Usage) | None => {}
+        }
+        if self.usage.works() {
+            let device = Arc::clone(&self.device);
+            let read = scalar(move || usage_watts(&device).context(|| "can't read the power"));
+            let source = self.source(Quantity::PowerUsage, Pace::Every(USAGE_PERIOD), read);
+            sources.push(Source { tick: Some(SENSOR_TICK), lag: self.usage_lag(), ..source });
+        }
+        sources.extend(self.telemetry());
+        sources
+    }
+
+    fn source(&self, quantity: Quantity, pace: Pace, read: Read) -> Source {
+        Source {
+            domain: self.domain.name.clone(),
+            quantity,
+            method: EnergyMethod::PowerIntegral,
+            tick: None,
+            lag: Seconds(0.0),
+            pace,
+            read,
+        }
+    }
+
+    /// Pascal, Volta, Turing and GA100 show power as it is; newer ones its average over the last second.
+    fn usage_lag(&self) -> Seconds {
+        use nvml_wrapper::enums::device::DeviceArchitecture as Generation;
+        let name = self.info.name.to_ascii_uppercase();
+        let ga100 = name.contains("A100") || name.contains("A30") || name.contains("A800");
+        match self.device.architecture() {
+            Ok(Generation::Kepler | Generation::Maxwell | Generation::Pascal | Generation::Volta) => Seconds(0.0),
+            Ok(Generation::Turing) => Seconds(0.0),
+            Ok(Generation::Ampere) if ga100 => Seconds(0.0),
+            _ => USAGE_LAG,
+        }
+    }
+
+    /// What can be read now; a quantity that fails later leaves a gap and no error, since no energy rests on it.
+    fn telemetry(&self) -> Vec<Source> {
+        type Reading = fn(&Device) -> Result<f64, NvmlError>;
+        let readings: [(Quantity, Reading); 5] = [
+            (Quantity::Temperature, |device| device.temperature(TemperatureSensor::Gpu).map(f64::from)),
+            (Quantity::SmClock, |device| device.clock_info(ClockType::SM).map(f64::from)),
+            (Quantity::MemoryClock, |device| device.clock_info(ClockType::Memory).map(f64::from)),
+            (Quantity::ClockEvents, |device| device.current_throttle_reasons().map(|events| events.bits() as f64)),
+            (Quantity::PerformanceState, |device| device.performance_state().map(|state| f64::from(state.as_c()))),
+        ];
+        let known = readings.into_iter().filter(|(_, read)| read(&self.device).is_ok());
+        let mut sources: Vec<Source> = known
+            .map(|(quantity, read)| {
+                let device = Arc::clone(&self.device);
+                self.source(quantity, Pace::Every(TELEMETRY_PERIOD), lenient(move || read(&device).ok()))
+            })
+            .collect();
+        if self.device.running_compute_processes().is_ok() {
+            let mut neighbours = Neighbours::new(&self.info.foreign_processes);
+            let device = Arc::clone(&self.device);
+            let read = move || Some(f64::from(neighbours.count(&processes(&device)?)));
+            sources.push(self.source(Quantity::ForeignProcesses, Pace::Every(PROCESSES_PERIOD), lenient(read)));
+        }
+        sources
+    }
+}
+
+/// A reading that may be missing.
+fn lenient(mut read: impl FnMut() -> Option<f64> + Send + 'static) -> Read {
+    Box::new(move |clock, samples| {
+        samples.extend(read().map(|value| Sample { t: clock.now(), value }));
+        Ok(())
+    })
+}
+
+/// The driver's ring of power samples: each call gives those that came since the one before.
+struct Ring {
+    device: Arc<Device<'static>>,
+    /// The driver's stamp of the newest sample that was taken over, in microseconds since 1970.
+    last: u64,
+    /// The wall clock's lead over the run's clock, as last seen.
+    lead: Option<f64>,
+}
+
+impl Ring {
+    fn new(device: Arc<Device<'static>>) -> Self {
+        Self { device, last: 0, lead: None }
+    }
+
+    fn into_read(mut self) -> Read {
+        Box::new(move |clock, samples| self.read(clock, samples))
+    }
+
+    /// The driver stamps samples with the wall clock: its lead over the run's clock is taken anew at each call. Where
+    /// it was set in between, the new samples could belong to either side and are left out: a gap that the coverage
+    /// shows.
+    fn read(&mut self, clock: &Clock, samples: &mut Vec<Sample>) -> Result<()> {
+        let fresh = power_samples(&self.device, self.last).context(|| "can't read the power samples")?;
+        let lead = wall_clock_lead(clock);
+        let stepped = self.lead.is_some_and(|before| (lead - before).abs() > CLOCK_STEP);
+        self.lead = Some(lead);
+        let newest = samples.last().map_or(f64::NEG_INFINITY, |sample| sample.t.0);
+        let first = samples.is_empty();
+        for (stamp, watts) in fresh {
+            let t = stamp as f64 * 1e-6 - lead;
+            // at the start of a recording the ring holds what came before it: half a second of that is enough
+            let wanted = !stepped && t > newest && (!first || t > clock.now().0 - 0.5);
+            if wanted {
+                samples.push(Sample { t: Seconds(t), value: watts });
+            }
+            self.last = self.last.max(stamp);
+        }
+        if stepped {
+            self.last = ((clock.now().0 + lead) * 1e6) as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since 1970 minus seconds of the run's clock, from the closest of three pairs of readings.
+fn wall_clock_lead(clock: &Clock) -> f64 {
+    let pair = |_| {
+        let before = clock.now().0;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let after = clock.now().0;
+        (after - before, wall - (before + after) / 2.0)
+    };
+    (0..3).map(pair).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.0, |(_, lead)| lead)
+}
+
+/// Stamps in microseconds and watts, oldest first. No new samples is no error.
+fn power_samples(device: &Device, since: u64) -> Result<Vec<(u64, f64)>, NvmlError> {
+    use nvml_wrapper::enum_wrappers::device::Sampling;
+    let samples = match device.samples(Sampling::Power, since) {
+        Err(NvmlError::NotFound) => Vec::new(),
+        other => other?,
+    };
+    let mut pairs: Vec<(u64, f64)> = samples
+        .into_iter()
+        .filter(|sample| sample.timestamp > since)
+        .map(|sample| (sample.timestamp, number(&sample.value) / 1000.0))
+        .collect();
+    pairs.sort_by_key(|(stamp, _)| *stamp);
+    pairs.dedup_by_key(|(stamp, _)| *stamp);
+    Ok(pairs)
+}
+
+fn ring_findings(device: &Device) -> Findings {
+    let before = Instant::now();
+    let samples = match power_samples(device, 0) {
+        Ok(samples) => samples,
+        Err(why) => return Findings::refused(&why),
+    };
+    let call = before.elapsed().as_secs_f64();
+    let times: Vec<f64> = samples.iter().map(|(stamp, _)| *stamp as f64 * 1e-6).collect();
+    let (tick, range) = probe::spacing(&times);
+    let refused = |detail: String| Findings { detail: Some(detail), ..Findings::refused(&NvmlError::NotSupported) };
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    match (tick, times.last()) {
+        (Some(tick), Some(newest)) if tick.0 <= 0.05 && (wall - newest).abs() < 1.0 => Findings {
+            status: crate::record::SourceStatus::Supported,
+            tick: Some(tick),
+            range,
+            call: Some(Seconds(call)),
+            detail: Some(format!("{} samples kept", times.len())),
+        },
+        (Some(tick), Some(_)) if tick.0 > 0.05 => refused(format!("samples are {:.0} ms apart", tick.0 * 1e3)),
+        (Some(_), Some(_)) => refused("its stamps aren't those of this machine's clock".to_owned()),
+        _ => refused("it is empty".to_owned()),
+    }
+}
+
+/// Counts the compute processes of others.
+struct Neighbours {
+    own: u32,
+    before: Vec<u32>,
+}
+
+impl Neighbours {
+    fn new(before: &[u32]) -> Self {
+        Self { own: std::process::id(), before: before.to_vec() }
+    }
+
+    /// In a container the driver may call this process by another number than it knows itself: the first one that came
+    /// after the meter was opened is then taken for it.
+    fn count(&mut self, running: &[u32]) -> u32 {
+        if !running.contains(&self.own)
+            && let Some(new) = running.iter().find(|pid| !self.before.contains(pid))
+        {
+            self.own = *new;
+        }
+        running.iter().filter(|pid| **pid != self.own).count() as u32
+    }
+}
+
+fn processes(device: &Device) -> Option<Vec<u32>> {
+    Some(device.running_compute_processes().ok()?.into_iter().map(|process| process.pid).collect())
+}
+
+fn usage_watts(device: &Device) -> Result<f64, NvmlError> {
+    Ok(f64::from(device.power_usage()?) / 1000.0)
+}
+
+fn instant_watts(device: &Device) -> Result<f64, NvmlError> {
+    let fields = device.field_values_for(&[FieldId(NVML_FI_DEV_POWER_INSTANT)])?;
+    Ok(number(&fields.into_iter().next().ok_or(NvmlError::NotFound)??.value?) / 1000.0)
+}
+
+fn number(value: &SampleValue) -> f64 {
+    match *value {
+        SampleValue::F64(value) => value,
+        SampleValue::U32(value) => f64::from(value),
+        SampleValue::U64(value) => value as f64,
+        SampleValue::I64(value) => value as f64,
+    }
+}
+
+/// Joules since the driver was loaded.
+fn energy(device: &Device) -> Result<f64, NvmlError> {
+    Ok(device.total_energy_consumption()? as f64 / 1000.0)
+}
+
+fn describe(nvml: &Nvml, device: &Device, domain: &str) -> GpuInfo {
+    let watts = |limit: Result<u32, NvmlError>| limit.ok().map(|milliwatts| Watts(f64::from(milliwatts) / 1000.0));
+    let own = std::process::id();
+    let memory_clock = device.max_clock_info(ClockType::Memory).ok();
+    // double data rate: two transfers of the bus width a cycle
+    let bandwidth = device.memory_bus_width().ok().zip(memory_clock);
+    GpuInfo {
+        domain: domain.to_owned(),
+        name: device.name().unwrap_or_else(|_| "unnamed GPU".into()),
+        uuid: device.uuid().ok(),
+        pci_bus_id: device.pci_info().ok().map(|pci| pci.bus_id),
+        driver: nvml.sys_driver_version().ok(),
+        vbios: device.vbios_version().ok(),
+        power_limit_w: watts(device.enforced_power_limit()),
+        default_power_limit_w: watts(device.power_management_limit_default()),
+        max_sm_clock_mhz: device.max_clock_info(ClockType::SM).ok(),
+        max_memory_clock_mhz: memory_clock,
+        persistence: device.is_in_persistent_mode().ok(),
+        ecc: device.is_ecc_enabled().ok().map(|state| state.currently_enabled),
+        mig: device.mig_mode().is_ok_and(|mode| mode.current != 0),
+        bandwidth: bandwidth.map(|(bits, mhz)| f64::from(bits) / 8.0 * f64::from(mhz) * 1e6 * 2.0),
+        foreign_processes: processes(device).unwrap_or_default().into_iter().filter(|pid| *pid != own).collect(),
+    }
+}
+
+fn mig_note(info: &GpuInfo, listed: bool) -> Result<Vec<String>> {
+    let name = &info.domain;
+    match (info.mig, listed) {
+        (false, _) => Ok(Vec::new()),
+        (true, true) => Ok(vec![format!("{name} is split by MIG: the energy is the whole GPU's")]),
+        (true, false) => Err(Error::new(format!("{name} is split by MIG, and energy is known for the whole GPU only"))
+            .hint("list it in `gpu_indices` to charge the whole GPU all the same")),
+    }
+}
+
+fn second_source(power: Option<PowerSource>) -> &'static str {
+    match power {
+        Some(PowerSource::Ring) => "second source: the driver's ring of power samples",
+        Some(PowerSource::Instant) => "second source: instantaneous power (field 186)",
+        Some(PowerSource::Usage) => "second source: power usage, which may be the average of the last second",
+        None => "no power reading: the energy counter stands alone",
+    }
+}
+
+fn source_info(domain: &str, name: &str, findings: &Findings, role: SourceRole) -> SourceInfo {
+    SourceInfo {
+        domain: domain.to_owned(),
+        name: name.to_owned(),
+        status: findings.status,
+        role,
+        tick_s: findings.tick,
+        tick_range_s: findings.range,
+        call_s: findings.call,
+        detail: findings.detail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_not_its_own_neighbour() {
+        let mut neighbours = Neighbours { own: 7, before: vec![3] };
+        assert_eq!(neighbours.count(&[3]), 1, "it was there before");
+        assert_eq!(neighbours.count(&[3, 7]), 1);
+        assert_eq!(neighbours.count(&[7]), 0);
+        assert_eq!(neighbours.count(&[7, 9]), 1);
+    }
+
+    #[test]
+    fn in_a_container_the_first_new_process_is_this_one() {
+        let mut neighbours = Neighbours { own: 7, before: vec![] };
+        assert_eq!(neighbours.count(&[]), 0);
+        assert_eq!(neighbours.count(&[4711]), 0);
+        assert_eq!(neighbours.count(&[4711, 4712]), 1);
+    }
+}

@@ -1,0 +1,138 @@
+//! NVIDIA's management library: the energy counter, the power samples and the telemetry of GPUs. The one door to
+//! nvml-wrapper.
+//!
+//! What costs how much decides how each is read. On an H100 (driver 580) a reading of the counter takes 3 to 5 ms of
+//! processor time, so that it is read closely at a window's edges only; one call a second fetches all power samples
+//! from the driver's own ring; the rest takes tens of microseconds.
+
+mod gpu;
+mod probe;
+mod which;
+
+use std::sync::OnceLock;
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+
+use self::gpu::Gpu;
+use super::sampler::{Edge, Sampler, Source};
+use super::{EngineGpu, Meter};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::record::{Domain, EnergyMethod, MeterInfo, SourceInfo, Trace};
+use crate::units::Seconds;
+
+/// Name of the meter.
+pub const NAME: &str = "nvml";
+
+/// 50 ticks of the counter: an edge that is off by a quarter of a tick costs 0.5 %.
+const MIN_WINDOW_TICKS: f64 = 50.0;
+/// Two ticks of the counter and their jitter inside the load at each edge.
+const GUARD: Seconds = Seconds(0.3);
+/// The same where power is the average of the last second, which ends half a second late.
+const GUARD_AVERAGED: Seconds = Seconds(0.8);
+/// The rest is averaging.
+const IDLE: Seconds = Seconds(20.0);
+/// The board senses power for 25 of every 100 ms on A100 and H100 (Yang, Adamek, Armour 2024).
+const SENSING_PERIOD: Seconds = Seconds(0.1);
+
+/// The NVML meter.
+pub struct NvmlMeter {
+    info: MeterInfo,
+    sampler: Sampler,
+    thermometers: Vec<gpu::Thermometer>,
+}
+
+impl NvmlMeter {
+    /// Opens the GPUs with these NVML indices; `None` takes those that the engine runs on: by the UUIDs that CUDA gives
+    /// them, else by their ordinals among those that `CUDA_VISIBLE_DEVICES` names (by index, by `GPU-…` UUID or its
+    /// beginning).
+    ///
+    /// Every source is tried once: how often it updates and what a reading costs are measured, which takes about a
+    /// second for each GPU. `beside` are sources of other domains that are recorded too: those of the processor.
+    ///
+    /// # Errors
+    /// There is no driver, no such GPU, a GPU is split by MIG (unless it was listed), or a GPU shows neither energy
+    /// nor power.
+    pub fn open(
+        gpu_indices: Option<&[u32]>,
+        engine_gpus: &[EngineGpu],
+        beside: Option<(Vec<Domain>, Vec<Source>)>,
+        clock: &Clock,
+    ) -> Result<Self> {
+        let nvml = library()?;
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let indices = which::choose(gpu_indices, visible.as_deref(), engine_gpus, &which::uuids(nvml)?)?;
+        let gpus =
+            indices.iter().map(|&index| Gpu::open(nvml, index, gpu_indices.is_some())).collect::<Result<Vec<_>>>()?;
+        let mut info = info(&gpus);
+        let thermometers = gpus.iter().filter_map(Gpu::thermometer).collect();
+        let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
+        if let Some((domains, further)) = beside {
+            info.host_domains = domains;
+            sources.extend(further);
+        }
+        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()), thermometers })
+    }
+}
+
+impl Meter for NvmlMeter {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn start(&mut self) -> Result<()> {
+        self.sampler.start()
+    }
+
+    fn stop(&mut self) -> Result<Trace> {
+        self.sampler.stop()
+    }
+
+    fn edge(&mut self, edge: Edge) {
+        self.sampler.edge(edge);
+    }
+
+    fn temperature(&self) -> Option<f64> {
+        self.thermometers.iter().filter_map(gpu::Thermometer::read).reduce(f64::max)
+    }
+}
+
+/// The library, loaded once for the life of the process.
+fn library() -> Result<&'static Nvml> {
+    static LIBRARY: OnceLock<Result<Nvml>> = OnceLock::new();
+    LIBRARY.get_or_init(|| Nvml::init().map_err(|why| unavailable(&why))).as_ref().map_err(Error::clone)
+}
+
+fn unavailable(why: &NvmlError) -> Error {
+    match why {
+        NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
+            Error::new("the NVIDIA management library (`libnvidia-ml.so.1`) is not installed")
+                .hint("it comes with the NVIDIA driver; in a container, start it with access to the GPUs")
+        }
+        NvmlError::DriverNotLoaded => Error::new("the NVIDIA driver is not loaded").hint("try `nvidia-smi`"),
+        other => Error::new(format!("the NVIDIA management library doesn't start: {other}")).hint("try `nvidia-smi`"),
+    }
+}
+
+fn info(gpus: &[Gpu]) -> MeterInfo {
+    let has_counters = gpus.iter().all(Gpu::has_counter);
+    let tick = gpus.iter().map(Gpu::primary_tick).map(Seconds::get).fold(0.0, f64::max);
+    let averaged = gpus.iter().any(Gpu::is_averaged);
+    let sources: Vec<SourceInfo> = gpus.iter().flat_map(|gpu| gpu.source_infos().to_vec()).collect();
+    MeterInfo {
+        name: NAME.into(),
+        method: if has_counters { EnergyMethod::Counter } else { EnergyMethod::PowerIntegral },
+        domains: gpus.iter().map(|gpu| gpu.domain().clone()).collect(),
+        tick_s: Some(Seconds(tick)),
+        // the nominal 100 ms of the counter, not what was measured: presets must not change from start to start
+        min_window_s: Seconds(if tick < 0.05 { 1.0 } else { 0.1 * MIN_WINDOW_TICKS }),
+        guard_s: if averaged { GUARD_AVERAGED } else { GUARD },
+        idle_s: IDLE,
+        notes: gpus.iter().flat_map(|gpu| gpu.notes().to_vec()).collect(),
+        host_domains: Vec::new(),
+        sensing_period_s: Some(SENSING_PERIOD),
+        sources,
+        gpus: gpus.iter().map(|gpu| gpu.info().clone()).collect(),
+    }
+}

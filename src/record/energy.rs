@@ -1,0 +1,167 @@
+//! The energy of a window, the idle baseline, and the conditions under which both were taken.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::EnergyMethod;
+use crate::units::{Joules, Seconds, Watts};
+
+/// Gross energy of a window, with everything that says how far it can be trusted.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct WindowEnergy {
+    /// Sum over the domains of the primary source; `None` where nothing was measured.
+    pub total_j: Option<Joules>,
+    /// Where `total_j` comes from.
+    pub method: Option<EnergyMethod>,
+    /// The domains one by one: `gpu0`, `package-0`, `dram-0`, `cpu`.
+    pub domains: Vec<DomainEnergy>,
+    /// The same energy by the second source (time integral of power), where there is one.
+    pub integral_j: Option<Joules>,
+    /// (counter − integral) / counter.
+    pub residual: Option<f64>,
+    /// Share of the window that the second source's samples cover.
+    pub coverage: Option<f64>,
+    /// Longest gap between samples of the second source inside the window.
+    pub max_gap_s: Option<Seconds>,
+    /// Time between two ticks of the primary counter.
+    pub tick_s: Option<Seconds>,
+    /// `E_sum_J`: what EPT-Bench's own estimator gives for this window (Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the
+    /// last partial interval dropped), summed over the GPUs. For comparison only.
+    #[serde(default)]
+    pub seed_sum_j: Option<Joules>,
+    /// The processor's domains beside those that are charged: `package-0`, `dram-0`. Not in `total_j`.
+    #[serde(default)]
+    pub host: Vec<DomainEnergy>,
+}
+
+/// Energy of one domain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DomainEnergy {
+    /// `gpu0`, `package-0`, `dram-0`, `cpu` …
+    pub domain: String,
+    /// Energy inside the window.
+    pub energy_j: Joules,
+    /// How it was obtained.
+    pub method: EnergyMethod,
+    /// The same energy by the second source of this domain.
+    #[serde(default)]
+    pub integral_j: Option<Joules>,
+    /// (counter − integral) / counter of this domain.
+    #[serde(default)]
+    pub residual: Option<f64>,
+}
+
+/// Power without work, with the model resident.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdleBaseline {
+    /// Mean power.
+    pub power_w: Watts,
+    /// How long it was measured.
+    pub duration_s: Seconds,
+    /// Mean power of consecutive, equally long parts of that time: their spread says how well the mean is known.
+    #[serde(default)]
+    pub segments_w: Vec<Watts>,
+    /// Mean temperature in °C of the hottest GPU, where it can be read.
+    #[serde(default)]
+    pub temperature_c: Option<f64>,
+}
+
+/// What one GPU was doing during a window, from its telemetry.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Conditions {
+    /// `gpu0` …
+    pub domain: String,
+    /// Temperature in °C at the window's start.
+    pub temperature_start_c: Option<f64>,
+    /// Temperature in °C at its end.
+    pub temperature_end_c: Option<f64>,
+    /// Mean clock of the multiprocessors in MHz.
+    pub sm_clock_mhz: Option<f64>,
+    /// Their lowest clock in MHz.
+    pub sm_clock_min_mhz: Option<f64>,
+    /// Mean memory clock in MHz.
+    pub memory_clock_mhz: Option<f64>,
+    /// Highest number of a performance state: 0 is the fastest.
+    pub performance_state: Option<u32>,
+    /// Share of the window in which each clock event was active; events that never were are left out.
+    pub clock_events: BTreeMap<ClockEvent, f64>,
+    /// Most compute processes of others seen at once.
+    pub foreign_processes: Option<u32>,
+}
+
+/// Why a GPU doesn't run at the clocks that it could: the bits of NVML's clock event (formerly throttle) reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockEvent {
+    /// 0x1: nothing runs.
+    Idle,
+    /// 0x2: clocks were set by an application.
+    ApplicationClocks,
+    /// 0x4: the power limit. Normal at full load.
+    SoftwarePowerCap,
+    /// 0x8: temperature or power brake, by hardware.
+    HardwareSlowdown,
+    /// 0x10: clocks are held equal over a group of GPUs.
+    SyncBoost,
+    /// 0x20: temperature, by the driver.
+    SoftwareThermal,
+    /// 0x40: temperature, by hardware.
+    HardwareThermal,
+    /// 0x80: an external power brake.
+    PowerBrake,
+}
+
+impl ClockEvent {
+    /// All of them, with their bits (`nvml.h`, `nvmlClocksEventReason…`).
+    pub const BITS: [(u64, ClockEvent); 8] = [
+        (0x1, ClockEvent::Idle),
+        (0x2, ClockEvent::ApplicationClocks),
+        (0x4, ClockEvent::SoftwarePowerCap),
+        (0x8, ClockEvent::HardwareSlowdown),
+        (0x10, ClockEvent::SyncBoost),
+        (0x20, ClockEvent::SoftwareThermal),
+        (0x40, ClockEvent::HardwareThermal),
+        (0x80, ClockEvent::PowerBrake),
+    ];
+
+    /// The stable code, as stored.
+    pub fn code(self) -> &'static str {
+        match self {
+            ClockEvent::Idle => "idle",
+            ClockEvent::ApplicationClocks => "application_clocks",
+            ClockEvent::SoftwarePowerCap => "software_power_cap",
+            ClockEvent::HardwareSlowdown => "hardware_slowdown",
+            ClockEvent::SyncBoost => "sync_boost",
+            ClockEvent::SoftwareThermal => "software_thermal",
+            ClockEvent::HardwareThermal => "hardware_thermal",
+            ClockEvent::PowerBrake => "power_brake",
+        }
+    }
+
+    /// A window in which it was active isn't the machine's normal state.
+    pub fn invalidates(self) -> bool {
+        matches!(
+            self,
+            ClockEvent::HardwareSlowdown
+                | ClockEvent::SoftwareThermal
+                | ClockEvent::HardwareThermal
+                | ClockEvent::PowerBrake
+        )
+    }
+}
+
+/// A window's energy split at the first token of each batch, from power samples fine enough for it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSplit {
+    /// Energy from the start of each batch to its first tokens, by the second source.
+    pub prefill_j: Joules,
+    /// Energy from there to the batch's end, by the second source.
+    pub decode_j: Joules,
+    /// Time that prefill took, over all batches.
+    pub prefill_s: Seconds,
+    /// Time that decoding took.
+    pub decode_s: Seconds,
+    /// Decoding steps, over all batches (the first token belongs to prefill).
+    pub decode_steps: u64,
+}

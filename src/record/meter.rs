@@ -1,0 +1,132 @@
+//! What measured the energy, and what it can do on that machine.
+
+use serde::{Deserialize, Serialize};
+
+use super::EnergyMethod;
+use crate::units::{Seconds, Watts};
+
+/// What measures the energy, and what it can do here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeterInfo {
+    /// `nvml`, `rapl`, `modelled`, `synthetic`.
+    pub name: String,
+    /// How energies from it are labelled.
+    pub method: EnergyMethod,
+    /// What it covers: `gpu0`, `package-0` …
+    pub domains: Vec<Domain>,
+    /// Time between two updates of the primary source.
+    pub tick_s: Option<Seconds>,
+    /// Shortest window that the source can measure well.
+    pub min_window_s: Seconds,
+    /// Guard work that a window needs at each edge so that a tick falls inside the load.
+    pub guard_s: Seconds,
+    /// How long an idle baseline should last.
+    pub idle_s: Seconds,
+    /// What a reader has to know: coefficients of the model, what isn't covered.
+    pub notes: Vec<String>,
+    /// The processor's domains that are measured beside those that are charged.
+    #[serde(default)]
+    pub host_domains: Vec<Domain>,
+    /// The sensor's own rhythm: work in step with it would always show it the same phase.
+    #[serde(default)]
+    pub sensing_period_s: Option<Seconds>,
+    /// Every source that was looked for, and what it can do as measured now.
+    #[serde(default)]
+    pub sources: Vec<SourceInfo>,
+    /// The GPUs, where it measures any.
+    #[serde(default)]
+    pub gpus: Vec<GpuInfo>,
+}
+
+/// One source of a domain, as found at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// `gpu0`, `package-0` …
+    pub domain: String,
+    /// `energy counter`, `power samples` …
+    pub name: String,
+    /// Whether it works.
+    pub status: SourceStatus,
+    /// What it is used for.
+    pub role: SourceRole,
+    /// Median time between two updates, as measured now.
+    pub tick_s: Option<Seconds>,
+    /// Shortest and longest time between two updates.
+    pub tick_range_s: Option<(Seconds, Seconds)>,
+    /// Median time that a reading takes.
+    pub call_s: Option<Seconds>,
+    /// What went wrong, or what a reader has to know.
+    pub detail: Option<String>,
+}
+
+/// Whether a source works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceStatus {
+    /// It works.
+    Supported,
+    /// The device or its driver doesn't have it.
+    Unsupported,
+    /// It is there, and reading it fails.
+    Failed,
+    /// It is there and doesn't move.
+    StandsStill,
+}
+
+/// What a source is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceRole {
+    /// Energies come from it.
+    Primary,
+    /// It confirms the primary source.
+    Second,
+    /// It is recorded for comparison.
+    Recorded,
+    /// It isn't used.
+    Unused,
+}
+
+/// A GPU, and the state in which it was found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GpuInfo {
+    /// `gpu0` …
+    pub domain: String,
+    /// Its model.
+    pub name: String,
+    /// `GPU-…`.
+    pub uuid: Option<String>,
+    /// `00000000:01:00.0`.
+    pub pci_bus_id: Option<String>,
+    /// Version of the driver.
+    pub driver: Option<String>,
+    /// Version of the video BIOS.
+    pub vbios: Option<String>,
+    /// Power limit in force.
+    pub power_limit_w: Option<Watts>,
+    /// Power limit as delivered.
+    pub default_power_limit_w: Option<Watts>,
+    /// Highest clock of the multiprocessors in MHz.
+    pub max_sm_clock_mhz: Option<u32>,
+    /// Highest clock of the memory in MHz.
+    pub max_memory_clock_mhz: Option<u32>,
+    /// The driver stays loaded without a client.
+    pub persistence: Option<bool>,
+    /// Memory has error correction.
+    pub ecc: Option<bool>,
+    /// It is split by MIG: the energy is the whole GPU's.
+    pub mig: bool,
+    /// Highest memory bandwidth in bytes a second, from bus width and clock.
+    pub bandwidth: Option<f64>,
+    /// Compute processes that were there before this one used the GPU.
+    pub foreign_processes: Vec<u32>,
+}
+
+/// One domain of a meter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Domain {
+    /// `gpu0`, `package-0` …
+    pub name: String,
+    /// What it is: the GPU's name and UUID, the RAPL zone's path …
+    pub description: String,
+}

@@ -1,0 +1,113 @@
+//! What is stored on disk: the types of `run.json`, `records.jsonl` and `generations.jsonl`, with a format version.
+//!
+//! Everything downstream of measuring reads these types and nothing else. Derived numbers are not stored:
+//! they are recomputed from what is here.
+
+mod decoding;
+mod energy;
+mod meter;
+mod reason;
+mod run;
+mod trace;
+mod trial;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
+pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, PhaseSplit, WindowEnergy};
+pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
+pub use self::reason::{Reason, Validity};
+pub use self::run::{
+    Adaptive, ChatTemplateInfo, GROUPED, Host, ModelInfo, ModelMeta, Order, Part, Preset, PromptForm, PromptInfo,
+    PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
+};
+pub use self::trace::{Quantity, Sample, SourceTrace, Trace};
+pub use self::trial::{
+    Baseline, BaselineTime, Cost, Evaluation, FailureKind, Finish, GenerationLine, ItemScore, Line, Measurement,
+    Outcome, Trial, Window,
+};
+
+/// Version of everything in a run directory. Readers refuse a newer one.
+///
+/// 2 added baselines around a model's trials, the conditions of a window, and further quantities of a trace.
+pub const FORMAT: u32 = 2;
+
+/// A readable name of a cell, unique in its sweep: `teacher.b8.n32`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CellId(pub String);
+
+impl fmt::Display for CellId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a model is in the study.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Neither teacher nor student: measured for its own sake.
+    #[default]
+    Model,
+    /// The large model that others are compared with.
+    Teacher,
+    /// A smaller model distilled from its teacher.
+    Student,
+    /// A model of the student's size trained without the teacher: what distillation is compared with.
+    Control,
+}
+
+/// When a sequence ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputLength {
+    /// At the first end-of-sequence token, or at the limit.
+    #[default]
+    Natural,
+    /// At the limit only, with every end-of-sequence token masked, so that every cell produces the same number
+    /// of tokens.
+    Fixed,
+}
+
+/// Where an energy figure comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnergyMethod {
+    /// Difference of a hardware energy counter (NVML's total energy, RAPL).
+    Counter,
+    /// Time integral of sampled power.
+    PowerIntegral,
+    /// Computed from processor time and stated coefficients: not a measurement.
+    Modelled,
+    /// A simulated device with known power: for tests of the tool itself.
+    Simulated,
+}
+
+/// The axes of one cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellSpec {
+    /// The readable name.
+    pub id: CellId,
+    /// Label of the model.
+    pub model: String,
+    /// Sequences that are decoded together.
+    pub batch_size: usize,
+    /// Upper limit of new tokens a sequence (the exact number in `fixed` length).
+    pub max_new_tokens: usize,
+    /// Data type of weights and activations while running: `f32`, `f16`, `bf16`.
+    pub dtype: String,
+    /// When a sequence ends.
+    pub output_length: OutputLength,
+    /// How its tokens are chosen.
+    #[serde(default)]
+    pub decoding: Decoding,
+    /// The model's weights are made up: energy of an architecture, answers without meaning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dummy_weights: bool,
+    /// Measured only to tell prefill and decode apart: in no comparison and no headline.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
+}

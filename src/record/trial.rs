@@ -1,0 +1,257 @@
+//! One trial, and what was measured in it; what a model wrote, and how it was scored.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CellId, CellSpec, Conditions, IdleBaseline, PhaseSplit, Validity, WindowEnergy};
+use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
+
+/// One line of `records.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// A cell measured once, in one block.
+    Trial(Box<Trial>),
+    /// A model's accuracy, outside of every energy window.
+    Evaluation(Box<Evaluation>),
+    /// Idle power before or after a model's trials of one block.
+    Baseline(Box<Baseline>),
+}
+
+/// Idle power with the model resident, before or after its trials of one block: the two bracket them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Format version of this line.
+    pub format: u32,
+    /// Label of the model.
+    pub model: String,
+    /// The block.
+    pub block: u32,
+    /// Index into `RunInfo::parts`.
+    pub part: usize,
+    /// Before or after.
+    pub time: BaselineTime,
+    /// What was measured.
+    pub idle: IdleBaseline,
+}
+
+/// When a baseline was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaselineTime {
+    /// Right after loading.
+    Before,
+    /// After the last trial.
+    After,
+}
+
+/// One cell in one block: the unit that is run, recorded and resumed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Format version of this line.
+    pub format: u32,
+    /// The cell.
+    pub cell: CellSpec,
+    /// Which repeat, from 0.
+    pub block: u32,
+    /// Index into `RunInfo::parts` of the start that measured this trial.
+    pub part: usize,
+    /// Wall-clock time at which the trial started, RFC 3339.
+    pub started_at: String,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a trial. A failure is a row with a kind and a message, never a zero.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// A window was measured; its energy may still be unknown (`null`) or the window invalid.
+    Measured(Box<Measurement>),
+    /// The trial broke.
+    Failed {
+        /// What kind of failure.
+        failure: FailureKind,
+        /// What went wrong, with the hint.
+        message: String,
+    },
+    /// The trial was not tried.
+    Skipped {
+        /// Why.
+        message: String,
+    },
+}
+
+/// What kind of failure ended a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The model could not be loaded.
+    Load,
+    /// The prompts could not be tokenised or are too long for the model.
+    Prompt,
+    /// The engine failed while generating.
+    Engine,
+    /// Out of memory.
+    OutOfMemory,
+    /// The meter failed.
+    Meter,
+}
+
+/// One measured window and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// The window of time.
+    pub window: Window,
+    /// Input tokens processed inside the window: the sum of the attention masks over all passes.
+    pub tokens_in: Tokens,
+    /// Output tokens generated inside the window; the end-of-sequence token counts, padding never does.
+    pub tokens_out: Tokens,
+    /// Padding positions that prefill processed beside `tokens_in`.
+    pub tokens_pad: Tokens,
+    /// UTF-8 bytes of the generated text over all passes, for comparing models with different tokenizers.
+    pub output_bytes: Option<u64>,
+    /// Gross energy of the window.
+    pub energy: WindowEnergy,
+    /// Idle baseline with the model resident, measured next to this trial's model load.
+    pub idle: Option<IdleBaseline>,
+    /// What loading this model took; shared by the trials of one load.
+    pub load: Cost,
+    /// What warming up for this trial took.
+    pub warmup: Cost,
+    /// Whether the figure may be used, and why not.
+    pub validity: Validity,
+    /// What the GPUs were doing, one entry each.
+    #[serde(default)]
+    pub conditions: Vec<Conditions>,
+    /// Prefill and decode apart, where prefill lasts long enough for the power samples.
+    #[serde(default)]
+    pub phases: Option<PhaseSplit>,
+}
+
+/// Whole passes over one fixed prompt list between two instants of the run's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Start, on the clock of the trace.
+    pub t0_s: Seconds,
+    /// End, on the clock of the trace.
+    pub t1_s: Seconds,
+    /// Whole passes over the prompt list.
+    pub passes: u32,
+    /// Batches in all passes together.
+    pub batches: u32,
+    /// Prompts in all passes together.
+    pub prompts: u32,
+    /// Random wait before the trial's warm-up: it shifts the work against the sensor's own rhythm.
+    #[serde(default)]
+    pub phase_s: Seconds,
+}
+
+impl Window {
+    /// How long the window lasted.
+    pub fn duration(&self) -> Seconds {
+        self.t1_s - self.t0_s
+    }
+}
+
+/// What something beside the window took.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time.
+    pub duration_s: Seconds,
+    /// Energy, where it was measured.
+    pub energy_j: Option<Joules>,
+}
+
+impl Measurement {
+    /// Energy per input token: E / T_in.
+    pub fn ept_in(&self) -> Option<JoulesPerToken> {
+        self.energy.total_j?.per_token(self.tokens_in)
+    }
+
+    /// Energy per output token: E / T_out.
+    pub fn ept_out(&self) -> Option<JoulesPerToken> {
+        self.energy.total_j?.per_token(self.tokens_out)
+    }
+
+    /// Energy per token: E / (T_in + T_out).
+    pub fn ept_total(&self) -> Option<JoulesPerToken> {
+        self.energy.total_j?.per_token(self.tokens_in + self.tokens_out)
+    }
+
+    /// Energy above the idle baseline.
+    pub fn net_energy(&self) -> Option<Joules> {
+        Some(self.energy.total_j? - self.idle.as_ref()?.power_w * self.window.duration())
+    }
+}
+
+/// A model's accuracy on one data set at one output length, outside of every energy window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Format version of this line.
+    pub format: u32,
+    /// Label of the model.
+    pub model: String,
+    /// Data type it ran in.
+    pub dtype: String,
+    /// Output length at which the answers were cut.
+    pub max_new_tokens: usize,
+    /// The data set as the sweep file names it.
+    pub dataset: String,
+    /// SHA-256 over the prompts and references that were scored.
+    pub dataset_sha256: String,
+    /// Time that the evaluation took.
+    pub duration_s: Seconds,
+    /// One entry for each prompt, in the order of the sampled data set (the same for every model of a run).
+    pub items: Vec<ItemScore>,
+    /// Why there are no scores, where the evaluation failed.
+    pub error: Option<String>,
+}
+
+/// The score of one answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemScore {
+    /// Category of the prompt, where the data set names one.
+    pub category: Option<String>,
+    /// The answer equals the reference after trimming.
+    pub exact_match: bool,
+    /// ROUGE-L F1 (Lin 2004) against the reference.
+    pub rouge_l: f64,
+    /// Tokens of the answer, the end-of-sequence token included.
+    pub tokens_out: u32,
+    /// What the model wrote.
+    pub answer: String,
+}
+
+/// One line of `generations.jsonl`: what a model wrote for one prompt of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationLine {
+    /// Format version of this line.
+    pub format: u32,
+    /// The cell.
+    pub cell: CellId,
+    /// Index into the prompt list.
+    pub prompt_index: usize,
+    /// The prompt as the model saw it.
+    pub prompt: String,
+    /// Input tokens.
+    pub tokens_in: u32,
+    /// Output token ids, the end-of-sequence token included.
+    pub output_ids: Vec<u32>,
+    /// Text of the output without special tokens; in `fixed` length the whole of it.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// In `fixed` length: how many tokens the natural answer has (its end-of-sequence token included), where it
+    /// would have ended.
+    pub natural_length: Option<u32>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// At an end-of-sequence token.
+    Eos,
+    /// At the limit of new tokens.
+    Length,
+}
