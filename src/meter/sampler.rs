@@ -40,6 +40,8 @@ pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
 pub enum Pace {
     /// Again and again.
     Every(Seconds),
+    /// Again and again, each time for everything that came since: never more seldom, since what isn't taken in time is lost.
+    Drain(Seconds),
     /// One of its ticks again and again, and closely around the edges of a window: for a counter whose readings cost
     /// so much that they would show in what is measured.
     Ticks(Seconds),
@@ -103,6 +105,14 @@ struct Channel {
     chase: Chase,
     /// When a tick was last seen to come.
     ticked: Option<Instant>,
+    /// When it was last read.
+    read_at: Instant,
+    /// Ticks that may still be missed before a chase is given up.
+    patience: u32,
+    /// One of so many samples of [`Pace::Drain`] is kept.
+    stride: usize,
+    /// Samples of [`Pace::Drain`] that were dropped since the last one that was kept.
+    skipped: usize,
 }
 
 /// How closely a source of [`Pace::Ticks`] is being read.
@@ -122,11 +132,15 @@ const CLOSE: Duration = Duration::from_millis(2);
 const AHEAD: Duration = Duration::from_millis(6);
 /// Ticks that are followed closely after an edge was passed.
 const TICKS_AFTER_EDGE: u32 = 2;
+/// A tick between two readings that are farther apart wasn't followed closely.
+const CLOSELY: Duration = Duration::from_millis(20);
+/// Ticks that a chase may miss (they come early, or the machine is busy) before it is given up.
+const PATIENCE: u32 = 5;
 
 impl Pace {
     fn period(self) -> Seconds {
         match self {
-            Pace::Every(period) | Pace::Ticks(period) => period,
+            Pace::Every(period) | Pace::Drain(period) | Pace::Ticks(period) => period,
         }
     }
 }
@@ -257,7 +271,19 @@ impl Channel {
     fn new(source: Source, capacity: usize) -> Self {
         let period = Duration::from_secs_f64(source.pace.period().0);
         let samples = Vec::with_capacity(capacity.min(RESERVED));
-        Self { source, samples, capacity, period, due: Instant::now(), chase: Chase::Rest, ticked: None }
+        Self {
+            source,
+            samples,
+            capacity,
+            period,
+            due: Instant::now(),
+            chase: Chase::Rest,
+            ticked: None,
+            read_at: Instant::now(),
+            patience: PATIENCE,
+            stride: 1,
+            skipped: 0,
+        }
     }
 
     fn restart(&mut self) {
@@ -266,17 +292,22 @@ impl Channel {
         self.period = Duration::from_secs_f64(self.source.pace.period().0);
         self.due = Instant::now();
         self.chase = Chase::Rest;
+        self.patience = PATIENCE;
+        (self.stride, self.skipped) = (1, 0);
     }
 
     fn take(&mut self, clock: &Clock) -> Result<()> {
         let (start, before) = (Instant::now(), self.samples.len());
         (self.source.read)(clock, &mut self.samples).map_err(|error| error.at(&self.source.domain))?;
+        if self.stride > 1 {
+            self.keep_few(before);
+        }
         let changed = self.samples[before.saturating_sub(1)..].windows(2).any(|pair| pair[0].value != pair[1].value);
         if self.samples.len() >= self.capacity {
             self.thin();
         }
         match self.source.pace {
-            Pace::Every(_) => self.next_period(),
+            Pace::Every(_) | Pace::Drain(_) => self.next_period(),
             Pace::Ticks(_) => self.next_tick(changed, start),
         }
         Ok(())
@@ -289,31 +320,42 @@ impl Channel {
     }
 
     fn next_tick(&mut self, changed: bool, read_at: Instant) {
-        let close = self.chase != Chase::Rest;
-        if changed && close {
+        let closely = read_at.saturating_duration_since(self.read_at) < CLOSELY;
+        self.read_at = read_at;
+        if changed && closely {
             self.ticked = Some(read_at);
         }
-        self.chase = match (self.chase, changed) {
-            (Chase::For(0 | 1), true) => Chase::Rest,
-            (Chase::For(left), true) => Chase::For(left - 1),
+        self.chase = match self.chase {
             // a period has passed: follow one tick
-            (Chase::Rest, _) => Chase::For(1),
-            (same, _) => same,
+            Chase::Rest => Chase::For(1),
+            Chase::For(left) if changed && (closely || self.patience == 0) => match left {
+                0 | 1 => Chase::Rest,
+                _ => Chase::For(left - 1),
+            },
+            same => {
+                // it came between two readings too far apart to say when: wait for another
+                self.patience = self.patience.saturating_sub(u32::from(changed));
+                same
+            }
         };
         let now = Instant::now();
         self.due = match self.chase {
-            Chase::Rest => now + self.period,
-            Chase::Open => now + CLOSE,
-            Chase::For(_) if changed => self.expected_tick(now),
-            Chase::For(_) => now + CLOSE,
+            Chase::Rest => {
+                self.patience = PATIENCE;
+                now + self.period
+            }
+            Chase::For(_) if changed && closely => self.expected_tick(now),
+            Chase::For(_) if changed && self.patience == PATIENCE => self.expected_tick(now),
+            Chase::Open | Chase::For(_) => now + CLOSE,
         };
     }
 
     fn edge(&mut self, edge: Edge) {
-        if matches!(self.source.pace, Pace::Every(_)) {
+        if !matches!(self.source.pace, Pace::Ticks(_)) {
             return;
         }
         let now = Instant::now();
+        self.patience = PATIENCE;
         (self.chase, self.due) = match edge {
             Edge::Soon => (Chase::Open, now),
             Edge::Passed => (Chase::For(TICKS_AFTER_EDGE), self.expected_tick(now)),
@@ -334,7 +376,28 @@ impl Channel {
             index += 1;
             index % 2 == 1
         });
-        self.period *= 2;
+        match self.source.pace {
+            Pace::Drain(_) => self.stride *= 2,
+            Pace::Every(_) | Pace::Ticks(_) => self.period *= 2,
+        }
+    }
+
+    /// Keeps one of `stride` of the samples from `before` on, as if the buffer had been thinned after them.
+    fn keep_few(&mut self, before: usize) {
+        let (stride, mut skipped, mut index) = (self.stride, self.skipped, 0);
+        self.samples.retain(|_| {
+            index += 1;
+            if index <= before {
+                return true;
+            }
+            skipped += 1;
+            let keep = skipped >= stride;
+            if keep {
+                skipped = 0;
+            }
+            keep
+        });
+        self.skipped = skipped;
     }
 
     fn take_trace(&mut self) -> SourceTrace {
@@ -435,6 +498,46 @@ mod tests {
         assert!(samples.len() <= 8);
         assert_eq!(samples[0].value, 1.0);
         assert!(samples.last().unwrap().value > 8.0);
+    }
+
+    #[test]
+    fn a_source_that_is_drained_is_thinned_evenly_and_read_as_often_as_before() {
+        let clock = Clock::monotonic();
+        let mut count = 0.0;
+        let read: Read = Box::new(move |_, samples| {
+            samples.extend((1..=4).map(|i| Sample { t: Seconds(count + f64::from(i)), value: 1.0 }));
+            count += 4.0;
+            Ok(())
+        });
+        let source = Source { pace: Pace::Drain(Seconds(3600.0)), read, ..counting(1.0) };
+        let mut channel = Channel::new(source, 16);
+        for _ in 0..40 {
+            channel.take(&clock).unwrap();
+        }
+        assert!(channel.samples.len() < 16);
+        assert_eq!(channel.period, Duration::from_secs(3600));
+        let gaps: Vec<f64> = channel.samples.windows(2).map(|pair| (pair[1].t - pair[0].t).0).collect();
+        let widest = gaps.iter().copied().fold(0.0, f64::max);
+        assert!(widest <= 2.0 * channel.stride as f64 && gaps.len() > 5, "{gaps:?}");
+    }
+
+    #[test]
+    fn a_tick_that_came_early_is_not_taken_for_one_that_was_followed() {
+        let source = Source { tick: Some(Seconds(0.1)), pace: Pace::Ticks(Seconds(60.0)), ..counting(1.0) };
+        let mut channel = Channel::new(source, 16);
+        channel.chase = Chase::For(1);
+        let start = Instant::now();
+        channel.read_at = start;
+        channel.next_tick(true, start + Duration::from_millis(94));
+        assert_eq!((channel.chase, channel.ticked), (Chase::For(1), None), "it could have come any time before");
+        channel.next_tick(false, start + Duration::from_millis(97));
+        channel.next_tick(true, start + Duration::from_millis(100));
+        assert_eq!((channel.chase, channel.ticked), (Chase::Rest, Some(start + Duration::from_millis(100))));
+        channel.chase = Chase::For(1);
+        for busy in 1..=PATIENCE + 1 {
+            channel.next_tick(true, start + Duration::from_millis(100) * (busy + 1));
+        }
+        assert_eq!(channel.chase, Chase::Rest, "a busy machine isn't made busier for long");
     }
 
     #[test]
