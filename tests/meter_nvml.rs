@@ -189,7 +189,8 @@ fn the_counter_and_the_ring_agree_with_known_power_that_jumps() {
     assert_eq!(bench.meter.info().method, EnergyMethod::Counter);
     let seen = bench
         .window(|| {
-            for (watts, time) in [(650, 400), (120, 300), (450, 300), (300, 500)] {
+            // steady at both edges, as a guard makes it
+            for (watts, time) in [(300, 300), (550, 400), (50, 400), (300, 400)] {
                 set(12, Set::Milliwatts, watts * 1000);
                 sleep(time);
             }
@@ -200,7 +201,7 @@ fn the_counter_and_the_ring_agree_with_known_power_that_jumps() {
     let mean = truth / seen.seconds();
     near(energy.total_j.unwrap().0, truth, seen.tolerance(12, 300.0) + (mean - 300.0).abs() * 0.1);
     // samples are at most 30 ms apart: half of that at each jump of power
-    let jumps = 350.0 + 530.0 + 330.0 + 150.0;
+    let jumps = 250.0 + 500.0 + 250.0;
     near(energy.integral_j.unwrap().0, truth, jumps * 0.015 + 0.5);
     assert!(energy.residual.is_some());
     assert!(energy.coverage.unwrap() > 0.99 && energy.max_gap_s.unwrap() < Seconds(0.05), "{energy:?}");
@@ -311,7 +312,7 @@ fn a_second_recording_has_no_sample_of_the_first_one() {
 
 #[test]
 fn without_a_usable_ring_instantaneous_power_confirms_the_counter() {
-    for (gpu, detail) in [(5, ""), (8, "100 ms apart"), (9, "empty")] {
+    for (gpu, detail) in [(5, ""), (8, " ms apart"), (9, "empty")] {
         let bench = Bench::open(&[gpu]).unwrap();
         let ring = bench.source(gpu, "ring");
         assert_eq!((ring.status, ring.role), (SourceStatus::Unsupported, SourceRole::Unused));
@@ -381,7 +382,10 @@ fn every_source_is_measured_when_the_meter_is_opened() {
     assert_eq!((gpu.domain.as_str(), text(&gpu.uuid)), ("gpu0", "GPU-fake-0".to_owned()));
     assert_eq!(text(&gpu.pci_bus_id), "00000000:00:00.0");
     assert_eq!((text(&gpu.driver), text(&gpu.vbios)), ("580.00-fake".to_owned(), "96.00.FA.KE.01".to_owned()));
-    assert_eq!(gpu.power_limit_w.zip(gpu.default_power_limit_w).map(|(now, usual)| (now.0, usual.0)), Some((650.0, 700.0)));
+    assert_eq!(
+        gpu.power_limit_w.zip(gpu.default_power_limit_w).map(|(now, usual)| (now.0, usual.0)),
+        Some((650.0, 700.0))
+    );
     assert_eq!((gpu.max_sm_clock_mhz, gpu.max_memory_clock_mhz), (Some(1980), Some(2619)));
     assert_eq!((gpu.persistence, gpu.ecc, gpu.mig), (Some(true), Some(true), false));
     near(gpu.bandwidth.unwrap(), 5120.0 / 8.0 * 2.0 * 2619e6, 1.0);
@@ -399,7 +403,7 @@ fn a_gpu_that_is_lost_while_recording_is_an_error_that_names_it_until_it_is_back
         error
     };
     let error = lost(bench.window(|| set(18, Set::Lost, 1)));
-    assert!(error.message().contains("lost") || error.message().contains("fallen off"), "{error}");
+    assert!(error.message().contains("fell off the bus"), "{error}");
     lost(bench.window(|| ()));
     assert_eq!(bench.meter.temperature(), None);
     set(18, Set::Lost, 0);
@@ -625,7 +629,8 @@ fn a_sweep_on_the_gpus_meter_records_gpus_sources_and_conditions() {
     assert_eq!((&counter["status"], &counter["role"]), (&"supported".into(), &"primary".into()));
     assert!(counter["call_s"].as_f64().unwrap() >= 0.003);
 
-    let trials = records(&out);
+    // the others are the idle baselines around it
+    let trials: Vec<Value> = records(&out).into_iter().filter(|line| find(line, "window").is_some()).collect();
     assert_eq!(trials.len(), 1);
     let trial = trials[0].to_string();
     let find = |key: &str| find(&trials[0], key).unwrap_or_else(|| panic!("`{key}` in {trial}")).clone();

@@ -99,6 +99,9 @@ fn print_text(reports: &[Report], on_gpu: bool) {
         for line in source_table(&meter.sources) {
             println!("  {line}");
         }
+        if !meter.sources.is_empty() {
+            println!();
+        }
         for line in presets.iter().map(preset_line) {
             println!("  {line}");
         }
@@ -167,7 +170,7 @@ fn source_table(sources: &[SourceInfo]) -> Vec<String> {
         let cells: Vec<String> = padded.chain(detail.map(str::to_owned)).collect();
         cells.join("  ").trim_end().to_owned()
     });
-    lines.chain([String::new()]).collect()
+    lines.collect()
 }
 
 fn source_row(source: &SourceInfo) -> [String; 6] {

@@ -352,9 +352,9 @@ fn ring_findings(device: &Device) -> (Findings, Seconds) {
         samples = power_samples(device, 0);
     }
     let before = Instant::now();
-    // a second time for its cost alone, as it is paid while measuring
-    let cost = samples.as_ref().ok().and_then(|samples| Some(samples.last()?.0));
-    let call = cost.and_then(|newest| power_samples(device, newest).ok()).map(|_| before.elapsed().as_secs_f64());
+    // its newer half a second time, for the cost alone, as it is paid while measuring
+    let middle = samples.as_ref().ok().and_then(|samples| Some(samples.get(samples.len() / 2)?.0));
+    let call = middle.and_then(|since| power_samples(device, since).ok()).map(|_| before.elapsed().as_secs_f64());
     let samples = match samples {
         Ok(samples) => samples,
         Err(why) => return (Findings::refused(probe::refusal(&why)), Seconds(0.0)),
