@@ -103,6 +103,7 @@ struct Channel {
     chase: Chase,
     /// When a tick was last seen to come.
     ticked: Option<Instant>,
+    last_read: Option<Instant>,
 }
 
 /// How closely a source of [`Pace::Ticks`] is being read.
@@ -112,16 +113,16 @@ enum Chase {
     Rest,
     /// Until told otherwise.
     Open,
-    /// Until so many more ticks have come.
-    For(u32),
+    /// Until one more tick has come.
+    Next,
 }
 
 /// Rest between two close readings: the driver's lock is free in between.
 const CLOSE: Duration = Duration::from_millis(2);
-/// How long before an expected tick close reading begins: more than one call takes.
-const AHEAD: Duration = Duration::from_millis(6);
-/// Ticks that are followed closely after an edge was passed.
-const TICKS_AFTER_EDGE: u32 = 2;
+/// How long before an expected tick close reading begins: an H100's come up to 8 ms early, and a call takes 3 to 5 ms.
+const AHEAD: Duration = Duration::from_millis(12);
+/// Readings that are further apart than this share of a tick don't tell when it came.
+const CLOSE_SHARE: f64 = 0.2;
 
 impl Pace {
     fn period(self) -> Seconds {
@@ -257,7 +258,16 @@ impl Channel {
     fn new(source: Source, capacity: usize) -> Self {
         let period = Duration::from_secs_f64(source.pace.period().0);
         let samples = Vec::with_capacity(capacity.min(RESERVED));
-        Self { source, samples, capacity, period, due: Instant::now(), chase: Chase::Rest, ticked: None }
+        Self {
+            source,
+            samples,
+            capacity,
+            period,
+            due: Instant::now(),
+            chase: Chase::Rest,
+            ticked: None,
+            last_read: None,
+        }
     }
 
     fn restart(&mut self) {
@@ -289,23 +299,25 @@ impl Channel {
     }
 
     fn next_tick(&mut self, changed: bool, read_at: Instant) {
-        let close = self.chase != Chase::Rest;
-        if changed && close {
+        let gap = self.last_read.replace(read_at).map(|last| read_at.saturating_duration_since(last).as_secs_f64());
+        let close = self.source.tick.zip(gap).is_some_and(|(tick, gap)| gap <= tick.0 * CLOSE_SHARE);
+        let seen = changed && close;
+        if seen {
             self.ticked = Some(read_at);
         }
-        self.chase = match (self.chase, changed) {
-            (Chase::For(0 | 1), true) => Chase::Rest,
-            (Chase::For(left), true) => Chase::For(left - 1),
+        self.chase = match self.chase {
             // a period has passed: follow one tick
-            (Chase::Rest, _) => Chase::For(1),
-            (same, _) => same,
+            Chase::Rest => Chase::Next,
+            Chase::Next if seen => Chase::Rest,
+            same => same,
         };
         let now = Instant::now();
         self.due = match self.chase {
             Chase::Rest => now + self.period,
             Chase::Open => now + CLOSE,
-            Chase::For(_) if changed => self.expected_tick(now),
-            Chase::For(_) => now + CLOSE,
+            // the tick came before close reading began: it is the next one that will be seen
+            Chase::Next if changed => self.expected_tick(now),
+            Chase::Next => now + CLOSE,
         };
     }
 
@@ -316,7 +328,7 @@ impl Channel {
         let now = Instant::now();
         (self.chase, self.due) = match edge {
             Edge::Soon => (Chase::Open, now),
-            Edge::Passed => (Chase::For(TICKS_AFTER_EDGE), self.expected_tick(now)),
+            Edge::Passed => (Chase::Next, self.expected_tick(now)),
         };
     }
 
