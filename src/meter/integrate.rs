@@ -28,6 +28,8 @@ const MAX_GAP_TICKS: f64 = 2.5;
 /// A tick counts where it is known at worst this many times less closely than the best known one: readings of a steady
 /// rhythm stay within it, and those of a seldom read counter don't.
 const CLOSE_ENOUGH: f64 = 4.0;
+/// A tick that is known to this share of its length is known closely in any case.
+const CLOSE_SHARE: f64 = 0.2;
 /// A hardware counter that stands still for this many of its ticks is stuck …
 const STUCK_TICKS: f64 = 10.0;
 /// … but not before this long, because readings can come much more slowly than ticks.
@@ -76,14 +78,22 @@ pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<
     if is_stuck(source, t0, t1) {
         return Err(CounterFault::Stuck);
     }
-    let points = ticks(source);
+    match between(&ticks(source), source.tick, t0, t1) {
+        // closely known ticks leave an edge out: those that are known less closely are better than none
+        Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, t0, t1),
+        found => found,
+    }
+}
+
+/// The rise between two instants of a line through `points`.
+fn between(points: &[Sample], tick: Option<Seconds>, t0: Seconds, t1: Seconds) -> Result<Joules, CounterFault> {
     let from = points.partition_point(|point| point.t <= t0).saturating_sub(1);
     let to = points.partition_point(|point| point.t < t1).min(points.len().saturating_sub(1));
     let inside = points.get(from..=to).ok_or(CounterFault::NotCovered)?;
     if inside.windows(2).any(|pair| pair[1].value < pair[0].value) {
         return Err(CounterFault::Reset);
     }
-    let reach = source.tick.unwrap_or_default();
+    let reach = tick.unwrap_or_default();
     let at = |t| value_at(inside, t, reach).ok_or(CounterFault::NotCovered);
     Ok(Joules(at(t1)? - at(t0)?))
 }
@@ -95,7 +105,19 @@ pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<
 /// read closely around the edges of a window) only those are given. Without a stated tick the readings themselves are
 /// returned.
 pub fn ticks(source: &SourceTrace) -> Vec<Sample> {
-    let Some(tick) = source.tick else { return source.samples.clone() };
+    let seen = seen_ticks(source);
+    let closest = seen.iter().map(|(gap, _)| *gap).fold(f64::INFINITY, f64::min);
+    let enough = (closest * CLOSE_ENOUGH).max(source.tick.map_or(0.0, |tick| tick.0 * CLOSE_SHARE));
+    seen.into_iter().filter(|(gap, _)| *gap <= enough).map(|(_, point)| point).collect()
+}
+
+fn all_ticks(source: &SourceTrace) -> Vec<Sample> {
+    seen_ticks(source).into_iter().map(|(_, point)| point).collect()
+}
+
+/// Each tick with the length of the interval in which it came.
+fn seen_ticks(source: &SourceTrace) -> Vec<(f64, Sample)> {
+    let Some(tick) = source.tick else { return source.samples.iter().map(|sample| (0.0, *sample)).collect() };
     let seen = |reading: &Sample, gap: f64| (gap, Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading });
     let first = source.samples.first().map(|reading| seen(reading, tick.0));
     let later = source
@@ -103,9 +125,7 @@ pub fn ticks(source: &SourceTrace) -> Vec<Sample> {
         .windows(2)
         .filter(|pair| pair[0].value != pair[1].value)
         .map(|pair| seen(&pair[1], (pair[1].t - pair[0].t).0.min(tick.0)));
-    let all: Vec<(f64, Sample)> = first.into_iter().chain(later).collect();
-    let closest = all.iter().map(|(gap, _)| *gap).fold(f64::INFINITY, f64::min);
-    all.into_iter().filter(|(gap, _)| *gap <= closest * CLOSE_ENOUGH).map(|(_, point)| point).collect()
+    first.into_iter().chain(later).collect()
 }
 
 /// Only hardware counters can stick; a simulated or computed one stands still where there is no power.

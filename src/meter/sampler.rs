@@ -105,10 +105,9 @@ struct Channel {
     chase: Chase,
     /// When a tick was last seen to come.
     ticked: Option<Instant>,
-    /// When it was last read.
-    read_at: Instant,
-    /// Ticks that may still be missed before a chase is given up.
-    patience: u32,
+    last_read: Option<Instant>,
+    /// Ticks of this chase that came between two readings too far apart.
+    missed: u32,
     /// One of so many samples of [`Pace::Drain`] is kept.
     stride: usize,
     /// Samples of [`Pace::Drain`] that were dropped since the last one that was kept.
@@ -122,19 +121,17 @@ enum Chase {
     Rest,
     /// Until told otherwise.
     Open,
-    /// Until so many more ticks have come.
-    For(u32),
+    /// Until one more tick has come.
+    Next,
 }
 
 /// Rest between two close readings: the driver's lock is free in between.
 const CLOSE: Duration = Duration::from_millis(2);
-/// How long before an expected tick close reading begins: more than one call takes.
-const AHEAD: Duration = Duration::from_millis(6);
-/// Ticks that are followed closely after an edge was passed.
-const TICKS_AFTER_EDGE: u32 = 2;
-/// A tick between two readings that are farther apart wasn't followed closely.
-const CLOSELY: Duration = Duration::from_millis(20);
-/// Ticks that a chase may miss (they come early, or the machine is busy) before it is given up.
+/// How long before an expected tick close reading begins: an H100's come up to 8 ms early, and a call takes 3 to 5 ms.
+const AHEAD: Duration = Duration::from_millis(12);
+/// Readings that are further apart than this share of a tick don't tell when it came.
+const CLOSE_SHARE: f64 = 0.2;
+/// Ticks that a chase may miss, on a machine too busy for close readings, before it is given up.
 const PATIENCE: u32 = 5;
 
 impl Pace {
@@ -279,8 +276,8 @@ impl Channel {
             due: Instant::now(),
             chase: Chase::Rest,
             ticked: None,
-            read_at: Instant::now(),
-            patience: PATIENCE,
+            last_read: None,
+            missed: 0,
             stride: 1,
             skipped: 0,
         }
@@ -292,8 +289,7 @@ impl Channel {
         self.period = Duration::from_secs_f64(self.source.pace.period().0);
         self.due = Instant::now();
         self.chase = Chase::Rest;
-        self.patience = PATIENCE;
-        (self.stride, self.skipped) = (1, 0);
+        (self.missed, self.stride, self.skipped) = (0, 1, 0);
     }
 
     fn take(&mut self, clock: &Clock) -> Result<()> {
@@ -320,33 +316,32 @@ impl Channel {
     }
 
     fn next_tick(&mut self, changed: bool, read_at: Instant) {
-        let closely = read_at.saturating_duration_since(self.read_at) < CLOSELY;
-        self.read_at = read_at;
-        if changed && closely {
+        let gap = self.last_read.replace(read_at).map(|last| read_at.saturating_duration_since(last).as_secs_f64());
+        let close = self.source.tick.zip(gap).is_some_and(|(tick, gap)| gap <= tick.0 * CLOSE_SHARE);
+        let seen = changed && close;
+        if seen {
             self.ticked = Some(read_at);
         }
         self.chase = match self.chase {
             // a period has passed: follow one tick
-            Chase::Rest => Chase::For(1),
-            Chase::For(left) if changed && (closely || self.patience == 0) => match left {
-                0 | 1 => Chase::Rest,
-                _ => Chase::For(left - 1),
-            },
+            Chase::Rest => {
+                self.missed = 0;
+                Chase::Next
+            }
+            Chase::Next if seen || (changed && self.missed >= PATIENCE) => Chase::Rest,
             same => {
-                // it came between two readings too far apart to say when: wait for another
-                self.patience = self.patience.saturating_sub(u32::from(changed));
+                self.missed += u32::from(changed && !close);
                 same
             }
         };
         let now = Instant::now();
         self.due = match self.chase {
-            Chase::Rest => {
-                self.patience = PATIENCE;
-                now + self.period
-            }
-            Chase::For(_) if changed && closely => self.expected_tick(now),
-            Chase::For(_) if changed && self.patience == PATIENCE => self.expected_tick(now),
-            Chase::Open | Chase::For(_) => now + CLOSE,
+            Chase::Rest => now + self.period,
+            Chase::Open => now + CLOSE,
+            Chase::Next if changed && self.missed == 0 => self.expected_tick(now),
+            // where a tick came before it was expected, the next one is waited for reading closely: ticks that drift
+            // against their nominal rhythm would be missed again and again
+            Chase::Next => now + CLOSE,
         };
     }
 
@@ -355,10 +350,10 @@ impl Channel {
             return;
         }
         let now = Instant::now();
-        self.patience = PATIENCE;
+        self.missed = 0;
         (self.chase, self.due) = match edge {
             Edge::Soon => (Chase::Open, now),
-            Edge::Passed => (Chase::For(TICKS_AFTER_EDGE), self.expected_tick(now)),
+            Edge::Passed => (Chase::Next, self.expected_tick(now)),
         };
     }
 
@@ -525,17 +520,18 @@ mod tests {
     fn a_tick_that_came_early_is_not_taken_for_one_that_was_followed() {
         let source = Source { tick: Some(Seconds(0.1)), pace: Pace::Ticks(Seconds(60.0)), ..counting(1.0) };
         let mut channel = Channel::new(source, 16);
-        channel.chase = Chase::For(1);
+        let at = |milliseconds: u32| Duration::from_millis(milliseconds.into());
         let start = Instant::now();
-        channel.read_at = start;
-        channel.next_tick(true, start + Duration::from_millis(94));
-        assert_eq!((channel.chase, channel.ticked), (Chase::For(1), None), "it could have come any time before");
-        channel.next_tick(false, start + Duration::from_millis(97));
-        channel.next_tick(true, start + Duration::from_millis(100));
-        assert_eq!((channel.chase, channel.ticked), (Chase::Rest, Some(start + Duration::from_millis(100))));
-        channel.chase = Chase::For(1);
-        for busy in 1..=PATIENCE + 1 {
-            channel.next_tick(true, start + Duration::from_millis(100) * (busy + 1));
+        (channel.chase, channel.last_read) = (Chase::Next, Some(start));
+        channel.next_tick(true, start + at(88));
+        assert_eq!((channel.chase, channel.ticked), (Chase::Next, None), "it could have come any time before");
+        assert!(channel.due <= Instant::now() + CLOSE, "the next one isn't missed again");
+        channel.next_tick(false, start + at(97));
+        channel.next_tick(true, start + at(100));
+        assert_eq!((channel.chase, channel.ticked), (Chase::Rest, Some(start + at(100))));
+        channel.edge(Edge::Passed);
+        for busy in 2..=PATIENCE + 2 {
+            channel.next_tick(true, start + at(100) * busy);
         }
         assert_eq!(channel.chase, Chase::Rest, "a busy machine isn't made busier for long");
     }

@@ -22,7 +22,7 @@ use crate::units::{Seconds, Watts};
 /// The counter's nominal tick (69.9 to 108 ms were seen on an H100, driver 580).
 const COUNTER_TICK: Seconds = Seconds(0.1);
 /// How often a tick is followed where no edge is near: three or four readings of 3 to 5 ms each time.
-const COUNTER_REST: Seconds = Seconds(3.0);
+const COUNTER_REST: Seconds = Seconds(6.0);
 /// Nominal spacing of the driver's power samples.
 const RING_TICK: Seconds = Seconds(0.02);
 /// Samples that are farther apart are no better than sensor readings.
