@@ -212,10 +212,17 @@ fn quiet_says_nothing_but_the_path_of_the_report() {
 
 #[test]
 fn the_meters_of_this_machine_are_listed_for_people_and_for_programs() {
-    has_all(&stdout(&run(["meter"])), &["nvml:", "rapl:", "modelled: available", "`meter: auto` takes"]);
+    let text = stdout(&run(["meter"])).replace('\u{a0}', " ");
+    has_all(&text, &["nvml:", "rapl:", "modelled: available", "`meter: auto` takes"]);
+    has_all(&text, &["a reading takes", "processor time of this process", "preset quick: 3 repeats, window 500 ms"]);
     let sources: serde_json::Value = serde_json::from_str(&stdout(&run(["meter", "--format", "json"]))).unwrap();
     let modelled = sources.as_array().unwrap().iter().find(|source| source["name"] == "modelled").unwrap();
     assert_eq!((&modelled["available"], &modelled["method"]), (&true.into(), &"modelled".into()));
+    let keys: Vec<&str> = modelled.as_object().unwrap().keys().map(String::as_str).collect();
+    for key in ["domains", "tick_s", "sources", "gpus", "detail", "how_to_get_it", "presets"] {
+        assert!(keys.contains(&key), "{key} in {keys:?}");
+    }
+    assert_eq!(modelled["presets"].as_array().unwrap().len(), 3);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use ept_sweep::clock::Clock;
 use ept_sweep::meter::integrate::window_energy;
 use ept_sweep::meter::{Meter, Rapl, during};
-use ept_sweep::record::{EnergyMethod, Quantity};
+use ept_sweep::record::{EnergyMethod, Quantity, SourceRole, SourceStatus};
+use ept_sweep::units::Seconds;
 
 const RANGE: u64 = 262_143_328_850;
 
@@ -124,6 +125,16 @@ fn memory_that_stands_still_is_left_out_and_said() {
     let meter = Rapl::open(&tree.0, &Clock::monotonic()).unwrap();
     assert_eq!(names(&meter), ["package-0"]);
     assert!(meter.info().notes.iter().any(|note| note.contains("dram-0 stands still")));
+    let sources = &meter.info().sources;
+    let states: Vec<_> = sources.iter().map(|source| (source.domain.as_str(), source.status, source.role)).collect();
+    let expected = [
+        ("package-0", SourceStatus::Supported, SourceRole::Primary),
+        ("dram-0", SourceStatus::StandsStill, SourceRole::Unused),
+    ];
+    assert_eq!(states, expected);
+    // the writing thread is no faster than once a millisecond
+    assert!(sources[0].tick_s.is_none_or(|tick| tick >= Seconds(0.0005)), "{:?}", sources[0]);
+    assert!(sources[0].call_s.unwrap() > Seconds(0.0));
 }
 
 #[test]
