@@ -157,13 +157,16 @@ impl Seen {
         (fake().energy)(gpu, self.t0.0 + self.ahead, self.t1.0 + self.ahead)
     }
 
-    /// How far the counter's energy may be off: ticks that count are known at worst four times less closely than the best
-    /// one, half of that to either side, at two edges; and 20 ms for a reading that was stamped late.
+    /// How far the counter's energy may be off: at each edge half of the interval in which its closest tick came, as this
+    /// recording knows it, and at least 10 ms; and 20 ms for readings that were stamped late.
     fn tolerance(&self, gpu: u32, watts: f64) -> f64 {
         let readings = &self.trace.find(&format!("gpu{gpu}"), Quantity::EnergyCounter).unwrap().samples;
-        let changes = readings.windows(2).filter(|pair| pair[0].value != pair[1].value);
-        let closest = changes.map(|pair| (pair[1].t - pair[0].t).0).fold(0.1, f64::min);
-        watts * (4.0 * closest + 0.02)
+        let known = |edge: Seconds| {
+            let ticks = readings.windows(2).filter(|pair| pair[0].value != pair[1].value);
+            let near = ticks.filter(|pair| (pair[1].t - edge).0.abs() < 0.2);
+            near.map(|pair| (pair[1].t - pair[0].t).0).fold(0.1, f64::min).max(0.02)
+        };
+        watts * ((known(self.t0) + known(self.t1)) / 2.0 + 0.02)
     }
 
     fn reasons(&self) -> Vec<Reason> {

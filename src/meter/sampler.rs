@@ -40,7 +40,8 @@ pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
 pub enum Pace {
     /// Again and again.
     Every(Seconds),
-    /// Again and again, each time for everything that came since: never more seldom, since what isn't taken in time is lost.
+    /// Again and again, each time for everything that came since: never more seldom, since what isn't taken in time is
+    /// lost.
     Drain(Seconds),
     /// One of its ticks again and again, and closely around the edges of a window: for a counter whose readings cost
     /// so much that they would show in what is measured.

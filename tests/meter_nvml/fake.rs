@@ -1,7 +1,7 @@
 //! A stand-in for `libnvidia-ml.so.1` with GPUs of known power, for tests of the NVML meter.
 //!
-//! Each GPU follows a script: what its driver can tell ([`SCRIPTS`]), and a power over time that starts at 300 W and that
-//! a test changes with [`fake_set`]. Everything else follows from that power as it does on an H100: a counter that
+//! Each GPU follows a script: what its driver can tell ([`SCRIPTS`]), and a power over time that starts at 300 W and
+//! that a test changes with [`fake_set`]. Everything else follows from that power as it does on an H100: a counter that
 //! ticks every 100 ms, a ring of samples about 20 ms apart that holds 2.4 s, a `power_usage` that is the average of the
 //! last second. [`fake_energy`] gives the true energy between two instants.
 

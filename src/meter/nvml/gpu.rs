@@ -403,9 +403,9 @@ impl Neighbours {
         Self { own: std::process::id(), alias: None, before: before.to_vec(), used }
     }
 
-    /// In a container the driver may call this process by another number than it knows itself: on a GPU that it uses, the
-    /// first one that came after the meter was opened is then taken for it, until that one ends or this process's own
-    /// number shows.
+    /// In a container the driver may call this process by another number than it knows itself: on a GPU that it uses,
+    /// the first one that came after the meter was opened is then taken for it, until that one ends or this process's
+    /// own number shows.
     fn count(&mut self, running: &[u32]) -> u32 {
         if running.contains(&self.own) {
             self.alias = None;
