@@ -81,7 +81,7 @@ fn warmed(gpu: &Conditions) -> bool {
     change.is_some_and(|change| change > TEMPERATURE_DRIFT)
 }
 
-/// Whether batches repeat so nearly in step with the sensor (or with a small multiple or part of its rhythm) that over the
+/// Whether batches repeat so nearly in step with the sensor (or with twice or half its rhythm) that over the
 /// whole window their phase shifts by less than half a period.
 fn is_phase_locked(sensing: Option<Seconds>, work: &Work) -> bool {
     let Some(sensing) = sensing.filter(|period| period.0 > 0.0 && work.batches >= LOCK_AT_LEAST) else { return false };
@@ -89,9 +89,10 @@ fn is_phase_locked(sensing: Option<Seconds>, work: &Work) -> bool {
     let averaged = period < SENSING_SHARE || period > LONGEST_LOCKED;
     let shifts_little = |multiple: u32| {
         let beats = period * f64::from(multiple);
-        (beats - beats.round()).abs() * f64::from(work.batches / multiple) < 0.5 && beats.round() >= 1.0
+        let times = work.batches / multiple;
+        (beats - beats.round()).abs() * f64::from(times) < 0.5 && beats.round() >= 1.0 && times >= LOCK_AT_LEAST
     };
-    !averaged && (1..=4).any(shifts_little)
+    !averaged && (1..=2).any(shifts_little)
 }
 
 /// Less energy for a token than what reading the weights once takes even at idle power: one step reads every weight and
