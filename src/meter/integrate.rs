@@ -30,10 +30,16 @@ const MAX_GAP_TICKS: f64 = 2.5;
 const CLOSE_ENOUGH: f64 = 4.0;
 /// A tick that is known to this share of its length is known closely in any case.
 const CLOSE_SHARE: f64 = 0.2;
+/// Power samples tell the course of power between two ticks of the counter that are this many of theirs apart.
+const SHAPE_TICKS: f64 = 3.0;
 /// A hardware counter that stands still for this many of its ticks is stuck …
 const STUCK_TICKS: f64 = 10.0;
 /// … but not before this long, because readings can come much more slowly than ticks.
 const STUCK_AT_LEAST: Seconds = Seconds(0.5);
+/// The same from a window's end on, where a ticking counter is read closely …
+const STUCK_TICKS_AT_END: f64 = 3.0;
+/// … for as long as guard work lasts.
+const STUCK_AT_LEAST_AT_END: Seconds = Seconds(0.2);
 
 /// Why a counter gives no energy for a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,18 +81,43 @@ pub struct PowerIntegral {
 /// # Errors
 /// The counter went backwards or stood still inside the window, or its readings don't reach both edges.
 pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<Joules, CounterFault> {
+    counter_energy_shaped(source, None, t0, t1)
+}
+
+/// The same, but between two ticks the counter is taken to have risen as `power` says, where that is fine enough: at an
+/// edge the work often changes (decoding ends, the next prefill begins), and the last tick before the window's end that is
+/// known can lie seconds back.
+///
+/// Only the course of `power` between two ticks counts, not its height: a power sensor that reads too much by a factor
+/// changes nothing, so that the two sources still check each other.
+///
+/// # Errors
+/// As [`counter_energy`].
+pub fn counter_energy_shaped(
+    source: &SourceTrace,
+    power: Option<&SourceTrace>,
+    t0: Seconds,
+    t1: Seconds,
+) -> Result<Joules, CounterFault> {
     if is_stuck(source, t0, t1) {
         return Err(CounterFault::Stuck);
     }
-    match between(&ticks(source), source.tick, t0, t1) {
+    let power = power.filter(|_| source.tick.is_some());
+    match between(&ticks(source), source.tick, power, t0, t1) {
         // closely known ticks leave an edge out: those that are known less closely are better than none
-        Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, t0, t1),
+        Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, power, t0, t1),
         found => found,
     }
 }
 
-/// The rise between two instants of a line through `points`.
-fn between(points: &[Sample], tick: Option<Seconds>, t0: Seconds, t1: Seconds) -> Result<Joules, CounterFault> {
+/// The rise between two instants of a line through `points`, straight or with the course of `power`.
+fn between(
+    points: &[Sample],
+    tick: Option<Seconds>,
+    power: Option<&SourceTrace>,
+    t0: Seconds,
+    t1: Seconds,
+) -> Result<Joules, CounterFault> {
     let from = points.partition_point(|point| point.t <= t0).saturating_sub(1);
     let to = points.partition_point(|point| point.t < t1).min(points.len().saturating_sub(1));
     let inside = points.get(from..=to).ok_or(CounterFault::NotCovered)?;
@@ -94,7 +125,7 @@ fn between(points: &[Sample], tick: Option<Seconds>, t0: Seconds, t1: Seconds) -
         return Err(CounterFault::Reset);
     }
     let reach = tick.unwrap_or_default();
-    let at = |t| value_at(inside, t, reach).ok_or(CounterFault::NotCovered);
+    let at = |t| value_at(inside, t, reach, power).ok_or(CounterFault::NotCovered);
     Ok(Joules(at(t1)? - at(t0)?))
 }
 
@@ -135,21 +166,39 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     }
     let tick = source.tick.unwrap_or_default().0;
     let limit = (STUCK_TICKS * tick).max(STUCK_AT_LEAST.0);
+    let limit_at_end = (STUCK_TICKS_AT_END * tick).max(STUCK_AT_LEAST_AT_END.0);
     let whole = (t1 - t0).0;
     source.samples.chunk_by(|a, b| a.value == b.value).any(|run| {
-        let still = overlap((run[0].t, run[run.len() - 1].t), (t0, t1));
-        still > limit || (still >= whole && whole > 2.0 * tick)
+        let (from, to) = (run[0].t, run[run.len() - 1].t);
+        let still = overlap((from, to), (t0, t1));
+        // a counter that is read only at the edges shows what it did in between by not going on after the end
+        let at_end = from >= t0 && from.0 <= t1.0 + tick && (to.0 - from.0.max(t1.0)) > limit_at_end;
+        still > limit || (still >= whole && whole > 2.0 * tick) || at_end
     })
 }
 
-/// Linear interpolation; past either end the nearest slope is followed for at most `reach`.
-fn value_at(points: &[Sample], t: Seconds, reach: Seconds) -> Option<f64> {
+/// Interpolation with the course of `power`, or linear; past either end the nearest slope is followed for at most `reach`.
+fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&SourceTrace>) -> Option<f64> {
     let after = points.partition_point(|point| point.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
     let (a, b) = (points[left], points[left + 1]);
     let outside = (a.t - t).0.max((t - b.t).0);
-    let rise = (b.value - a.value) / (b.t - a.t).0;
-    (outside <= reach.0 && rise.is_finite()).then(|| a.value + rise * (t - a.t).0)
+    let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
+    (outside <= reach.0 && share.is_finite()).then(|| a.value + (b.value - a.value) * share)
+}
+
+/// Share of the energy between `a` and `b` that had flowed by `t`, by power samples between them.
+///
+/// `None` where the samples leave a gap, or are too far apart for an interval so short: a sensor that is renewed every
+/// 100 ms says less about 100 ms than a straight line does. An average over the past has no course at all.
+fn share_by(power: &SourceTrace, a: Seconds, b: Seconds, t: Seconds) -> Option<f64> {
+    let fine = power.lag == Seconds(0.0) && power.tick.is_some_and(|tick| tick.0 * SHAPE_TICKS <= (b - a).0);
+    let whole = power_energy(power, a, b).filter(|whole| fine && whole.coverage >= COVERAGE_NEEDED)?.energy.0;
+    let part = match t < a {
+        true => -power_energy(power, t, a)?.energy.0,
+        false => power_energy(power, a, t).map_or(0.0, |part| part.energy.0),
+    };
+    (whole > 0.0).then_some(part / whole)
 }
 
 /// Energy between `t0` and `t1` by the trapezoid rule over every sample, interpolated linearly at both edges.
@@ -279,10 +328,10 @@ impl<'a> Reading<'a> {
     fn of(trace: &Trace, domain: &'a Domain, t0: Seconds, t1: Seconds) -> Self {
         let find = |quantity| trace.find(&domain.name, quantity).filter(|source| is_independent(source));
         let power = find(Quantity::Power).or_else(|| find(Quantity::PowerUsage));
+        let energy = |source: &SourceTrace| counter_energy_shaped(source, power, t0, t1);
         Self {
             domain: &domain.name,
-            counter: find(Quantity::EnergyCounter)
-                .map(|source| (source.method, source.tick, counter_energy(source, t0, t1))),
+            counter: find(Quantity::EnergyCounter).map(|source| (source.method, source.tick, energy(source))),
             power: power.and_then(|source| Power::of(source, t0, t1)),
         }
     }
