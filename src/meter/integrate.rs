@@ -102,7 +102,8 @@ pub fn counter_energy_shaped(
     if is_stuck(source, t0, t1) {
         return Err(CounterFault::Stuck);
     }
-    let power = power.filter(|_| source.tick.is_some());
+    let power = power.filter(|_| source.tick.is_some()).map(renewed);
+    let power = power.as_ref();
     match between(&ticks(source), source.tick, power, t0, t1) {
         // closely known ticks leave an edge out: those that are known less closely are better than none
         Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, power, t0, t1),
@@ -185,6 +186,16 @@ fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&Source
     let outside = (a.t - t).0.max((t - b.t).0);
     let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
     (outside <= reach.0 && share.is_finite()).then(|| a.value + (b.value - a.value) * share)
+}
+
+/// The samples without those that say for a moment what the one before said: a sensor that wasn't renewed in time. A line
+/// from the one to the next that is new follows a jump of power sooner than they do. What stays the same for longer is
+/// constant power.
+fn renewed(power: &SourceTrace) -> SourceTrace {
+    let longest = max_gap(power);
+    let runs = power.samples.chunk_by(|a, b| a.value == b.value);
+    let new = runs.flat_map(|run| if run[run.len() - 1].t - run[0].t <= longest { &run[..1] } else { run });
+    SourceTrace { samples: new.copied().collect(), ..power.clone() }
 }
 
 /// Share of the energy between `a` and `b` that had flowed by `t`, by power samples between them.

@@ -27,6 +27,8 @@ pub const RING: f64 = 0.02;
 pub const SENSING: f64 = 0.1;
 /// … for this share of it (Yang, Adamek, Armour, *Part-time power measurements*, SC24).
 pub const SHARE: f64 = 0.25;
+/// Power of steady work isn't quite steady: no two new samples are equal.
+const NOISE: f64 = 2.0;
 /// Load before a window: warm-up and guard.
 const WARM: f64 = 3.0;
 
@@ -346,7 +348,7 @@ impl<'a> Rig<'a> {
         let mut samples = Vec::new();
         for t in times {
             if random.random::<f64>() >= 0.11 {
-                last = self.sensed.power(t);
+                last = self.sensed.power(t) + random.random_range(-NOISE..NOISE);
             }
             if (from..=to).contains(&t) {
                 samples.push(Sample { t: Seconds(t), value: milli(last) });
