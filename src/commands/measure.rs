@@ -8,15 +8,15 @@ use crate::clock::Clock;
 use crate::commands::fit::{Device, Fit};
 use crate::commands::prepare::Prepared;
 use crate::commands::spread::Spread;
-use crate::engine::{Generation, Prompt};
+use crate::engine::{Engine, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, Encoded};
 use crate::record::{
-    Baseline, BaselineTime, CellSpec, FORMAT, FailureKind, GenerationLine, IdleBaseline, Outcome, PromptForm, Protocol,
-    Trial,
+    Baseline, BaselineTime, CellSpec, Cost, FORMAT, FailureKind, GenerationLine, IdleBaseline, Order, Outcome,
+    PromptForm, Protocol, Trial,
 };
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
@@ -39,10 +39,24 @@ pub struct Measuring<'a> {
     pub spread: Spread,
     /// Blocks beyond the planned ones, and whether they are measured.
     pub further: BTreeMap<u32, bool>,
+    /// Cells that didn't fit when their model was loaded, and why.
+    pub misfits: BTreeMap<usize, String>,
     /// Where progress goes.
     pub console: &'a Console,
     /// Set when the user asks to stop.
     pub stop: &'a AtomicBool,
+}
+
+/// A model that is ready to be measured.
+struct Loaded {
+    model: String,
+    engine: Box<dyn Engine>,
+    codec: Codec,
+    prompts: Vec<Prompt>,
+    /// What loading took.
+    load: Cost,
+    /// The newest idle baseline with it resident.
+    idle: Option<IdleBaseline>,
 }
 
 impl Measuring<'_> {
@@ -53,8 +67,9 @@ impl Measuring<'_> {
     pub fn sessions(&mut self, sessions: &[Session], done: usize) -> Result<()> {
         let left: usize = sessions.iter().map(|session| session.cells.len()).sum();
         let mut progress = self.console.progress(done + left, done);
+        let mut kept = None;
         let result = sessions.iter().try_for_each(|session| match self.is_wanted(session) {
-            true => self.session(session, &mut progress),
+            true => self.session(session, &mut kept, &mut progress),
             false => Ok(()),
         });
         progress.finish();
@@ -72,8 +87,8 @@ impl Measuring<'_> {
         *self.further.entry(session.block).or_insert_with(|| spread.is_wide(adaptive.half_width))
     }
 
-    /// Loads a model and measures its cells of one block.
-    fn session(&mut self, session: &Session, progress: &mut Progress) -> Result<()> {
+    /// Measures the cells of one block on a model: on the one that is loaded already, where it is the same.
+    fn session(&mut self, session: &Session, kept: &mut Option<Loaded>, progress: &mut Progress) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
@@ -81,6 +96,57 @@ impl Measuring<'_> {
         let Some(spec) = self.prepared.spec.model(&session.model) else {
             return Err(Error::new(format!("the plan names `{}`, which isn't in the sweep", session.model)));
         };
+        let reusable = kept.take().filter(|loaded| loaded.model == session.model && self.reuses_models());
+        let (mut loaded, fitting) = match reusable {
+            Some(loaded) => {
+                let fitting = self.skip_known_misfits(session, &loaded, progress)?;
+                (loaded, fitting)
+            }
+            None => match self.load(session, spec, progress)? {
+                Some(loaded) => loaded,
+                None => return Ok(()),
+            },
+        };
+        let protocol: Protocol = self.dir.info().protocol.clone();
+        // what ended the block before stands at the beginning of this one
+        if loaded.idle.is_none() {
+            loaded.idle = match stage::idle_baseline(self.meter, self.clock, &protocol, self.stop) {
+                Ok(idle) => idle,
+                Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
+            };
+        }
+        self.commit_baseline(session, BaselineTime::Before, loaded.idle.as_ref())?;
+        for index in fitting {
+            self.trial(session.block, index, &mut loaded, &protocol, progress)?;
+        }
+        match stage::idle_baseline(self.meter, self.clock, &protocol, self.stop) {
+            Ok(after) => {
+                self.commit_baseline(session, BaselineTime::After, after.as_ref())?;
+                loaded.idle = after;
+            }
+            Err(error) if error.kind_of() == Kind::Interrupted => return Err(error),
+            // the trials stand, with the baseline from before them
+            Err(error) => {
+                self.console.warn(format!("no idle baseline after `{}`: {}", session.model, error.one_line()));
+                loaded.idle = None;
+            }
+        }
+        *kept = Some(loaded);
+        Ok(())
+    }
+
+    /// In blocks every model is loaded anew, as its place in the random order comes up.
+    fn reuses_models(&self) -> bool {
+        self.dir.info().protocol.order == Order::ByModel
+    }
+
+    /// Loads a model for the cells of a session that are worth trying; `None` where nothing is left to measure.
+    fn load(
+        &mut self,
+        session: &Session,
+        spec: &ModelSpec,
+        progress: &mut Progress,
+    ) -> Result<Option<(Loaded, Vec<usize>)>> {
         let (loader, clock) = (&self.prepared.loader, self.clock);
         let asked = loader.codec(spec).map_err(|error| (FailureKind::Load, error)).and_then(|codec| {
             let encoded = self.encode(&codec).map_err(|error| (FailureKind::Prompt, error))?;
@@ -88,62 +154,63 @@ impl Measuring<'_> {
         });
         let (codec, encoded) = match asked {
             Ok(asked) => asked,
-            Err((what, error)) => return self.fail_cells(session.block, &session.cells, what, &error, progress),
+            Err((what, error)) => {
+                self.fail_cells(session.block, &session.cells, what, &error, progress)?;
+                return Ok(None);
+            }
         };
         let fitting = self.skip_misfits(session, spec, &encoded.list, &codec, progress)?;
         if fitting.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         // hashing the files once for the record is no part of what loading costs
         let loaded = loader.hash(spec).and_then(|()| stage::cost(self.meter, clock, || loader.engine(spec, clock)));
-        let (mut engine, load) = match loaded {
+        let (engine, load) = match loaded {
             Ok(loaded) => loaded,
-            Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
+            Err(error) => {
+                self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress)?;
+                return Ok(None);
+            }
         };
         self.dir.record_model(&session.model, engine.info())?;
         let form = PromptForm { energy: Some(encoded.truncated), ..codec.form() };
         self.dir.record_prompt_form(&session.model, &form)?;
-        let prompts = encoded.list;
-        let protocol: Protocol = self.dir.info().protocol.clone();
-        let idle = match stage::idle_baseline(self.meter, clock, &protocol, self.stop) {
-            Ok(idle) => idle,
-            Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
+        let model = session.model.clone();
+        Ok(Some((Loaded { model, engine, codec, prompts: encoded.list, load, idle: None }, fitting)))
+    }
+
+    /// Measures one cell in one block and commits it.
+    fn trial(
+        &mut self,
+        block: u32,
+        index: usize,
+        loaded: &mut Loaded,
+        protocol: &Protocol,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let cell = &self.prepared.plan.cells[index];
+        progress.begin(&format!("{} block {}", cell.id, block + 1));
+        let started_at = host::timestamp();
+        let Loaded { engine, codec, prompts, load, idle, .. } = loaded;
+        // what ran out of memory a moment ago rules out larger cells
+        if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
+            return self.commit(block, cell, started_at, Measured::skipped(message), prompts, codec, progress);
+        }
+        let mut stage = Stage {
+            engine: &mut **engine,
+            meter: self.meter,
+            clock: self.clock,
+            prompts,
+            protocol,
+            idle: idle.clone(),
+            phase: stage::random_phase(protocol.seed, cell, block, protocol.random_phase_s),
+            load: *load,
+            stop: self.stop,
         };
-        self.commit_baseline(session, BaselineTime::Before, idle.as_ref())?;
-        for index in fitting {
-            let cell = &self.prepared.plan.cells[index];
-            progress.begin(&format!("{} block {}", cell.id, session.block + 1));
-            let started_at = host::timestamp();
-            // what ran out of memory a moment ago rules out larger cells
-            if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
-                self.commit(session.block, cell, started_at, Measured::skipped(message), &prompts, &codec, progress)?;
-                continue;
-            }
-            let mut stage = Stage {
-                engine: &mut *engine,
-                meter: self.meter,
-                clock,
-                prompts: &prompts,
-                protocol: &protocol,
-                idle: idle.clone(),
-                phase: stage::random_phase(protocol.seed, cell, session.block, protocol.random_phase_s),
-                load,
-                stop: self.stop,
-            };
-            let measured = stage.trial(cell)?;
-            self.fit.learn(cell, &measured.outcome);
-            self.spread.learn(cell, &measured.outcome);
-            self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
-        }
-        match stage::idle_baseline(self.meter, clock, &protocol, self.stop) {
-            Ok(after) => self.commit_baseline(session, BaselineTime::After, after.as_ref()),
-            Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
-            // the trials stand, with the baseline from before them
-            Err(error) => {
-                self.console.warn(format!("no idle baseline after `{}`: {}", session.model, error.one_line()));
-                Ok(())
-            }
-        }
+        let measured = stage.trial(cell)?;
+        self.fit.learn(cell, &measured.outcome);
+        self.spread.learn(cell, &measured.outcome);
+        self.commit(block, cell, started_at, measured, prompts, codec, progress)
     }
 
     fn commit_baseline(&mut self, session: &Session, time: BaselineTime, idle: Option<&IdleBaseline>) -> Result<()> {
@@ -171,8 +238,31 @@ impl Measuring<'_> {
             match self.fit.obstacle(cell, summary, longest, device) {
                 None => fitting.push(*index),
                 Some(message) => {
+                    self.misfits.insert(*index, message.clone());
                     let measured = Measured::skipped(message);
                     self.commit(session.block, cell, host::timestamp(), measured, prompts, codec, progress)?;
+                }
+            }
+        }
+        Ok(fitting)
+    }
+
+    /// The same for a model that is loaded: what didn't fit before loading doesn't fit now, and the memory that is free says
+    /// nothing any more.
+    fn skip_known_misfits(
+        &mut self,
+        session: &Session,
+        loaded: &Loaded,
+        progress: &mut Progress,
+    ) -> Result<Vec<usize>> {
+        let mut fitting = Vec::with_capacity(session.cells.len());
+        for index in &session.cells {
+            match self.misfits.get(index).cloned() {
+                None => fitting.push(*index),
+                Some(message) => {
+                    let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message));
+                    let now = host::timestamp();
+                    self.commit(session.block, cell, now, measured, &loaded.prompts, &loaded.codec, progress)?;
                 }
             }
         }

@@ -63,6 +63,7 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
             fit,
             spread,
             further: BTreeMap::new(),
+            misfits: BTreeMap::new(),
             console,
             stop,
         };

@@ -9,6 +9,7 @@ mod modelled;
 mod nvml;
 mod rapl;
 pub mod sampler;
+mod survey;
 mod synthetic;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::record::{EnergyMethod, MeterInfo, Trace};
+use crate::record::{Domain, EnergyMethod, GpuInfo, MeterInfo, SourceInfo, Trace};
 use crate::units::Seconds;
 
 pub use modelled::{ModelCoefficients, Modelled};
@@ -110,7 +111,17 @@ pub struct EngineGpu {
     pub uuid: Option<String>,
 }
 
-/// What one source can do on this machine.
+/// Sources of other domains that are recorded next to a meter's own: the processor's next to the GPUs.
+pub struct Beside {
+    /// What they cover.
+    pub domains: Vec<Domain>,
+    /// What they can do, as measured now.
+    pub infos: Vec<SourceInfo>,
+    /// What is read.
+    pub sources: Vec<sampler::Source>,
+}
+
+/// What one meter can do on this machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SourceReport {
     /// The meter.
@@ -120,13 +131,20 @@ pub struct SourceReport {
     /// How its energies are labelled.
     pub method: EnergyMethod,
     /// What it covers, with descriptions.
-    pub domains: Vec<crate::record::Domain>,
-    /// Time between two updates of its counter.
+    pub domains: Vec<Domain>,
+    /// Time between two updates of its primary source.
     pub tick_s: Option<Seconds>,
+    /// Every source that was looked for, with what was measured now; also where they can't be used.
+    pub sources: Vec<SourceInfo>,
+    /// The GPUs that it covers.
+    pub gpus: Vec<GpuInfo>,
     /// What a reader has to know, or why it isn't available.
     pub detail: Vec<String>,
     /// What makes it available.
     pub how_to_get_it: Option<String>,
+    /// The meter as a run would record it, where it is available.
+    #[serde(skip)]
+    pub info: Option<MeterInfo>,
 }
 
 /// Opens a meter.
@@ -227,7 +245,7 @@ impl Meter for Noted {
     }
 }
 
-/// What each source of energy can do on this machine, the best first.
+/// What each meter can do on this machine, the best first. Opening each takes a second or two.
 pub fn probe(options: &MeterOptions) -> Vec<SourceReport> {
     let clock = Clock::monotonic();
     REAL.iter().map(|&choice| report(choice, open_one(choice, options, &clock))).collect()
@@ -243,8 +261,11 @@ fn report(choice: MeterChoice, opened: Result<Box<dyn Meter>>) -> SourceReport {
                 method: info.method,
                 domains: info.domains.clone(),
                 tick_s: info.tick_s,
+                sources: info.sources.clone(),
+                gpus: info.gpus.clone(),
                 detail: info.notes.clone(),
                 how_to_get_it: None,
+                info: Some(info.clone()),
             }
         }
         Err(why) => SourceReport {
@@ -253,8 +274,11 @@ fn report(choice: MeterChoice, opened: Result<Box<dyn Meter>>) -> SourceReport {
             method: usual_method(choice),
             domains: Vec::new(),
             tick_s: None,
+            sources: if choice == MeterChoice::Rapl { rapl::found(Path::new(rapl::POWERCAP)) } else { Vec::new() },
+            gpus: Vec::new(),
             detail: vec![why.message().to_owned()],
             how_to_get_it: why.hint_text().map(str::to_owned),
+            info: None,
         },
     }
 }

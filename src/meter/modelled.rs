@@ -2,14 +2,17 @@
 //!
 //! It is an assumption put into numbers, marked as modelled wherever it appears; never a measurement.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Meter;
 use super::integrate::derived_power;
 use super::sampler::{Pace, Sampler, Source, scalar};
+use super::survey::{Refusal, Watch, watch};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Trace};
+use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, SourceInfo, SourceRole, SourceStatus, Trace};
 use crate::units::{Joules, Seconds, Watts};
 
 /// Name of the meter and of its domain.
@@ -81,7 +84,7 @@ impl Modelled {
         coefficients.check()?;
         process_time()?;
         Ok(Self {
-            info: info(coefficients),
+            info: info(coefficients, source()),
             sampler: Sampler::new(vec![counter(coefficients, clock.clone())], clock.clone()),
         })
     }
@@ -116,7 +119,16 @@ fn counter(coefficients: ModelCoefficients, clock: Clock) -> Source {
     }
 }
 
-fn info(coefficients: ModelCoefficients) -> MeterInfo {
+/// What a reading costs, watched for a moment: processor time has no tick of its own.
+fn source() -> SourceInfo {
+    let how = Watch { length: Duration::from_millis(1), moves_within: None, rest: Duration::ZERO };
+    let refusal = |why: Error| Refusal { status: SourceStatus::Failed, detail: why.message().to_owned() };
+    let mut findings = watch(|| process_time().map(Seconds::get).map_err(refusal), how);
+    (findings.tick, findings.range) = (None, None);
+    findings.info(DOMAIN, "processor time of this process", SourceRole::Primary)
+}
+
+fn info(coefficients: ModelCoefficients, source: SourceInfo) -> MeterInfo {
     let ModelCoefficients { watts_per_core, idle_w } = coefficients;
     MeterInfo {
         name: NAME.into(),
@@ -135,7 +147,7 @@ fn info(coefficients: ModelCoefficients) -> MeterInfo {
         ],
         host_domains: Vec::new(),
         sensing_period_s: None,
-        sources: Vec::new(),
+        sources: vec![source],
         gpus: Vec::new(),
     }
 }

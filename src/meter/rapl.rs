@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
-use super::Meter;
 use super::integrate::derived_power;
 use super::sampler::{Pace, Sampler, Source, scalar};
+use super::survey::{Findings, Refusal, Watch, watch};
+use super::{Beside, Meter};
 use crate::clock::Clock;
 use crate::error::{Context, Error, Result};
-use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Trace};
+use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, SourceInfo, SourceRole, SourceStatus, Trace};
 use crate::units::Seconds;
 
 /// Name of the meter.
@@ -37,8 +37,14 @@ const MIN_WINDOW: Seconds = Seconds(1.0);
 const GUARD: Seconds = Seconds(0.02);
 /// A socket's power without load wanders over seconds with what else the machine does.
 const IDLE: Seconds = Seconds(5.0);
-/// A live counter moves within this time, even an idle one.
-const MOVES_WITHIN: Duration = Duration::from_millis(50);
+/// How each counter is watched at the start: for some twenty ticks. A live one moves within the time, even when idle.
+const WATCH: Watch = Watch {
+    length: Duration::from_millis(20),
+    moves_within: Some(Duration::from_millis(30)),
+    rest: Duration::from_micros(200),
+};
+/// What its sources are called.
+const SOURCE: &str = "energy counter";
 
 /// The RAPL meter.
 pub struct Rapl {
@@ -52,9 +58,9 @@ impl Rapl {
     /// # Errors
     /// There are no zones, they can't be read (usually a permission), or a package's counter stands still.
     pub fn open(root: &Path, clock: &Clock) -> Result<Self> {
-        let (zones, still) = moving(zones(root)?)?;
-        let info = info(&zones, &still);
-        let sources = zones.into_iter().map(|zone| zone.source(PERIOD)).collect();
+        let Survey { moving, still, sources } = survey(zones(root)?, SourceRole::Primary)?;
+        let info = info(&moving, &still, sources);
+        let sources = moving.into_iter().map(|zone| zone.source(PERIOD)).collect();
         Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
     }
 }
@@ -64,10 +70,16 @@ impl Rapl {
 ///
 /// # Errors
 /// As [`Rapl::open`].
-pub fn beside(root: &Path) -> Result<(Vec<Domain>, Vec<Source>)> {
-    let (zones, _) = moving(zones(root)?)?;
-    let domains = zones.iter().map(Zone::describe).collect();
-    Ok((domains, zones.into_iter().map(|zone| zone.source(PERIOD_BESIDE)).collect()))
+pub fn beside(root: &Path) -> Result<Beside> {
+    let Survey { moving, sources: infos, .. } = survey(zones(root)?, SourceRole::Recorded)?;
+    let domains = moving.iter().map(Zone::describe).collect();
+    Ok(Beside { domains, infos, sources: moving.into_iter().map(|zone| zone.source(PERIOD_BESIDE)).collect() })
+}
+
+/// What the counters below `root` can do, where they can't be used as a meter too: empty where there are none.
+pub fn found(root: &Path) -> Vec<SourceInfo> {
+    let info = |zone: &Zone| zone.watch().info(&zone.domain, SOURCE, SourceRole::Unused);
+    zones(root).unwrap_or_default().iter().map(info).collect()
 }
 
 impl Meter for Rapl {
@@ -104,6 +116,11 @@ impl Zone {
             .trim()
             .parse()
             .context(|| format!("`{}` is not a number", path.display()))
+    }
+
+    fn watch(&self) -> Findings {
+        let refusal = |why: Error| Refusal { status: SourceStatus::Failed, detail: why.message().to_owned() };
+        watch(|| self.microjoules().map_err(refusal), WATCH)
     }
 
     fn describe(&self) -> Domain {
@@ -199,22 +216,33 @@ fn zone_name(root: &Path, folder: &str) -> Option<String> {
     Some(fs::read_to_string(root.join(folder).join("name")).ok()?.trim().to_owned())
 }
 
-/// Parts the zones that count from DRAM zones that stand still, as they do where the platform has no such sensor.
-fn moving(zones: Vec<Zone>) -> Result<(Vec<Zone>, Vec<String>)> {
-    let before = zones.iter().map(Zone::microjoules).collect::<Result<Vec<_>>>()?;
-    thread::sleep(MOVES_WITHIN);
-    let (mut counting, mut still) = (Vec::new(), Vec::new());
-    for (zone, before) in zones.into_iter().zip(before) {
-        if zone.microjoules()? != before {
-            counting.push(zone);
+/// The zones, as found at the start.
+struct Survey {
+    moving: Vec<Zone>,
+    /// DRAM zones that stand still, as they do where the platform has no such sensor.
+    still: Vec<String>,
+    sources: Vec<SourceInfo>,
+}
+
+/// Parts the zones that count from DRAM zones that stand still; those that count play `role`.
+fn survey(zones: Vec<Zone>, role: SourceRole) -> Result<Survey> {
+    let mut survey = Survey { moving: Vec::new(), still: Vec::new(), sources: Vec::new() };
+    for zone in zones {
+        // a failure keeps its hint that way
+        zone.microjoules()?;
+        let findings = zone.watch();
+        let role = if findings.works() { role } else { SourceRole::Unused };
+        survey.sources.push(findings.info(&zone.domain, SOURCE, role));
+        if findings.works() {
+            survey.moving.push(zone);
         } else if zone.is_package() {
             let message = format!("the energy counter of {} (`{}`) stands still", zone.domain, zone.path.display());
             return Err(Error::new(message).hint("virtual machines often show a counter that isn't connected"));
         } else {
-            still.push(zone.domain);
+            survey.still.push(zone.domain);
         }
     }
-    Ok((counting, still))
+    Ok(survey)
 }
 
 fn no_zones(root: &Path) -> Error {
@@ -235,7 +263,7 @@ fn unreadable(path: &Path, cause: &io::Error) -> Error {
     ))
 }
 
-fn info(zones: &[Zone], still: &[String]) -> MeterInfo {
+fn info(zones: &[Zone], still: &[String], sources: Vec<SourceInfo>) -> MeterInfo {
     let mut notes = vec!["covers whole sockets, with everything else that runs on them, not this process".to_owned()];
     if !zones.iter().any(|zone| !zone.is_package()) {
         notes.push("no DRAM counter: the memory's energy is not included".into());
@@ -252,7 +280,7 @@ fn info(zones: &[Zone], still: &[String]) -> MeterInfo {
         notes,
         host_domains: Vec::new(),
         sensing_period_s: None,
-        sources: Vec::new(),
+        sources,
         gpus: Vec::new(),
     }
 }

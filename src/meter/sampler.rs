@@ -40,6 +40,8 @@ pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
 pub enum Pace {
     /// Again and again.
     Every(Seconds),
+    /// Again and again, each time for everything that came since: never more seldom, since what isn't taken in time is lost.
+    Drain(Seconds),
     /// One of its ticks again and again, and closely around the edges of a window: for a counter whose readings cost
     /// so much that they would show in what is measured.
     Ticks(Seconds),
@@ -103,6 +105,13 @@ struct Channel {
     chase: Chase,
     /// When a tick was last seen to come.
     ticked: Option<Instant>,
+    last_read: Option<Instant>,
+    /// Ticks of this chase that came between two readings too far apart.
+    missed: u32,
+    /// One of so many samples of [`Pace::Drain`] is kept.
+    stride: usize,
+    /// Samples of [`Pace::Drain`] that were dropped since the last one that was kept.
+    skipped: usize,
 }
 
 /// How closely a source of [`Pace::Ticks`] is being read.
@@ -112,21 +121,23 @@ enum Chase {
     Rest,
     /// Until told otherwise.
     Open,
-    /// Until so many more ticks have come.
-    For(u32),
+    /// Until one more tick has come.
+    Next,
 }
 
 /// Rest between two close readings: the driver's lock is free in between.
 const CLOSE: Duration = Duration::from_millis(2);
-/// How long before an expected tick close reading begins: more than one call takes.
-const AHEAD: Duration = Duration::from_millis(6);
-/// Ticks that are followed closely after an edge was passed.
-const TICKS_AFTER_EDGE: u32 = 2;
+/// How long before an expected tick close reading begins: an H100's come up to 8 ms early, and a call takes 3 to 5 ms.
+const AHEAD: Duration = Duration::from_millis(12);
+/// Readings that are further apart than this share of a tick don't tell when it came.
+const CLOSE_SHARE: f64 = 0.2;
+/// Ticks that a chase may miss, on a machine too busy for close readings, before it is given up.
+const PATIENCE: u32 = 5;
 
 impl Pace {
     fn period(self) -> Seconds {
         match self {
-            Pace::Every(period) | Pace::Ticks(period) => period,
+            Pace::Every(period) | Pace::Drain(period) | Pace::Ticks(period) => period,
         }
     }
 }
@@ -257,7 +268,19 @@ impl Channel {
     fn new(source: Source, capacity: usize) -> Self {
         let period = Duration::from_secs_f64(source.pace.period().0);
         let samples = Vec::with_capacity(capacity.min(RESERVED));
-        Self { source, samples, capacity, period, due: Instant::now(), chase: Chase::Rest, ticked: None }
+        Self {
+            source,
+            samples,
+            capacity,
+            period,
+            due: Instant::now(),
+            chase: Chase::Rest,
+            ticked: None,
+            last_read: None,
+            missed: 0,
+            stride: 1,
+            skipped: 0,
+        }
     }
 
     fn restart(&mut self) {
@@ -266,17 +289,21 @@ impl Channel {
         self.period = Duration::from_secs_f64(self.source.pace.period().0);
         self.due = Instant::now();
         self.chase = Chase::Rest;
+        (self.missed, self.stride, self.skipped) = (0, 1, 0);
     }
 
     fn take(&mut self, clock: &Clock) -> Result<()> {
         let (start, before) = (Instant::now(), self.samples.len());
         (self.source.read)(clock, &mut self.samples).map_err(|error| error.at(&self.source.domain))?;
+        if self.stride > 1 {
+            self.keep_few(before);
+        }
         let changed = self.samples[before.saturating_sub(1)..].windows(2).any(|pair| pair[0].value != pair[1].value);
         if self.samples.len() >= self.capacity {
             self.thin();
         }
         match self.source.pace {
-            Pace::Every(_) => self.next_period(),
+            Pace::Every(_) | Pace::Drain(_) => self.next_period(),
             Pace::Ticks(_) => self.next_tick(changed, start),
         }
         Ok(())
@@ -289,34 +316,44 @@ impl Channel {
     }
 
     fn next_tick(&mut self, changed: bool, read_at: Instant) {
-        let close = self.chase != Chase::Rest;
-        if changed && close {
+        let gap = self.last_read.replace(read_at).map(|last| read_at.saturating_duration_since(last).as_secs_f64());
+        let close = self.source.tick.zip(gap).is_some_and(|(tick, gap)| gap <= tick.0 * CLOSE_SHARE);
+        let seen = changed && close;
+        if seen {
             self.ticked = Some(read_at);
         }
-        self.chase = match (self.chase, changed) {
-            (Chase::For(0 | 1), true) => Chase::Rest,
-            (Chase::For(left), true) => Chase::For(left - 1),
+        self.chase = match self.chase {
             // a period has passed: follow one tick
-            (Chase::Rest, _) => Chase::For(1),
-            (same, _) => same,
+            Chase::Rest => {
+                self.missed = 0;
+                Chase::Next
+            }
+            Chase::Next if seen || (changed && self.missed >= PATIENCE) => Chase::Rest,
+            same => {
+                self.missed += u32::from(changed && !close);
+                same
+            }
         };
         let now = Instant::now();
         self.due = match self.chase {
             Chase::Rest => now + self.period,
             Chase::Open => now + CLOSE,
-            Chase::For(_) if changed => self.expected_tick(now),
-            Chase::For(_) => now + CLOSE,
+            Chase::Next if changed && self.missed == 0 => self.expected_tick(now),
+            // where a tick came before it was expected, the next one is waited for reading closely: ticks that drift
+            // against their nominal rhythm would be missed again and again
+            Chase::Next => now + CLOSE,
         };
     }
 
     fn edge(&mut self, edge: Edge) {
-        if matches!(self.source.pace, Pace::Every(_)) {
+        if !matches!(self.source.pace, Pace::Ticks(_)) {
             return;
         }
         let now = Instant::now();
+        self.missed = 0;
         (self.chase, self.due) = match edge {
             Edge::Soon => (Chase::Open, now),
-            Edge::Passed => (Chase::For(TICKS_AFTER_EDGE), self.expected_tick(now)),
+            Edge::Passed => (Chase::Next, self.expected_tick(now)),
         };
     }
 
@@ -334,7 +371,28 @@ impl Channel {
             index += 1;
             index % 2 == 1
         });
-        self.period *= 2;
+        match self.source.pace {
+            Pace::Drain(_) => self.stride *= 2,
+            Pace::Every(_) | Pace::Ticks(_) => self.period *= 2,
+        }
+    }
+
+    /// Keeps one of `stride` of the samples from `before` on, as if the buffer had been thinned after them.
+    fn keep_few(&mut self, before: usize) {
+        let (stride, mut skipped, mut index) = (self.stride, self.skipped, 0);
+        self.samples.retain(|_| {
+            index += 1;
+            if index <= before {
+                return true;
+            }
+            skipped += 1;
+            let keep = skipped >= stride;
+            if keep {
+                skipped = 0;
+            }
+            keep
+        });
+        self.skipped = skipped;
     }
 
     fn take_trace(&mut self) -> SourceTrace {
@@ -435,6 +493,47 @@ mod tests {
         assert!(samples.len() <= 8);
         assert_eq!(samples[0].value, 1.0);
         assert!(samples.last().unwrap().value > 8.0);
+    }
+
+    #[test]
+    fn a_source_that_is_drained_is_thinned_evenly_and_read_as_often_as_before() {
+        let clock = Clock::monotonic();
+        let mut count = 0.0;
+        let read: Read = Box::new(move |_, samples| {
+            samples.extend((1..=4).map(|i| Sample { t: Seconds(count + f64::from(i)), value: 1.0 }));
+            count += 4.0;
+            Ok(())
+        });
+        let source = Source { pace: Pace::Drain(Seconds(3600.0)), read, ..counting(1.0) };
+        let mut channel = Channel::new(source, 16);
+        for _ in 0..40 {
+            channel.take(&clock).unwrap();
+        }
+        assert!(channel.samples.len() < 16);
+        assert_eq!(channel.period, Duration::from_secs(3600));
+        let gaps: Vec<f64> = channel.samples.windows(2).map(|pair| (pair[1].t - pair[0].t).0).collect();
+        let widest = gaps.iter().copied().fold(0.0, f64::max);
+        assert!(widest <= 2.0 * channel.stride as f64 && gaps.len() > 5, "{gaps:?}");
+    }
+
+    #[test]
+    fn a_tick_that_came_early_is_not_taken_for_one_that_was_followed() {
+        let source = Source { tick: Some(Seconds(0.1)), pace: Pace::Ticks(Seconds(60.0)), ..counting(1.0) };
+        let mut channel = Channel::new(source, 16);
+        let at = |milliseconds: u32| Duration::from_millis(milliseconds.into());
+        let start = Instant::now();
+        (channel.chase, channel.last_read) = (Chase::Next, Some(start));
+        channel.next_tick(true, start + at(88));
+        assert_eq!((channel.chase, channel.ticked), (Chase::Next, None), "it could have come any time before");
+        assert!(channel.due <= Instant::now() + CLOSE, "the next one isn't missed again");
+        channel.next_tick(false, start + at(97));
+        channel.next_tick(true, start + at(100));
+        assert_eq!((channel.chase, channel.ticked), (Chase::Rest, Some(start + at(100))));
+        channel.edge(Edge::Passed);
+        for busy in 2..=PATIENCE + 2 {
+            channel.next_tick(true, start + at(100) * busy);
+        }
+        assert_eq!(channel.chase, Chase::Rest, "a busy machine isn't made busier for long");
     }
 
     #[test]

@@ -262,7 +262,8 @@ fn part_time(page: &mut String) {
             format!("| {name} | {} | {} | {covered} |", Errors::of(&counter).cell(), Errors::of(&ring).cell())
         })
         .collect();
-    let _ = write!(page, "\n| work | counter | driver's ring | 95 % intervals over 5 repeats that hold the truth, % |\n");
+    let _ =
+        write!(page, "\n| work | counter | driver's ring | 95 % intervals over 5 repeats that hold the truth, % |\n");
     let _ = writeln!(page, "|---|---|---|---|\n{}", rows.join("\n"));
     let _ = write!(
         page,

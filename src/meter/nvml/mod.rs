@@ -16,10 +16,10 @@ use nvml_wrapper::error::NvmlError;
 
 use self::gpu::Gpu;
 use super::sampler::{Edge, Sampler, Source};
-use super::{EngineGpu, Meter};
+use super::{Beside, EngineGpu, Meter};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::record::{Domain, EnergyMethod, MeterInfo, SourceInfo, Trace};
+use crate::record::{EnergyMethod, MeterInfo, SourceInfo, Trace};
 use crate::units::Seconds;
 
 /// Name of the meter.
@@ -57,20 +57,23 @@ impl NvmlMeter {
     pub fn open(
         gpu_indices: Option<&[u32]>,
         engine_gpus: &[EngineGpu],
-        beside: Option<(Vec<Domain>, Vec<Source>)>,
+        beside: Option<Beside>,
         clock: &Clock,
     ) -> Result<Self> {
         let nvml = library()?;
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let indices = which::choose(gpu_indices, visible.as_deref(), engine_gpus, &which::uuids(nvml)?)?;
-        let gpus =
-            indices.iter().map(|&index| Gpu::open(nvml, index, gpu_indices.is_some())).collect::<Result<Vec<_>>>()?;
+        let uuids = which::uuids(nvml)?;
+        let indices = which::choose(gpu_indices, visible.as_deref(), engine_gpus, &uuids)?;
+        let used = which::used(visible.as_deref(), engine_gpus, &uuids);
+        let open = |&index| Gpu::open(nvml, index, gpu_indices.is_some(), used.contains(&index));
+        let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut info = info(&gpus);
         let thermometers = gpus.iter().filter_map(Gpu::thermometer).collect();
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
-        if let Some((domains, further)) = beside {
-            info.host_domains = domains;
-            sources.extend(further);
+        if let Some(beside) = beside {
+            info.host_domains = beside.domains;
+            info.sources.extend(beside.infos);
+            sources.extend(beside.sources);
         }
         Ok(Self { info, sampler: Sampler::new(sources, clock.clone()), thermometers })
     }

@@ -50,6 +50,15 @@ pub(super) fn choose(
     Ok(chosen)
 }
 
+/// The GPUs that the engine runs on, as well as that can be told: none where it runs on the processor.
+pub(super) fn used(visible: Option<&str>, engine: &[EngineGpu], uuids: &[String]) -> Vec<u32> {
+    if engine.is_empty() {
+        return Vec::new();
+    }
+    // where a part of a GPU is visible, nothing but the list says which one; the engine's own process is on it then
+    choose(None, visible, engine, uuids).unwrap_or_else(|_| (0..uuids.len() as u32).collect())
+}
+
 /// The engine's GPUs by what CUDA calls them, where it said so for all.
 fn by_uuid(engine: &[EngineGpu], uuids: &[String]) -> Option<Vec<u32>> {
     let index = |gpu: &EngineGpu| {
@@ -147,6 +156,13 @@ mod tests {
         assert_eq!(visible_gpus("0,GPU-aa,2", &uuids()).unwrap(), [0], "an ambiguous beginning");
         assert!(visible("").is_err());
         assert!(visible("-1").is_err());
+    }
+
+    #[test]
+    fn a_listed_gpu_is_used_only_where_the_engine_runs_on_it() {
+        assert_eq!(used(None, &[], &uuids()), [0_u32; 0], "the engine runs on the processor");
+        assert_eq!(used(Some("2,0"), &gpus(&[0]), &uuids()), [2]);
+        assert_eq!(used(Some("MIG-1"), &gpus(&[0]), &uuids()), [0, 1, 2]);
     }
 
     #[test]
