@@ -27,7 +27,9 @@ const T4: f64 = 2.776;
 pub enum Estimator {
     /// The one in use: counter, edges between its ticks with the course of the ring's power.
     Counter,
-    /// The same with a counter that is read every 50 ms, and no power samples.
+    /// The same readings of the counter without power samples: straight lines between ticks.
+    Straight,
+    /// A counter that is read every 50 ms, and no power samples.
     Polled,
     /// Counter at the window's start and after its next tick past the end.
     NextTick,
@@ -47,8 +49,9 @@ pub enum Estimator {
 
 impl Estimator {
     /// In the order of the table.
-    pub const ALL: [Estimator; 9] = [
+    pub const ALL: [Estimator; 10] = [
         Estimator::Counter,
+        Estimator::Straight,
         Estimator::Polled,
         Estimator::Ring,
         Estimator::Instant,
@@ -62,6 +65,7 @@ impl Estimator {
     fn name(self) -> &'static str {
         match self {
             Estimator::Counter => "**counter, edges by the ring's course** (used)",
+            Estimator::Straight => "the same readings, linear edges",
             Estimator::Polled => "counter read every 50 ms, linear edges",
             Estimator::Ring => "driver's ring, trapezoid (second source)",
             Estimator::Instant => "POWER_INSTANT, trapezoid",
@@ -76,7 +80,8 @@ impl Estimator {
     /// Guard work at both edges; without it the GPU is idle around the window, as with most tools.
     pub fn guard(self) -> Option<f64> {
         match self {
-            Estimator::Counter | Estimator::Polled | Estimator::Ring | Estimator::Instant => Some(GUARD),
+            Estimator::Counter | Estimator::Straight | Estimator::Polled => Some(GUARD),
+            Estimator::Ring | Estimator::Instant => Some(GUARD),
             Estimator::UsageShifted => Some(GUARD_AVERAGED),
             Estimator::NextTick | Estimator::Usage | Estimator::SeedSum | Estimator::Deduplicated => None,
         }
@@ -89,6 +94,7 @@ impl Estimator {
         let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).0.total_j;
         let found = match self {
             Estimator::Counter => total(rig.trace().sources),
+            Estimator::Straight => total(vec![rig.followed(&rig.counter())]),
             Estimator::Polled => total(vec![rig.polled(&rig.counter())]),
             Estimator::NextTick => {
                 let counter = rig.counter();
@@ -189,9 +195,11 @@ Simulated power sources with exactly known energy, read as the meter reads real 
 error)** over 200 seeded phases of the sensors against the window. They say what an estimator adds to the sensor's own
 error, which no processing can see.
 
-The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read; the
-driver's ring of instantaneous samples, 7.8 to 43 ms apart, of which 11 % repeat the one before; POWER_INSTANT, renewed
-every 100 ms; power_usage, the average of the last second, renewed every 100 ms. Windows are 1.1 % longer than their
+The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms, takes 3 to 5.5 ms to read, and is read
+closely at the edges and once in 6 s otherwise; the driver's ring of instantaneous samples, 7.8 to 43 ms apart, with
+± 2 W of noise, of which 11 % repeat the one before whatever the power does (what real ones repeat may well be constant
+power: this is the worse case); POWER_INSTANT, renewed every 100 ms; power_usage, the average of the last second, renewed
+every 100 ms. Windows are 1.1 % longer than their
 column says, so that they hold whole batches. Guard work of 0.3 s runs at both edges (0.8 s for power_usage) unless the row
 says that the GPU is idle around the window.
 
