@@ -385,3 +385,16 @@ fn the_published_table_is_what_the_program_prints() {
     }
     assert_eq!(stored, table::page());
 }
+
+#[test]
+fn without_a_ring_the_counter_is_still_within_two_percent_at_5_s_and_one_at_10_s() {
+    for workload in Workload::ALL {
+        for (length, tolerance) in [(FIVE, 0.02), (TEN, 0.01)] {
+            each_phase(workload, length, PHASES, |rig, truth| {
+                let energy = judged(rig, vec![rig.followed(&rig.counter()), rig.instant()]);
+                let error = total(&energy) / truth - 1.0;
+                assert!(error.abs() <= tolerance, "{workload:?}, {length} s, {:?}: {error:+.4}", rig.following);
+            });
+        }
+    }
+}

@@ -185,7 +185,7 @@ fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&Source
     let (a, b) = (points[left], points[left + 1]);
     let outside = (a.t - t).0.max((t - b.t).0);
     let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
-    (outside <= reach.0 && share.is_finite()).then(|| a.value + (b.value - a.value) * share)
+    (outside <= reach.0 && share.is_finite()).then_some(a.value + (b.value - a.value) * share)
 }
 
 /// The samples without those that say for a moment what the one before said: a sensor that wasn't renewed in time. A line
