@@ -56,7 +56,7 @@ impl Piece {
 }
 
 impl Curve {
-    /// Power `watts` from `start` on, and before it.
+    /// Nothing yet, from `start` on; before it the first power that follows is held.
     pub fn new(start: f64) -> Self {
         Self { pieces: Vec::new(), end: start }
     }
@@ -107,6 +107,9 @@ impl Curve {
     }
 }
 
+/// A part of a batch: until when, and power at its start and its end.
+type Part = (f64, f64, f64);
+
 /// Work with a known course of power.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Workload {
@@ -140,8 +143,8 @@ impl Workload {
         Workload::LongBatches,
     ];
 
-    /// Duration of a batch, and its pieces: until when, and power at the start and the end of each.
-    fn batch(self) -> Option<(f64, &'static [(f64, f64, f64)])> {
+    /// Duration of a batch, and its parts.
+    fn batch(self) -> Option<(f64, &'static [Part])> {
         match self {
             Workload::ShortBatches => {
                 Some((0.337, &[(0.06, 650.0, 650.0), (0.329, 420.0, 360.0), (0.337, 180.0, 180.0)]))
