@@ -1,7 +1,7 @@
 //! Simulated power sources whose true energy is known in closed form, read as the real meter reads them.
 //!
-//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces are
-//! taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an H100
+//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces
+//! are taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an H100
 //! (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous samples
 //! 7.8 to 43 ms apart of which 11 % repeat the one before, power fields that are renewed ten times a second.
 
@@ -162,8 +162,8 @@ impl Workload {
         self.batch().map_or(1, |(period, _)| (length / period).round() as u32)
     }
 
-    /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the window
-    /// until so long after it; without, only as long as the window.
+    /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the
+    /// window until so long after it; without, only as long as the window.
     pub fn curve(self, length: f64, guard: Option<f64>) -> Curve {
         let (t0, t1) = (T0, T0 + length);
         let (begin, end) = guard.map_or((t0, t1), |guard| (t0 - WARM, t1 + guard));
@@ -281,8 +281,8 @@ impl<'a> Rig<'a> {
         source(Quantity::EnergyCounter, EnergyMethod::Counter, Some(TICK), samples)
     }
 
-    /// Reads a counter as `meter::sampler` does with `Pace::Ticks`, in simulated time: calls take 3 to 5.5 ms, and close
-    /// readings rest for 2 ms between them. Now and then other work delays a reading.
+    /// Reads a counter as `meter::sampler` does with `Pace::Ticks`, in simulated time: calls take 3 to 5.5 ms, and
+    /// close readings rest for 2 ms between them. Now and then other work delays a reading.
     fn follow(&self, counter: &Staircase, told: &[(f64, Edge)]) -> Vec<Sample> {
         const CLOSE: f64 = 0.002;
         const CLOSELY: f64 = 0.02;
