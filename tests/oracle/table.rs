@@ -158,8 +158,8 @@ pub fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64>
     (0..PHASES).map(|seed| estimator.energy(&Rig::new(&curve, length, guard, seed)) / truth - 1.0).collect()
 }
 
-/// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one phase,
-/// or at a random one each time.
+/// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one
+/// phase, or at a random one each time.
 pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, phase: Option<f64>) -> Vec<f64> {
     let curve = workload.curve(length, Some(GUARD));
     let truth = curve.energy(T0, T0 + length);
@@ -215,8 +215,8 @@ const PART_TIME: &str = "
 
 Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in
 step with it shows it the same phase again and again: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W, in a
-window of 10 s. Repeats at one phase agree with each other and are wrong together; nothing in the readings shows it, only the
-warning `phase_locked`. A random phase for each repeat turns the bias into a spread that an interval knows.
+window of 10 s. Repeats at one phase agree with each other and are wrong together; nothing in the readings shows it, only
+the warning `phase_locked`. A random phase for each repeat turns the bias into a spread that an interval knows.
 ";
 
 /// The whole page.
