@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use ept_sweep::clock::Clock;
 use ept_sweep::meter::integrate::window_energy;
-use ept_sweep::meter::{Meter, Rapl, during};
-use ept_sweep::record::{EnergyMethod, Quantity, SourceRole, SourceStatus};
+use ept_sweep::meter::sampler::{Pace, Sampler, Source, scalar};
+use ept_sweep::meter::{Beside, Meter, Rapl, beside, during};
+use ept_sweep::record::{
+    Domain, EnergyMethod, MeterInfo, Quantity, SourceRole, SourceStatus, Trace, Validity, WindowEnergy,
+};
 use ept_sweep::units::Seconds;
 
 const RANGE: u64 = 262_143_328_850;
@@ -102,7 +105,7 @@ fn the_energy_of_a_window_is_right_across_a_wrap() {
     let clock = Clock::monotonic();
     let mut meter = Rapl::open(&tree.0, &clock).unwrap();
     let ((), t0, t1, trace) = during(&mut meter, &clock, || {
-        clock.idle(ept_sweep::units::Seconds(1.2));
+        clock.idle(Seconds(1.2));
         Ok(())
     })
     .unwrap();
@@ -115,6 +118,84 @@ fn the_energy_of_a_window_is_right_across_a_wrap() {
     assert_eq!(validity.invalid_reasons, []);
     assert_eq!((energy.residual, energy.integral_j), (None, None), "derived power confirms nothing");
     assert!(trace.sources.iter().any(|source| source.quantity == Quantity::Power));
+}
+
+/// What a meter of one GPU of 300 W with the processor beside it says of itself.
+fn gpu_and_host(host_domains: Vec<Domain>) -> MeterInfo {
+    MeterInfo {
+        name: "nvml".into(),
+        method: EnergyMethod::Counter,
+        domains: vec![Domain { name: "gpu0".into(), description: String::new() }],
+        tick_s: None,
+        min_window_s: Seconds(0.0),
+        guard_s: Seconds(0.0),
+        idle_s: Seconds(1.0),
+        notes: vec![],
+        host_domains,
+        sensing_period_s: None,
+        sources: vec![],
+        gpus: vec![],
+    }
+}
+
+/// A window of 0.6 s of such a GPU, with the sources of the processor beside it.
+fn beside_a_gpu(host_sources: Vec<Source>, info: &MeterInfo) -> (WindowEnergy, Validity, f64) {
+    let clock = Clock::monotonic();
+    let gpu_clock = clock.clone();
+    let gpu = Source {
+        domain: "gpu0".into(),
+        quantity: Quantity::EnergyCounter,
+        method: EnergyMethod::Counter,
+        tick: None,
+        lag: Seconds(0.0),
+        pace: Pace::Every(Seconds(0.01)),
+        read: scalar(move || Ok(300.0 * gpu_clock.now().0)),
+    };
+    let mut sampler = Sampler::new(std::iter::once(gpu).chain(host_sources).collect(), clock.clone());
+    sampler.start().unwrap();
+    clock.idle(Seconds(0.1));
+    let t0 = clock.now();
+    clock.idle(Seconds(0.6));
+    let t1 = clock.now();
+    clock.idle(Seconds(0.1));
+    let trace: Trace = sampler.stop().unwrap();
+    let (energy, validity) = window_energy(&trace, info, t0, t1);
+    (energy, validity, (t1 - t0).0)
+}
+
+#[test]
+fn the_processor_beside_a_gpu_is_recorded_and_not_charged() {
+    let tree = Tree::new("beside");
+    tree.zone("intel-rapl:0", "package-0", 0).zone("intel-rapl:0:0", "dram", 0);
+    let _counting = tree.count(0, &[("intel-rapl:0", 100.0), ("intel-rapl:0:0", 10.0)]);
+    let Beside { domains, infos, sources } = beside(&tree.0).unwrap();
+    assert!(infos.iter().all(|info| info.role == SourceRole::Recorded), "{infos:?}");
+    let (energy, validity, duration) = beside_a_gpu(sources, &gpu_and_host(domains));
+    let host: Vec<(&str, f64)> = energy.host.iter().map(|host| (host.domain.as_str(), host.energy_j.0)).collect();
+    let [("package-0", package), ("dram-0", dram)] = host[..] else { panic!("{host:?}") };
+    // an edge is known to the time between two readings, 50 ms
+    assert!((package - 100.0 * duration).abs() < 100.0 * 0.1, "{package} J");
+    assert!((dram - 10.0 * duration).abs() < 10.0 * 0.1, "{dram} J");
+    let total = energy.total_j.unwrap().0;
+    assert!((total - 300.0 * duration).abs() < 300.0 * 0.02, "{total} J: the GPU's alone");
+    assert_eq!(energy.domains.len(), 1);
+    assert_eq!(validity, Validity::default());
+}
+
+#[test]
+fn a_processor_that_says_nothing_makes_no_window_invalid() {
+    let tree = Tree::new("beside-missing");
+    tree.zone("intel-rapl:0", "package-0", 0);
+    let counting = tree.count(0, &[("intel-rapl:0", 100.0)]);
+    let Beside { domains, .. } = beside(&tree.0).unwrap();
+    drop(counting);
+    let (energy, validity, _) = beside_a_gpu(vec![], &gpu_and_host(domains));
+    assert!(energy.host.is_empty(), "unknown, not zero");
+    assert!(energy.total_j.is_some());
+    assert_eq!(validity, Validity::default());
+
+    let empty = beside(&Tree::new("beside-none").0);
+    assert!(empty.is_err_and(|why| why.message().contains("no RAPL zones")));
 }
 
 #[test]

@@ -85,8 +85,8 @@ pub fn counter_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Result<
 }
 
 /// The same, but between two ticks the counter is taken to have risen as `power` says, where that is fine enough: at an
-/// edge the work often changes (decoding ends, the next prefill begins), and the last tick before the window's end that is
-/// known can lie seconds back.
+/// edge the work often changes (decoding ends, the next prefill begins), and the last tick before the window's end that
+/// is known can lie seconds back.
 ///
 /// Only the course of `power` between two ticks counts, not its height: a power sensor that reads too much by a factor
 /// changes nothing, so that the two sources still check each other.
@@ -102,7 +102,8 @@ pub fn counter_energy_shaped(
     if is_stuck(source, t0, t1) {
         return Err(CounterFault::Stuck);
     }
-    let power = power.filter(|_| source.tick.is_some());
+    let power = power.filter(|_| source.tick.is_some()).map(renewed);
+    let power = power.as_ref();
     match between(&ticks(source), source.tick, power, t0, t1) {
         // closely known ticks leave an edge out: those that are known less closely are better than none
         Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, power, t0, t1),
@@ -177,14 +178,24 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     })
 }
 
-/// Interpolation with the course of `power`, or linear; past either end the nearest slope is followed for at most `reach`.
+/// Interpolation with the course of `power`, or linear; past either end the nearest slope is followed for `reach`.
 fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&SourceTrace>) -> Option<f64> {
     let after = points.partition_point(|point| point.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
     let (a, b) = (points[left], points[left + 1]);
     let outside = (a.t - t).0.max((t - b.t).0);
     let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
-    (outside <= reach.0 && share.is_finite()).then(|| a.value + (b.value - a.value) * share)
+    (outside <= reach.0 && share.is_finite()).then_some(a.value + (b.value - a.value) * share)
+}
+
+/// The samples without those that say for a moment what the one before said: a sensor that wasn't renewed in time. A
+/// line from the one to the next that is new follows a jump of power sooner than they do. What stays the same for longer
+/// is constant power.
+fn renewed(power: &SourceTrace) -> SourceTrace {
+    let longest = max_gap(power);
+    let runs = power.samples.chunk_by(|a, b| a.value == b.value);
+    let new = runs.flat_map(|run| if run[run.len() - 1].t - run[0].t <= longest { &run[..1] } else { run });
+    SourceTrace { samples: new.copied().collect(), ..power.clone() }
 }
 
 /// Share of the energy between `a` and `b` that had flowed by `t`, by power samples between them.
@@ -294,8 +305,8 @@ pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) 
     (energy, validity)
 }
 
-/// Mean power of all domains between `t0` and `t1`, by the sources that tell more of short times: power samples where there
-/// are some, else counters.
+/// Mean power of all domains between `t0` and `t1`, by the sources that tell more of short times: power samples where
+/// there are some, else counters.
 ///
 /// `None` where a domain has neither.
 pub fn mean_power(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<Watts> {

@@ -24,7 +24,7 @@ use crate::units::Seconds;
 
 pub use modelled::{ModelCoefficients, Modelled};
 pub use nvml::NvmlMeter;
-pub use rapl::Rapl;
+pub use rapl::{Rapl, beside};
 pub use sampler::Edge;
 pub use synthetic::Synthetic;
 

@@ -1,8 +1,8 @@
 //! Simulated power sources whose true energy is known in closed form, read as the real meter reads them.
 //!
-//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces are
-//! taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an H100
-//! (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous samples
+//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces
+//! are taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an
+//! H100 (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous samples
 //! 7.8 to 43 ms apart of which 11 % repeat the one before, power fields that are renewed ten times a second.
 
 use ept_sweep::meter::sampler::Edge;
@@ -27,6 +27,8 @@ pub const RING: f64 = 0.02;
 pub const SENSING: f64 = 0.1;
 /// … for this share of it (Yang, Adamek, Armour, *Part-time power measurements*, SC24).
 pub const SHARE: f64 = 0.25;
+/// Power of steady work isn't quite steady: no two new samples are equal.
+const NOISE: f64 = 2.0;
 /// Load before a window: warm-up and guard.
 const WARM: f64 = 3.0;
 
@@ -54,7 +56,7 @@ impl Piece {
 }
 
 impl Curve {
-    /// Power `watts` from `start` on, and before it.
+    /// Nothing yet, from `start` on; before it the first power that follows is held.
     pub fn new(start: f64) -> Self {
         Self { pieces: Vec::new(), end: start }
     }
@@ -105,6 +107,9 @@ impl Curve {
     }
 }
 
+/// A part of a batch: until when, and power at its start and its end.
+type Part = (f64, f64, f64);
+
 /// Work with a known course of power.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Workload {
@@ -138,8 +143,8 @@ impl Workload {
         Workload::LongBatches,
     ];
 
-    /// Duration of a batch, and its pieces: until when, and power at the start and the end of each.
-    fn batch(self) -> Option<(f64, &'static [(f64, f64, f64)])> {
+    /// Duration of a batch, and its parts.
+    fn batch(self) -> Option<(f64, &'static [Part])> {
         match self {
             Workload::ShortBatches => {
                 Some((0.337, &[(0.06, 650.0, 650.0), (0.329, 420.0, 360.0), (0.337, 180.0, 180.0)]))
@@ -157,8 +162,8 @@ impl Workload {
         self.batch().map_or(1, |(period, _)| (length / period).round() as u32)
     }
 
-    /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the window
-    /// until so long after it; without, only as long as the window.
+    /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the
+    /// window until so long after it; without, only as long as the window.
     pub fn curve(self, length: f64, guard: Option<f64>) -> Curve {
         let (t0, t1) = (T0, T0 + length);
         let (begin, end) = guard.map_or((t0, t1), |guard| (t0 - WARM, t1 + guard));
@@ -276,8 +281,8 @@ impl<'a> Rig<'a> {
         source(Quantity::EnergyCounter, EnergyMethod::Counter, Some(TICK), samples)
     }
 
-    /// Reads a counter as `meter::sampler` does with `Pace::Ticks`, in simulated time: calls take 3 to 5.5 ms, and close
-    /// readings rest for 2 ms between them. Now and then other work delays a reading.
+    /// Reads a counter as `meter::sampler` does with `Pace::Ticks`, in simulated time: calls take 3 to 5.5 ms, and
+    /// close readings rest for 2 ms between them. Now and then other work delays a reading.
     fn follow(&self, counter: &Staircase, told: &[(f64, Edge)]) -> Vec<Sample> {
         const CLOSE: f64 = 0.002;
         const CLOSELY: f64 = 0.02;
@@ -348,7 +353,7 @@ impl<'a> Rig<'a> {
         let mut samples = Vec::new();
         for t in times {
             if random.random::<f64>() >= 0.11 {
-                last = self.sensed.power(t);
+                last = self.sensed.power(t) + random.random_range(-NOISE..NOISE);
             }
             if (from..=to).contains(&t) {
                 samples.push(Sample { t: Seconds(t), value: milli(last) });

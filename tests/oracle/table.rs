@@ -27,7 +27,9 @@ const T4: f64 = 2.776;
 pub enum Estimator {
     /// The one in use: counter, edges between its ticks with the course of the ring's power.
     Counter,
-    /// The same with a counter that is read every 50 ms, and no power samples.
+    /// The same readings of the counter without power samples: straight lines between ticks.
+    Straight,
+    /// A counter that is read every 50 ms, and no power samples.
     Polled,
     /// Counter at the window's start and after its next tick past the end.
     NextTick,
@@ -47,8 +49,9 @@ pub enum Estimator {
 
 impl Estimator {
     /// In the order of the table.
-    pub const ALL: [Estimator; 9] = [
+    pub const ALL: [Estimator; 10] = [
         Estimator::Counter,
+        Estimator::Straight,
         Estimator::Polled,
         Estimator::Ring,
         Estimator::Instant,
@@ -62,6 +65,7 @@ impl Estimator {
     fn name(self) -> &'static str {
         match self {
             Estimator::Counter => "**counter, edges by the ring's course** (used)",
+            Estimator::Straight => "the same readings, linear edges",
             Estimator::Polled => "counter read every 50 ms, linear edges",
             Estimator::Ring => "driver's ring, trapezoid (second source)",
             Estimator::Instant => "POWER_INSTANT, trapezoid",
@@ -76,7 +80,8 @@ impl Estimator {
     /// Guard work at both edges; without it the GPU is idle around the window, as with most tools.
     pub fn guard(self) -> Option<f64> {
         match self {
-            Estimator::Counter | Estimator::Polled | Estimator::Ring | Estimator::Instant => Some(GUARD),
+            Estimator::Counter | Estimator::Straight | Estimator::Polled => Some(GUARD),
+            Estimator::Ring | Estimator::Instant => Some(GUARD),
             Estimator::UsageShifted => Some(GUARD_AVERAGED),
             Estimator::NextTick | Estimator::Usage | Estimator::SeedSum | Estimator::Deduplicated => None,
         }
@@ -89,6 +94,7 @@ impl Estimator {
         let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).0.total_j;
         let found = match self {
             Estimator::Counter => total(rig.trace().sources),
+            Estimator::Straight => total(vec![rig.followed(&rig.counter())]),
             Estimator::Polled => total(vec![rig.polled(&rig.counter())]),
             Estimator::NextTick => {
                 let counter = rig.counter();
@@ -152,8 +158,8 @@ pub fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64>
     (0..PHASES).map(|seed| estimator.energy(&Rig::new(&curve, length, guard, seed)) / truth - 1.0).collect()
 }
 
-/// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one phase, or
-/// at a random one each time.
+/// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one
+/// phase, or at a random one each time.
 pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, phase: Option<f64>) -> Vec<f64> {
     let curve = workload.curve(length, Some(GUARD));
     let truth = curve.energy(T0, T0 + length);
@@ -165,8 +171,8 @@ pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, p
     (0..PHASES).map(error).collect()
 }
 
-/// The greatest error that looking part of the time can make, relative to the true mean power: the unseen part can differ
-/// from the seen one by the whole range of power.
+/// The greatest error that looking part of the time can make, relative to the true mean power: the unseen part can
+/// differ from the seen one by the whole range of power.
 pub fn part_time_bound(lowest_w: f64, highest_w: f64, mean_w: f64) -> f64 {
     (1.0 - SHARE) * (highest_w - lowest_w) / mean_w
 }
@@ -189,11 +195,13 @@ Simulated power sources with exactly known energy, read as the meter reads real 
 error)** over 200 seeded phases of the sensors against the window. They say what an estimator adds to the sensor's own
 error, which no processing can see.
 
-The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read; the
-driver's ring of instantaneous samples, 7.8 to 43 ms apart, of which 11 % repeat the one before; POWER_INSTANT, renewed
-every 100 ms; power_usage, the average of the last second, renewed every 100 ms. Windows are 1.1 % longer than their
-column says, so that they hold whole batches. Guard work of 0.3 s runs at both edges (0.8 s for power_usage) unless the row
-says that the GPU is idle around the window.
+The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms, takes 3 to 5.5 ms to read, and is read
+closely at the edges and once in 6 s otherwise; the driver's ring of instantaneous samples, 7.8 to 43 ms apart, with
+± 2 W of noise, of which 11 % repeat the one before whatever the power does (what real ones repeat may well be constant
+power: this is the worse case); POWER_INSTANT, renewed every 100 ms; power_usage, the average of the last second,
+renewed every 100 ms. Windows are 1.1 % longer than their
+column says, so that they hold whole batches. Guard work of 0.3 s runs at both edges (0.8 s for power_usage) unless the
+row says that the GPU is idle around the window.
 
 This file is written by a program, and a test compares the two:
 
@@ -205,10 +213,10 @@ cargo run --release --example estimator_error > docs/measurement/errors.md
 const PART_TIME: &str = "
 ## A sensor that looks part of the time
 
-Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in step
-with it shows it the same phase again and again: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W, in a window
-of 10 s. Repeats at one phase agree with each other and are wrong together; nothing in the readings shows it, only the
-warning `phase_locked`. A random phase for each repeat turns the bias into a spread that the interval over repeats knows.
+Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in
+step with it shows it the same phase again and again: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W, in a
+window of 10 s. Repeats at one phase agree with each other and are wrong together; nothing in the readings shows it, only
+the warning `phase_locked`. A random phase for each repeat turns the bias into a spread that an interval knows.
 ";
 
 /// The whole page.
@@ -268,7 +276,7 @@ fn part_time(page: &mut String) {
     let _ = write!(
         page,
         "\nNo phase can be off by more than the unseen share times the range of power over its mean: here\n\
-         0.75 · (650 − 350) / 440 = {} %, in general with idle power ({IDLE:.0} W here) and the power limit as the range.\n",
+         0.75 · (650 − 350) / 440 = {} %, in general with idle power ({IDLE:.0} W here) and the power limit.\n",
         percent(part_time_bound(350.0, 650.0, 440.0))
     );
 }

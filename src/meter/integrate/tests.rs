@@ -345,3 +345,66 @@ fn the_trailing_average_of_power_is_seen_by_the_residual() {
     near(energy.residual.unwrap(), (Watts(400.0) * Seconds(0.5)).0 / 2500.0, 1e-6);
     assert_eq!(invalid_reasons, [Reason::ResidualTooLarge]);
 }
+
+/// 200 W until `at`, 600 W after.
+fn step(at: f64) -> (impl Fn(f64) -> f64, impl Fn(f64) -> f64) {
+    (move |t| if t < at { 200.0 } else { 600.0 }, move |t: f64| 200.0 * t.min(at) + 600.0 * (t - at).max(0.0))
+}
+
+/// A counter whose ticks are known at these instants only.
+fn known_at(instants: &[f64], energy: impl Fn(f64) -> f64) -> SourceTrace {
+    let readings = instants.iter().flat_map(|t| [(t - 0.001, energy(t - 0.1)), (t + 0.001, energy(*t))]);
+    counter(Some(0.1), readings.collect())
+}
+
+fn fine(tick: f64, samples: Vec<(f64, f64)>) -> SourceTrace {
+    trace_of(Quantity::Power, EnergyMethod::PowerIntegral, Some(tick), samples)
+}
+
+fn shaped(source: &SourceTrace, power: &SourceTrace, t0: f64, t1: f64) -> f64 {
+    counter_energy_shaped(source, Some(power), Seconds(t0), Seconds(t1)).unwrap().0
+}
+
+#[test]
+fn between_ticks_that_are_far_apart_a_counter_follows_the_course_of_power_and_not_its_height() {
+    let (watts, joules) = step(6.0);
+    let source = known_at(&[0.95, 1.05, 6.05, 6.15], &joules);
+    let truth = joules(6.0) - joules(1.0);
+    let straight = energy(&source, 1.0, 6.0);
+    assert!(straight > truth + 15.0, "a straight line over 5 s misses the step: {straight}");
+    // the step lies somewhere between two samples: 5 ms of 400 W
+    let ring = |factor: f64| fine(0.01, every(0.01, 8.0, |t| watts(t) * factor));
+    near(shaped(&source, &ring(1.0), 1.0, 6.0), truth, 2.5);
+    near(shaped(&source, &ring(1.5), 1.0, 6.0), shaped(&source, &ring(1.0), 1.0, 6.0), 1e-6);
+}
+
+#[test]
+fn power_that_is_coarse_or_averaged_or_missing_leaves_the_line_between_ticks_straight() {
+    let (watts, joules) = step(1.05);
+    let source = known_at(&[0.95, 1.05, 1.95, 2.05, 2.15], &joules);
+    let straight = energy(&source, 1.0, 2.0);
+    let unchanged = |power: SourceTrace| near(shaped(&source, &power, 1.0, 2.0), straight, 1e-9);
+    unchanged(fine(0.1, every(0.1, 4.0, &watts)));
+    unchanged(SourceTrace { lag: Seconds(0.5), ..fine(0.02, every(0.02, 4.0, &watts)) });
+    unchanged(fine(0.02, vec![(0.0, 200.0), (4.0, 600.0)]));
+    unchanged(fine(0.02, every(0.02, 4.0, |_| 0.0)));
+}
+
+#[test]
+fn a_sample_that_repeats_for_a_moment_is_bridged_and_constant_power_is_not() {
+    let held = fine(0.02, vec![(0.0, 100.0), (0.02, 300.0), (0.04, 300.0), (0.06, 500.0)]);
+    let times: Vec<f64> = renewed(&held).samples.iter().map(|sample| sample.t.0).collect();
+    assert_eq!(times, [0.0, 0.02, 0.06]);
+    let constant = fine(0.02, every(0.02, 5.0, |_| 300.0));
+    assert_eq!(renewed(&constant), constant);
+}
+
+#[test]
+fn a_counter_that_does_not_go_on_after_the_end_of_a_window_was_stuck() {
+    // read closely at the edges only: it stopped at 2 s and shows that from 6 s on
+    let joules = |t: f64| 300.0 * t.min(2.0);
+    let mut readings = vec![(0.9, joules(0.8)), (0.905, joules(0.9)), (1.0, joules(0.9)), (1.005, joules(1.0))];
+    readings.extend((0..80).map(|i| (6.0 + 0.005 * f64::from(i), joules(9.0))));
+    let source = counter(Some(0.1), readings);
+    assert_eq!(counter_energy(&source, Seconds(1.0), Seconds(6.0)), Err(CounterFault::Stuck));
+}
