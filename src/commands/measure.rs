@@ -8,15 +8,15 @@ use crate::clock::Clock;
 use crate::commands::fit::{Device, Fit};
 use crate::commands::prepare::Prepared;
 use crate::commands::spread::Spread;
-use crate::engine::{Generation, Prompt};
+use crate::engine::{Engine, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, Encoded};
 use crate::record::{
-    Baseline, BaselineTime, CellSpec, FORMAT, FailureKind, GenerationLine, IdleBaseline, Outcome, PromptForm, Protocol,
-    Trial,
+    Baseline, BaselineTime, CellSpec, Cost, FORMAT, FailureKind, GenerationLine, IdleBaseline, Order, Outcome,
+    PromptForm, Protocol, Trial,
 };
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
@@ -45,6 +45,15 @@ pub struct Measuring<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// A model that is loaded, and what that took.
+struct Loaded {
+    model: String,
+    engine: Box<dyn Engine>,
+    load: Cost,
+    /// Cells that can't fit, and why: judged by what was free before it was loaded.
+    misfits: BTreeMap<usize, String>,
+}
+
 impl Measuring<'_> {
     /// Runs sessions, committing each trial as it is done.
     ///
@@ -53,8 +62,9 @@ impl Measuring<'_> {
     pub fn sessions(&mut self, sessions: &[Session], done: usize) -> Result<()> {
         let left: usize = sessions.iter().map(|session| session.cells.len()).sum();
         let mut progress = self.console.progress(done + left, done);
+        let mut loaded = None;
         let result = sessions.iter().try_for_each(|session| match self.is_wanted(session) {
-            true => self.session(session, &mut progress),
+            true => self.session(session, &mut loaded, &mut progress),
             false => Ok(()),
         });
         progress.finish();
@@ -72,8 +82,8 @@ impl Measuring<'_> {
         *self.further.entry(session.block).or_insert_with(|| spread.is_wide(adaptive.half_width))
     }
 
-    /// Loads a model and measures its cells of one block.
-    fn session(&mut self, session: &Session, progress: &mut Progress) -> Result<()> {
+    /// Loads a model and measures its cells of one block. With `order: by_model` the model stays loaded for its next block.
+    fn session(&mut self, session: &Session, loaded: &mut Option<Loaded>, progress: &mut Progress) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
@@ -90,13 +100,23 @@ impl Measuring<'_> {
             Ok(asked) => asked,
             Err((what, error)) => return self.fail_cells(session.block, &session.cells, what, &error, progress),
         };
-        let fitting = self.skip_misfits(session, spec, &encoded.list, &codec, progress)?;
+        // before the next one is loaded, and before it is asked whether that one fits
+        let kept = loaded.take().filter(|kept| kept.model == session.model);
+        let misfits = match &kept {
+            Some(kept) => kept.misfits.clone(),
+            None => self.misfits(spec, &encoded.list),
+        };
+        let fitting = self.skip_misfits(session, &misfits, &encoded.list, &codec, progress)?;
         if fitting.is_empty() {
             return Ok(());
         }
         // hashing the files once for the record is no part of what loading costs
-        let loaded = loader.hash(spec).and_then(|()| stage::cost(self.meter, clock, || loader.engine(spec, clock)));
-        let (mut engine, load) = match loaded {
+        let load = || {
+            loader.hash(spec)?;
+            let (engine, load) = stage::cost(self.meter, clock, || loader.engine(spec, clock))?;
+            Ok(Loaded { model: session.model.clone(), engine, load, misfits })
+        };
+        let Loaded { model, mut engine, load, misfits } = match kept.map_or_else(load, Ok) {
             Ok(loaded) => loaded,
             Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
         };
@@ -135,7 +155,9 @@ impl Measuring<'_> {
             self.spread.learn(cell, &measured.outcome);
             self.commit(session.block, cell, started_at, measured, &prompts, &codec, progress)?;
         }
-        match stage::idle_baseline(self.meter, clock, &protocol, self.stop) {
+        let after = stage::idle_baseline(self.meter, clock, &protocol, self.stop);
+        *loaded = (protocol.order == Order::ByModel).then_some(Loaded { model, engine, load, misfits });
+        match after {
             Ok(after) => self.commit_baseline(session, BaselineTime::After, after.as_ref()),
             Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
             // the trials stand, with the baseline from before them
@@ -153,28 +175,32 @@ impl Measuring<'_> {
         self.dir.commit_baseline(Baseline { format: FORMAT, model, block, part, time, idle })
     }
 
-    /// Records the cells that aren't worth trying as skipped, and gives the others.
+    /// The cells of a model that aren't worth trying, and why.
+    fn misfits(&self, spec: &ModelSpec, prompts: &[Prompt]) -> BTreeMap<usize, String> {
+        let summary = self.prepared.models.get(&spec.label).and_then(|known| known.as_ref().ok()?.as_ref());
+        let device = Device::of(&self.prepared.loader, spec);
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+        let cells = self.prepared.plan.cells.iter().enumerate().filter(|(_, cell)| cell.model == spec.label);
+        cells.filter_map(|(index, cell)| Some((index, self.fit.obstacle(cell, summary, longest, device)?))).collect()
+    }
+
+    /// Records those cells of a session as skipped, and gives the others.
     fn skip_misfits(
         &mut self,
         session: &Session,
-        spec: &ModelSpec,
+        misfits: &BTreeMap<usize, String>,
         prompts: &[Prompt],
         codec: &Codec,
         progress: &mut Progress,
     ) -> Result<Vec<usize>> {
-        let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
-        let device = Device::of(&self.prepared.loader, spec);
-        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
         let mut fitting = Vec::with_capacity(session.cells.len());
         for index in &session.cells {
-            let cell = &self.prepared.plan.cells[*index];
-            match self.fit.obstacle(cell, summary, longest, device) {
-                None => fitting.push(*index),
-                Some(message) => {
-                    let measured = Measured::skipped(message);
-                    self.commit(session.block, cell, host::timestamp(), measured, prompts, codec, progress)?;
-                }
-            }
+            let Some(message) = misfits.get(index) else {
+                fitting.push(*index);
+                continue;
+            };
+            let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message.clone()));
+            self.commit(session.block, cell, host::timestamp(), measured, prompts, codec, progress)?;
         }
         Ok(fitting)
     }

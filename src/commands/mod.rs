@@ -1,6 +1,7 @@
 //! One function for each subcommand, each of which reads as the pipeline.
 
 mod bench;
+mod budget;
 mod diff;
 mod evaluate;
 mod explain;

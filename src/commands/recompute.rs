@@ -138,11 +138,9 @@ fn outcomes(stored: &Stored, method: Method, cut: Cut, only: Option<&CellFilter>
         let Outcome::Measured(measurement) = &trial.outcome else { continue };
         match row(stored, trial, measurement, method, cut) {
             Ok(row) => rows.push(row),
-            Err(error) => missing.push(Missing {
-                cell: trial.cell.id.0.clone(),
-                block: trial.block,
-                message: error.one_line(),
-            }),
+            Err(error) => {
+                missing.push(Missing { cell: trial.cell.id.0.clone(), block: trial.block, message: error.one_line() })
+            }
         }
     }
     if rows.is_empty() && missing.is_empty() {
@@ -296,7 +294,14 @@ fn print_changed(outcomes: &Outcomes) {
         println!(" {:>8}  {}", share(row.residual), reasons(row));
     }
     let unit = outcomes.cells_unit;
-    println!("\n{:<width$} {:>5} {:>24} {:>24} {:>9}", "cell", "n", format!("stored {unit}"), format!("now {unit}"), "change");
+    println!(
+        "\n{:<width$} {:>5} {:>24} {:>24} {:>9}",
+        "cell",
+        "n",
+        format!("stored {unit}"),
+        format!("now {unit}"),
+        "change"
+    );
     for cell in &outcomes.cells {
         println!(
             "{:<width$} {:>5} {:>24} {:>24} {:>9}",

@@ -391,7 +391,7 @@ fn judge(energy: &WindowEnergy, readings: &[Reading], validity: &mut Validity) {
 mod tests;
 
 #[cfg(test)]
-pub(super) mod tests_support {
+pub(crate) mod tests_support {
     //! A meter for tests of what works on traces.
 
     use super::*;

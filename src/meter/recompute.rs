@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::judge::{Findings, Work, judge};
 use crate::error::{Error, Result};
-use crate::record::{MeterInfo, Measurement, Reason, Trace, WindowEnergy};
+use crate::record::{Measurement, MeterInfo, Reason, Trace, WindowEnergy};
 use crate::units::{Joules, Seconds, Tokens};
 
 /// Which estimate of a window's energy is asked for.
@@ -290,7 +290,10 @@ mod tests {
     fn a_trimmed_window_has_the_energy_of_its_middle() {
         // 3 to 9 s: 3 s at 100 W and 3 s at 300 W
         assert_eq!(joules(Method::Counter, Cut::Trim(Seconds(2.0))), 1200.0);
-        assert!((joules(Method::Power, Cut::Trim(Seconds(2.0))) - 1200.0).abs() <= 5.0 + 1e-9, "the step is 50 ms wide");
+        assert!(
+            (joules(Method::Power, Cut::Trim(Seconds(2.0))) - 1200.0).abs() <= 5.0 + 1e-9,
+            "the step is 50 ms wide"
+        );
     }
 
     #[test]
@@ -337,14 +340,12 @@ mod tests {
     fn decoding_steps_come_through_from_the_stored_phases() {
         let mut trace = trace();
         let marks = vec![(2.0, 1.0), (4.0, 2.0), (10.0, 0.0)];
-        trace.sources.push(SourceTrace {
-            domain: "work".into(),
-            ..source(Quantity::Phase, EnergyMethod::PowerIntegral, marks)
-        });
+        trace
+            .sources
+            .push(SourceTrace { domain: "work".into(), ..source(Quantity::Phase, EnergyMethod::PowerIntegral, marks) });
         let mut record = record();
         let (j, s) = (Joules(200.0), Seconds(2.0));
-        record.phases =
-            Some(PhaseSplit { prefill_j: j, decode_j: j, prefill_s: s, decode_s: s, decode_steps: 77 });
+        record.phases = Some(PhaseSplit { prefill_j: j, decode_j: j, prefill_s: s, decode_s: s, decode_steps: 77 });
         let known = Known { measurement: &record, batch_size: 1, weight_bytes: None };
         let info = tests_support::info(&["gpu0"]);
         let found = recompute(&trace, &info, &known, Cut::Whole).unwrap().findings;
