@@ -73,8 +73,8 @@ fn a_record_that_was_changed_is_named_and_the_command_fails() {
     let lines = text.lines().map(|line| {
         let mut record: Value = serde_json::from_str(line).unwrap();
         if record["kind"] == "trial" && record["cell"]["id"] == "teacher.b1.n8" && record["block"] == 1 {
-            record["energy"]["total_j"] = 12.0.into();
-            record["validity"]["warnings"] = serde_json::json!(["modelled", "not_steady"]);
+            record["outcome"]["energy"]["total_j"] = 12.0.into();
+            record["outcome"]["validity"]["warnings"] = serde_json::json!(["modelled", "not_steady"]);
         }
         format!("{record}\n")
     });
@@ -293,7 +293,7 @@ fn gpu_run(root: &Path) {
 }
 
 fn stored(root: &Path, key: &str) -> Vec<f64> {
-    common::records(root).iter().map(|record| record["energy"][key].as_f64().unwrap()).collect()
+    common::records(root).iter().map(|record| record["outcome"]["energy"][key].as_f64().unwrap()).collect()
 }
 
 #[test]

@@ -224,3 +224,23 @@ fn an_interrupt_ends_the_run_cleanly_with_a_report_of_what_is_done() {
     sweep(&file, &out);
     assert_eq!(keys(&out).iter().collect::<HashSet<_>>().len(), TRIALS);
 }
+
+#[test]
+fn repeats_go_on_while_intervals_are_wide_up_to_the_most_that_are_allowed() {
+    let folder = Folder::new();
+    let (out, model) = (folder.path("run"), common::repository().join("data/models/student-kd"));
+    // processor time never agrees to a hundred-thousandth of a percent
+    let file = folder.write(
+        "wide.yaml",
+        &format!(
+            "name: wide\nmodels: [{{label: m, source: {}}}]\nsweep: {{batch_size: [1, 2], max_new_tokens: 4}}\n\
+             prompts: {{text: [one, two]}}\ngeneration: {{length: fixed}}\nmeasure: {{meter: modelled, repeats: 2, \
+             max_repeats: 4, half_width: 0.0000001, window_s: 0.5, warmup_s: 0, idle_s: 0}}\n",
+            model.display()
+        ),
+    );
+    sweep(&file, &out);
+    let blocks: Vec<u64> = trials(&out).iter().map(|trial| trial["block"].as_u64().unwrap()).collect();
+    assert_eq!(blocks, [0, 0, 1, 1, 2, 2, 3, 3]);
+    assert!(stderr(&sweep(&file, &out)).contains("all 8 trials are measured already"));
+}

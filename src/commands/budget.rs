@@ -62,11 +62,13 @@ pub fn show(prepared: &Prepared, meter: &MeterInfo, budget: Seconds) -> Result<(
     };
     let written = Design::of(spec, meter, known)?.cells;
     println!(
-        "\nThe best that fits: {} of {} cells, {} repeats, windows of {}; {}, at most {}; detects {}.",
+        "\nThe best that fits: {} of {written} cells, {} repeats, windows of {}.",
         design.cells,
-        written,
         design.repeats,
         format::duration(design.protocol.min_window_s),
+    );
+    println!(
+        "It takes {}, {} at most, and detects {}.",
         format::duration(design.times.typical),
         format::duration(design.times.longest),
         detects(&design, spread)
@@ -131,7 +133,7 @@ impl Earlier {
         match &self.source {
             Ok(root) => println!("Loading and passes over the prompts: as in the run in `{}`.", root.display()),
             Err(why) => {
-                println!("Loading isn't included, and a pass that takes longer than a window adds to it: {why}.")
+                println!("Not included: loading, and passes that take longer than a window ({why}).")
             }
         }
         if self.source.is_ok() && !missing.is_empty() {
@@ -142,8 +144,8 @@ impl Earlier {
         }
         let source = if self.spread.is_some() { "as in that run" } else { "an assumption" };
         println!(
-            "Detects: the smallest saving that a comparison of two cells finds (two-sided 5 %, power 80 %), for a\n\
-             spread of {} between repeats ({source}).",
+            "Detects: the smallest saving that a comparison of two cells finds (two-sided 5 %, power 80 %),\n\
+             for a spread of {} between repeats ({source}).",
             format::fraction(spread)
         );
     }

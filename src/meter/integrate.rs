@@ -33,6 +33,9 @@ const STUCK_TICKS: f64 = 10.0;
 /// … but not before this long, because readings can come much more slowly than ticks.
 const STUCK_AT_LEAST: Seconds = Seconds(0.5);
 
+/// Times this close are one: an edge that was stored as decimal text may come back with another last bit.
+const SAME_INSTANT: f64 = 1e-9;
+
 /// Why a counter gives no energy for a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CounterFault {
@@ -122,14 +125,14 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     })
 }
 
-/// Linear interpolation; past either end the nearest slope is followed for at most `reach`.
+/// Linear interpolation; past either end the nearest slope is followed for at most `reach`, and always for [`SAME_INSTANT`].
 fn value_at(points: &[Sample], t: Seconds, reach: Seconds) -> Option<f64> {
     let after = points.partition_point(|point| point.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
     let (a, b) = (points[left], points[left + 1]);
     let outside = (a.t - t).0.max((t - b.t).0);
     let rise = (b.value - a.value) / (b.t - a.t).0;
-    (outside <= reach.0 && rise.is_finite()).then(|| a.value + rise * (t - a.t).0)
+    (outside <= reach.0 + SAME_INSTANT && rise.is_finite()).then(|| a.value + rise * (t - a.t).0)
 }
 
 /// Energy between `t0` and `t1` by the trapezoid rule over every sample, interpolated linearly at both edges.

@@ -266,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_at_the_last_reading_may_come_back_with_another_last_bit() {
+        let mut record = record();
+        record.window.t1_s = Seconds(12.0);
+        record.energy = again(&record, Cut::Whole).findings.energy;
+        record.window.t1_s = Seconds(12.0f64.next_up());
+        assert_eq!(differences(&record, &again(&record, Cut::Whole).findings), [""; 0]);
+    }
+
+    #[test]
     fn a_changed_record_is_named_by_its_field() {
         let mut changed = record();
         changed.energy.total_j = Some(Joules(2000.1));
