@@ -86,7 +86,7 @@ fn warmed(gpu: &Conditions) -> bool {
 fn is_phase_locked(sensing: Option<Seconds>, work: &Work) -> bool {
     let Some(sensing) = sensing.filter(|period| period.0 > 0.0 && work.batches >= LOCK_AT_LEAST) else { return false };
     let period = (work.t1 - work.t0).0 / f64::from(work.batches) / sensing.0;
-    let averaged = period < SENSING_SHARE || period > LONGEST_LOCKED;
+    let averaged = !(SENSING_SHARE..=LONGEST_LOCKED).contains(&period);
     let shifts_little = |multiple: u32| {
         let beats = period * f64::from(multiple);
         (beats - beats.round()).abs() * f64::from(work.batches / multiple) < 0.5 && beats.round() >= 1.0
