@@ -360,6 +360,30 @@ pub fn fraction(share: f64) -> String {
     with_unit(&digits, "%")
 }
 
+/// A number with five significant digits, for figures that are compared with one another: `2000.4`, `0.12345`.
+pub fn precise(value: f64) -> String {
+    if !value.is_finite() {
+        return UNKNOWN.to_owned();
+    }
+    let before_point = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    fixed(value, (4 - before_point).clamp(0, 9) as usize)
+}
+
+/// A relative change in percent with its sign, to a hundredth: `+0.25 %`, `−17.60 %`; `0 %` where nothing changed.
+pub fn change(share: f64) -> String {
+    let percent = share * 100.0;
+    if !percent.is_finite() {
+        return UNKNOWN.to_owned();
+    }
+    if percent.abs() < 1e-7 {
+        return with_unit("0", "%");
+    }
+    let sign = if percent < 0.0 { "−" } else { "+" };
+    let digits = if percent.abs() < 0.005 { fixed(0.01, 2) } else { fixed(percent.abs(), 2) };
+    let below = if percent.abs() < 0.005 { "< " } else { "" };
+    with_unit(&format!("{below}{sign}{digits}"), "%")
+}
+
 /// What a model is, in a word.
 pub fn role(role: Role) -> &'static str {
     match role {

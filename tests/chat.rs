@@ -340,7 +340,7 @@ fn a_template_that_refuses_is_a_failed_row_of_its_model_and_the_others_are_measu
     let file = study(&folder, ", chat_template: ./chat.jinja", "");
     fs::write(folder.path("chat.jinja"), "{{ raise_exception('not today') }}").unwrap();
     assert!(!program().arg(&file).arg("--out").arg(&out).output().unwrap().status.success());
-    let trials = common::records(&out);
+    let trials = common::trials(&out);
     let of = |label: &str| trials.iter().find(|line| line["cell"]["model"] == json!(label)).unwrap();
     assert_eq!(
         (&of("kd")["outcome"]["outcome"], &of("kd")["outcome"]["failure"]),

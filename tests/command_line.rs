@@ -41,7 +41,7 @@ fn a_misspelt_key_is_shown_with_its_line_a_caret_and_the_right_name() {
 #[test]
 fn a_wrong_type_is_shown_where_it_stands() {
     let said = complaint("  repeats: 3", "  repeats: three");
-    has_all(&said, &["broken.yaml:34:12", "measure.repeats", "invalid type: string \"three\""]);
+    has_all(&said, &["broken.yaml:34:12", "measure.repeats", "string \"three\", expected a whole number or `auto`"]);
 }
 
 #[test]
@@ -90,6 +90,101 @@ fn a_plan_whose_reader_goes_away_ends_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_measure_cannot_mean_is_refused_where_it_stands_with_a_way_out() {
+    for (line, parts) in [
+        ("repeats: 0", ["broken.yaml:34:12", "0 repeats", "hint: 1 at least"]),
+        ("max_repeats: 2", ["broken.yaml:34:16", "less than the 5 repeats", "raise it, or lower `repeats`"]),
+        ("max_repeats: 2000", ["broken.yaml:34:16", "2000 repeats", "1000 at most"]),
+        ("half_width: 0.01", ["broken.yaml:34:15", "without repeats to add", "set `max_repeats` above `repeats`"]),
+        ("half_width: 2", ["broken.yaml:34:15", "`half_width: 2` isn't a small share", "0.02 for ± 2 %"]),
+        ("repeats: 1\n  max_repeats: 9", ["broken.yaml:34:12", "go on from a single one", "set `repeats: 5`"]),
+        (
+            "max_repeats: 9\n  order: by_model",
+            ["broken.yaml:35:10", "blocks in which all models", "use `order: blocks`"],
+        ),
+        ("preset: thorough", ["broken.yaml:34:11", "thorough", "publication"]),
+        ("prefill: 3", ["broken.yaml:34:12", "invalid type: integer `3`", "expected a boolean"]),
+        ("repeats: true", ["broken.yaml:34:12", "invalid type: boolean `true`", "expected u32"]),
+        ("order: random", ["broken.yaml:34:10", "random", "by_model"]),
+        ("window_s: 0", ["broken.yaml:34:13", "isn't a time that can be waited for", "seconds, or `auto`"]),
+        ("max_warmup_s: -1", ["broken.yaml:34:17", "`max_warmup_s: -1", "seconds, or `auto`"]),
+        ("guard_s: .inf", ["broken.yaml:34:12", "isn't a time", "seconds, or `auto`"]),
+    ] {
+        has_all(&complaint("repeats: 3", line), &parts);
+    }
+    let natural = complaint("  length: fixed\n\nmeasure:", "  length: natural\n\nmeasure:\n  prefill: true");
+    has_all(
+        &natural,
+        &["broken.yaml:33:12", "every length produces the same tokens", "set `generation.length: fixed`"],
+    );
+}
+
+/// A sweep of local models on the modelled meter, whose shortest window is half a second.
+fn modelled(folder: &Folder, measure: &str) -> std::path::PathBuf {
+    let text = fs::read_to_string(experiment("kd.yaml")).unwrap();
+    let (before, after) = text.split_at(text.find("\nmeasure:").unwrap());
+    let after = &after[after.find("\naccuracy:").unwrap()..];
+    let data = repository().join("data").display().to_string();
+    let text = format!("{before}\nmeasure: {{meter: modelled, {measure}}}\n{after}").replace("../data", &data);
+    folder.write("kd.yaml", &text)
+}
+
+#[test]
+fn a_window_below_what_the_meter_needs_is_told_before_anything_is_measured() {
+    let folder = Folder::new();
+    let file = modelled(&folder, "window_s: 0.2");
+    let output = program().arg("plan").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    has_all(&stderr(&output), &["`measure.window_s: 0.2` is below the 0.5 s", "`modelled`", "window_too_short"]);
+    let fine = program().arg("plan").arg(modelled(&folder, "window_s: 0.5")).output().unwrap();
+    assert!(!stderr(&fine).contains("window_s"), "{}", stderr(&fine));
+}
+
+#[test]
+fn a_budget_is_answered_with_the_presets_and_lines_to_paste() {
+    let folder = Folder::new();
+    let file = modelled(&folder, "repeats: auto");
+    let output = program().arg("plan").arg(&file).args(["--budget", "25m"]).current_dir(&folder.0).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    let parts = ["quick", "standard (written)", "publication", "no earlier run in `reports/kd`", "an assumption"];
+    has_all(&said, &parts);
+    has_all(
+        &said,
+        &["The best that fits: 12 of 12 cells, 15 repeats, windows of 2\u{a0}s", "measure:\n  meter: modelled\n"],
+    );
+    assert!(said.lines().all(|line| line.chars().count() <= 100), "a hundred columns are enough:\n{said}");
+    let pasted = &said[said.find("measure:").unwrap() + "measure:\n".len()..];
+    let keys = pasted.lines().map(str::trim).collect::<Vec<_>>().join(", ");
+    let again = program().arg("plan").arg(modelled(&folder, &keys.replace("meter: modelled, ", ""))).output().unwrap();
+    has_all(&stdout(&again), &["12 cells × 15 repeats"]);
+}
+
+#[test]
+fn a_budget_that_nothing_fits_is_answered_with_the_least_that_would() {
+    let folder = Folder::new();
+    let file = modelled(&folder, "repeats: auto");
+    let output = program().arg("plan").arg(&file).args(["--budget", "5s"]).current_dir(&folder.0).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    has_all(&stderr(&output), &["nothing fits 5\u{a0}s", "× 3 repeats", "raise `--budget`"]);
+    let bare = program().arg("plan").arg(&file).args(["--budget", "25"]).output().unwrap();
+    assert_eq!(bare.status.code(), Some(2));
+    has_all(&stderr(&bare), &["a time is such as `90s`, `25m` or `1h30m`"]);
+}
+
+#[test]
+fn a_budget_takes_the_times_of_loads_and_passes_from_an_earlier_run() {
+    let folder = Folder::new();
+    let file = experiment("simulated.yaml");
+    let run = |arguments: &[&str]| program().args(arguments).arg(&file).current_dir(&folder.0).output().unwrap();
+    let budget = || stdout(&run(&["plan", "--budget", "10m"]));
+    has_all(&budget(), &["no earlier run in `reports/simulated`"]);
+    assert!(run(&["run"]).status.success());
+    // a simulated device doesn't vary: its spread says nothing
+    has_all(&budget(), &["as in the run in `reports/simulated`", "spread of 1\u{a0}% between repeats (an assumption)"]);
 }
 
 #[test]

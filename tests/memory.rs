@@ -4,8 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, program, stderr};
-use serde_json::Value;
+use common::{Folder, program, stderr, trials};
 
 const MEASURE: &str = "measure: {meter: modelled, repeats: 1, window_s: 0.05, warmup_s: 0.01, idle_s: 0}\n";
 
@@ -22,11 +21,6 @@ fn config_only(folder: &Folder, layers: usize) {
     );
 }
 
-fn records(out: &std::path::Path) -> Vec<Value> {
-    let text = fs::read_to_string(out.join("records.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[test]
 fn an_architecture_is_measured_from_its_config_alone() {
     let folder = Folder::new();
@@ -41,7 +35,7 @@ fn an_architecture_is_measured_from_its_config_alone() {
     );
     let out = folder.path("out");
     common::sweep(&sweep, &out);
-    for record in records(&out) {
+    for record in trials(&out) {
         assert_eq!(record["outcome"]["outcome"], "measured", "{record}");
         assert_eq!(record["cell"]["dummy_weights"], true);
         let passes = record["outcome"]["window"]["passes"].as_u64().unwrap();
@@ -138,7 +132,7 @@ fn a_cell_that_cannot_fit_is_skipped_with_the_figures_and_the_others_run() {
     assert!(output.status.success(), "{}", stderr(&output));
     let output = program().arg(&sweep).arg("--out").arg(&out).args(["--only", "*.b8.*"]).output().unwrap();
     assert!(stderr(&output).contains("failed or were skipped"), "{}", stderr(&output));
-    let records = records(&out);
+    let records = trials(&out);
     let outcome = |id: &str| &records.iter().find(|record| record["cell"]["id"] == id).unwrap()["outcome"];
     assert_eq!(outcome("llama.b1.n2")["outcome"], "measured");
     assert_eq!(outcome("llama.b8.n2")["outcome"], "measured");
@@ -160,7 +154,7 @@ fn after_running_out_of_memory_smaller_cells_run_and_larger_ones_are_skipped() {
     let out = folder.path("out");
     let output = program().arg(&sweep).arg("--out").arg(&out).output().unwrap();
     assert!(stderr(&output).contains("failed or were skipped"), "{}", stderr(&output));
-    let records = records(&out);
+    let records = trials(&out);
     let count = |id: &str, outcome: &str| {
         records.iter().filter(|r| r["cell"]["id"] == id && r["outcome"]["outcome"] == outcome).count()
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Folder, experiment, program, records, run, stderr, sweep};
+use common::{Folder, experiment, program, run, stderr, sweep, trials};
 
 const TRIALS: usize = 400;
 
@@ -28,18 +28,18 @@ fn start(file: &Path, out: &Path) -> Child {
 
 fn wait_for_records(out: &Path, least: usize) {
     let limit = Instant::now() + Duration::from_secs(60);
-    while records(out).len() < least {
+    while trials(out).len() < least {
         assert!(Instant::now() < limit, "no records within a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 fn keys(out: &Path) -> Vec<(String, u64)> {
-    let records = records(out);
+    let trials = trials(out);
     let key = |record: &serde_json::Value| {
         (record["cell"]["id"].as_str().unwrap().to_owned(), record["block"].as_u64().unwrap())
     };
-    records.iter().map(key).collect()
+    trials.iter().map(key).collect()
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn fresh_moves_the_old_run_aside_and_keeps_it() {
     let output = program().arg(experiment("simulated.yaml")).arg("--fresh").arg("--out").arg(&out).output().unwrap();
     assert!(output.status.success());
     assert_eq!(fs::read(folder.path("run.1").join("records.jsonl")).unwrap(), old);
-    assert_eq!(records(&out).len(), 24);
+    assert_eq!(trials(&out).len(), 24);
 }
 
 #[test]
@@ -201,9 +201,9 @@ fn only_runs_the_cells_that_match_and_a_second_start_runs_the_rest() {
         command.output().unwrap()
     };
     assert!(arguments("student.*").status.success());
-    assert_eq!(records(&out).len(), 12);
+    assert_eq!(trials(&out).len(), 12);
     assert!(arguments("").status.success());
-    assert_eq!(records(&out).len(), 24);
+    assert_eq!(trials(&out).len(), 24);
     assert_eq!(arguments("nothing.*").status.code(), Some(2));
 }
 
@@ -219,8 +219,28 @@ fn an_interrupt_ends_the_run_cleanly_with_a_report_of_what_is_done() {
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
     assert!(out.join("report.html").exists());
-    let done = records(&out).len();
+    let done = trials(&out).len();
     assert!((10..TRIALS).contains(&done), "{done} trials were done");
     sweep(&file, &out);
     assert_eq!(keys(&out).iter().collect::<HashSet<_>>().len(), TRIALS);
+}
+
+#[test]
+fn repeats_go_on_while_intervals_are_wide_up_to_the_most_that_are_allowed() {
+    let folder = Folder::new();
+    let (out, model) = (folder.path("run"), common::repository().join("data/models/student-kd"));
+    // processor time never agrees to a hundred-thousandth of a percent
+    let file = folder.write(
+        "wide.yaml",
+        &format!(
+            "name: wide\nmodels: [{{label: m, source: {}}}]\nsweep: {{batch_size: [1, 2], max_new_tokens: 4}}\n\
+             prompts: {{text: [one, two]}}\ngeneration: {{length: fixed}}\nmeasure: {{meter: modelled, repeats: 2, \
+             max_repeats: 4, half_width: 0.0000001, window_s: 0.5, warmup_s: 0, idle_s: 0}}\n",
+            model.display()
+        ),
+    );
+    sweep(&file, &out);
+    let blocks: Vec<u64> = trials(&out).iter().map(|trial| trial["block"].as_u64().unwrap()).collect();
+    assert_eq!(blocks, [0, 0, 1, 1, 2, 2, 3, 3]);
+    assert!(stderr(&sweep(&file, &out)).contains("all 8 trials are measured already"));
 }

@@ -85,7 +85,7 @@ fn a_run_leaves_everything_that_its_directory_promises() {
         }
     }
     let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
-    assert_eq!(run["format"], 1);
+    assert_eq!(run["format"], 2);
     assert_eq!(run["parts"].as_array().unwrap().len(), 1);
     assert_eq!(run["sweep_sha256"].as_str().unwrap().len(), 64);
 }
@@ -152,4 +152,74 @@ fn a_natural_answer_counts_its_end_of_sequence_token() {
     let rows = results(&out);
     assert_eq!(number(&rows[0], "T_out") / number(&rows[0], "passes"), 10.0);
     assert!(close(number(&rows[0], "EPT_out_J_per_tok"), 0.5));
+}
+
+/// A simulated sweep whose energies never vary.
+fn steady(folder: &Folder, measure: &str) -> std::path::PathBuf {
+    folder.write(
+        "steady.yaml",
+        &format!(
+            "name: steady\nmodels:\n  - label: a\n    source: {{synthetic: {{power_w: 100, step_s: 0.01}}}}\n  \
+             - label: b\n    source: {{synthetic: {{power_w: 50, step_s: 0.02}}}}\n\
+             sweep: {{batch_size: [1, 2], max_new_tokens: [8, 16]}}\nprompts: {{text: [a, b]}}\n\
+             generation: {{length: fixed}}\nmeasure: {{{measure}}}\n"
+        ),
+    )
+}
+
+#[test]
+fn publication_measures_five_blocks_of_cells_that_agree_and_a_second_start_nothing() {
+    let folder = Folder::new();
+    let (file, out) = (steady(&folder, "preset: publication"), folder.path("run"));
+    sweep(&file, &out);
+    let trials = common::trials(&out);
+    let blocks: std::collections::BTreeSet<u64> = trials.iter().map(|trial| trial["block"].as_u64().unwrap()).collect();
+    assert_eq!(blocks.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4], "of 15 that it may take");
+    // 4 cells of each model, and 2 probes of one token: 8 tokens are a level already
+    assert_eq!(trials.len(), 5 * 2 * (4 + 2));
+    let probes = trials.iter().filter(|trial| trial["cell"]["probe"] == true);
+    assert_eq!(probes.filter(|trial| trial["cell"]["max_new_tokens"] == 1).count(), 5 * 2 * 2);
+    let before = fs::read(out.join("records.jsonl")).unwrap();
+    let said = common::stderr(&sweep(&file, &out));
+    assert!(said.contains("all 60 trials are measured already"), "{said}");
+    assert_eq!(fs::read(out.join("records.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn each_block_of_a_model_has_an_idle_baseline_before_and_after_it() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&steady(&folder, "repeats: 3"), &out);
+    let kinds: Vec<String> = common::records(&out)
+        .iter()
+        .map(|record| match record["kind"].as_str().unwrap() {
+            "baseline" => record["time"].as_str().unwrap().to_owned(),
+            kind => kind.to_owned(),
+        })
+        .collect();
+    let session = ["before", "trial", "trial", "trial", "trial", "after"];
+    assert_eq!(kinds, session.repeat(2 * 3));
+    let records = common::records(&out);
+    let baselines: Vec<_> = records.iter().filter(|record| record["kind"] == "baseline").collect();
+    assert!(baselines.iter().all(|baseline| close(baseline["idle"]["power_w"].as_f64().unwrap(), 60.0)));
+}
+
+#[test]
+fn by_model_loads_a_model_once_for_all_its_blocks() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&steady(&folder, "repeats: 3, order: by_model"), &out);
+    let trials = common::trials(&out);
+    let order: Vec<(String, u64)> = trials
+        .iter()
+        .map(|trial| (trial["cell"]["model"].as_str().unwrap().to_owned(), trial["block"].as_u64().unwrap()))
+        .collect();
+    let expected = ["a", "b"].into_iter().flat_map(|model| (0..12).map(move |n| (model.to_owned(), n / 4)));
+    assert_eq!(order, expected.collect::<Vec<_>>());
+    for rows in trials.chunks(12) {
+        assert!(
+            rows.iter().all(|trial| trial["outcome"]["load"] == rows[0]["outcome"]["load"]),
+            "what the one load took stands with each"
+        );
+    }
 }

@@ -13,6 +13,7 @@ mod accuracy;
 mod break_even;
 mod cells;
 pub mod comparison;
+pub mod detectable;
 pub mod diff;
 pub mod estimate;
 mod overall;

@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::engine::load::DeviceChoice;
+use crate::meter::recompute::Method;
+use crate::units::Seconds;
 
 /// Energy-per-token sweeps over language models: measure, analyse, draw and report.
 ///
@@ -68,6 +70,8 @@ pub enum Command {
     Meter(MeterArgs),
     /// Show everything behind one cell's number
     Explain(ExplainArgs),
+    /// Compute the energies of a run again from its raw samples, by any method and over any part of the windows
+    Recompute(RecomputeArgs),
     /// Print completions for a shell
     Completions {
         /// The shell.
@@ -128,6 +132,46 @@ pub struct PlanArgs {
     /// Where models would run: `auto`, `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
     pub device: DeviceChoice,
+
+    /// Show what fits this time, such as `90s`, `25m` or `1h30m`, in place of the cells
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "only")]
+    pub budget: Option<Seconds>,
+}
+
+/// Arguments of `recompute`.
+#[derive(Debug, Args)]
+pub struct RecomputeArgs {
+    /// Directory of the run; nothing is written into it
+    #[arg(value_name = "DIR")]
+    pub run: PathBuf,
+
+    /// `counter`: the primary source; `power`: the second source's integral; `seed`: EPT-Bench's own sum
+    #[arg(long, default_value = "counter", value_name = "METHOD", value_parser = parse_method)]
+    pub method: Method,
+
+    /// Leave out this many seconds at both edges of each window
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with_all = ["from", "to"])]
+    pub trim: Option<f64>,
+
+    /// Begin this many seconds after each window's start
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub from: Option<f64>,
+
+    /// End this many seconds after each window's start
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub to: Option<f64>,
+
+    /// Only the cells whose id matches, such as `teacher.b8.*`
+    #[arg(long, value_name = "GLOB")]
+    pub only: Option<String>,
+
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Write the windows as a table, too; the file can't lie in the run's directory
+    #[arg(long, value_name = "FILE.csv")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `report`.
@@ -258,6 +302,31 @@ fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+fn parse_method(text: &str) -> Result<Method, String> {
+    let found = Method::ALL.into_iter().find(|method| method.name() == text);
+    found.ok_or_else(|| "a method is `counter`, `power` or `seed`".to_owned())
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
+        _ => Err("a number of seconds is needed, such as 0.5".to_owned()),
+    }
+}
+
+/// `90s`, `25m`, `1h30m`: whole numbers, each with its unit, the largest first.
+fn parse_time(text: &str) -> Result<Seconds, String> {
+    const UNITS: [(char, u32); 3] = [('h', 3600), ('m', 60), ('s', 1)];
+    let bad = || "a time is such as `90s`, `25m` or `1h30m`".to_owned();
+    let (mut total, mut rest) = (0.0, text);
+    for (unit, seconds) in UNITS {
+        let Some((count, after)) = rest.split_once(unit) else { continue };
+        total += f64::from(count.parse::<u32>().map_err(|_| bad())?) * f64::from(seconds);
+        rest = after;
+    }
+    if rest.is_empty() && total > 0.0 { Ok(Seconds(total)) } else { Err(bad()) }
+}
+
 fn parse_positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("a whole number above 0 is needed".to_owned()),
@@ -292,6 +361,16 @@ mod tests {
         for words in [&["ept-sweep", "-q", "kd.yaml", "--fresh"], &["ept-sweep", "run", "kd.yaml", "--fresh"]] {
             let Command::Run(run) = read(words).unwrap().command else { panic!("{words:?} isn't `run`") };
             assert!(run.fresh && run.sweep == Path::new("kd.yaml"));
+        }
+    }
+
+    #[test]
+    fn times_are_whole_numbers_with_units_the_largest_first() {
+        for (text, seconds) in [("90s", 90.0), ("25m", 1500.0), ("2h", 7200.0), ("1h30m", 5400.0), ("1h2m3s", 3723.0)] {
+            assert_eq!(parse_time(text), Ok(Seconds(seconds)), "{text}");
+        }
+        for text in ["", "25", "m", "0s", "-5m", "1.5h", "30m1h", "5m5", "5 m", "1d"] {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 

@@ -99,7 +99,7 @@ impl Measuring<'_> {
         let reusable = kept.take().filter(|loaded| loaded.model == session.model && self.reuses_models());
         let (mut loaded, fitting) = match reusable {
             Some(loaded) => {
-                let fitting = self.skip_known_misfits(session, &loaded, progress)?;
+                let fitting = self.skip_known_misfits(session, &loaded.prompts, &loaded.codec, progress)?;
                 (loaded, fitting)
             }
             None => match self.load(session, spec, progress)? {
@@ -232,19 +232,14 @@ impl Measuring<'_> {
         let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
         let device = Device::of(&self.prepared.loader, spec);
         let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
-        let mut fitting = Vec::with_capacity(session.cells.len());
-        for index in &session.cells {
-            let cell = &self.prepared.plan.cells[*index];
+        for (index, cell) in self.prepared.plan.cells.iter().enumerate().filter(|(_, cell)| cell.model == session.model)
+        {
             match self.fit.obstacle(cell, summary, longest, device) {
-                None => fitting.push(*index),
-                Some(message) => {
-                    self.misfits.insert(*index, message.clone());
-                    let measured = Measured::skipped(message);
-                    self.commit(session.block, cell, host::timestamp(), measured, prompts, codec, progress)?;
-                }
-            }
+                Some(message) => self.misfits.insert(index, message),
+                None => self.misfits.remove(&index),
+            };
         }
-        Ok(fitting)
+        self.skip_known_misfits(session, prompts, codec, progress)
     }
 
     /// The same for a model that is loaded: what didn't fit before loading doesn't fit now, and the memory that is free says
@@ -252,7 +247,8 @@ impl Measuring<'_> {
     fn skip_known_misfits(
         &mut self,
         session: &Session,
-        loaded: &Loaded,
+        prompts: &[Prompt],
+        codec: &Codec,
         progress: &mut Progress,
     ) -> Result<Vec<usize>> {
         let mut fitting = Vec::with_capacity(session.cells.len());
@@ -262,7 +258,7 @@ impl Measuring<'_> {
                 Some(message) => {
                     let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message));
                     let now = host::timestamp();
-                    self.commit(session.block, cell, now, measured, &loaded.prompts, &loaded.codec, progress)?;
+                    self.commit(session.block, cell, now, measured, prompts, codec, progress)?;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! One function for each subcommand, each of which reads as the pipeline.
 
 mod bench;
+mod budget;
 mod diff;
 mod evaluate;
 mod explain;
@@ -10,6 +11,7 @@ mod measure;
 mod meter;
 mod plan;
 mod prepare;
+mod recompute;
 mod report;
 mod run;
 mod spread;
@@ -33,6 +35,7 @@ pub fn dispatch(cli: Cli, console: &Console, stop: &Arc<AtomicBool>) -> Result<E
         Command::Run(arguments) => run::run(&arguments, console, stop),
         Command::Plan(arguments) => plan::plan(&arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Recompute(arguments) => recompute::recompute(&arguments, console),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments, console, stop),
         Command::Meter(arguments) => meter::meter(&arguments),

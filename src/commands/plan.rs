@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cli::PlanArgs;
 use crate::cli::console::Console;
 use crate::cli::exit::Exit;
+use crate::commands::budget;
 use crate::commands::fit::{self, Device, Fit};
 use crate::commands::prepare::Prepared;
 use crate::engine::load::ModelSummary;
@@ -13,7 +14,7 @@ use crate::format;
 use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
-use crate::record::{CellSpec, OutputLength, PromptForm, Protocol};
+use crate::record::{CellSpec, MeterInfo, OutputLength, PromptForm, Protocol};
 use crate::sweep::plan::CellFilter;
 use crate::units::Seconds;
 
@@ -33,7 +34,15 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     let only = arguments.only.as_deref().map(CellFilter::new).transpose()?;
     let mut problems = Vec::new();
     let known = known_models(&prepared, console, &mut problems);
-    let protocol = protocol(&prepared, &mut problems);
+    let meter = meter_info(&prepared, &mut problems);
+    if let Some(short) = meter.as_ref().and_then(|meter| prepared.spec.measure.too_short(meter)) {
+        console.warn(short);
+    }
+    if let (Some(budget), Some(meter)) = (arguments.budget, &meter) {
+        problems.extend(budget::show(&prepared, meter, budget).err());
+        return Ok(report(&problems, console));
+    }
+    let protocol = meter.map(|meter| prepared.spec.measure.protocol(&meter));
     println!(
         "{:<32} {:>6} {:>7} {:>6} {:>10} {:>11} {:>10} {:>9}",
         "cell", "batch", "length", "dtype", "T_in", "T_out", "memory", "time"
@@ -53,10 +62,15 @@ pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     for misfit in misfits {
         console.warn(misfit);
     }
-    for problem in &problems {
+    Ok(report(&problems, console))
+}
+
+/// Says what is wrong, and how the command ends.
+fn report(problems: &[Error], console: &Console) -> Exit {
+    for problem in problems {
         console.error(problem);
     }
-    Ok(if problems.is_empty() { Exit::Done } else { Exit::BadInput })
+    if problems.is_empty() { Exit::Done } else { Exit::BadInput }
 }
 
 fn known_models<'a>(
@@ -120,13 +134,13 @@ fn print_forms(known: &BTreeMap<String, Known<'_>>) {
     }
 }
 
-/// The protocol on this machine's meter, where there is one.
-fn protocol(prepared: &Prepared, problems: &mut Vec<Error>) -> Option<Protocol> {
+/// This machine's meter, where there is one; the training records are looked at, too.
+fn meter_info(prepared: &Prepared, problems: &mut Vec<Error>) -> Option<MeterInfo> {
     let clock = prepared.clock();
     let opened = meter::open(prepared.meter_choice(&clock), &prepared.meter_options(), &clock);
     let info = opened.map(|meter| meter.info().clone());
-    match info.and_then(|info| crate::commands::info::run_info(prepared, &info)) {
-        Ok(run) => Some(run.protocol),
+    match info.and_then(|info| crate::commands::info::run_info(prepared, &info).map(|_| info)) {
+        Ok(info) => Some(info),
         Err(error) => {
             problems.push(error);
             None
@@ -197,7 +211,7 @@ fn summary(prepared: &Prepared, shown: usize, protocol: Option<&Protocol>) {
     let trials = shown * blocks as usize;
     let time = protocol.map(|protocol| {
         let loads = prepared.spec.models.len() as f64 * f64::from(blocks);
-        least_time(protocol, blocks) * shown as f64 + protocol.idle_s * loads
+        least_time(protocol, blocks) * shown as f64 + (protocol.idle_s + protocol.settle_s) * (2.0 * loads)
     });
     let time = time.map_or_else(|| "–".to_owned(), |time| format!("at least {}", format::duration(time)));
     println!(

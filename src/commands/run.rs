@@ -32,6 +32,9 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
     let clock = prepared.clock();
     let mut meter = meter::open(prepared.meter_choice(&clock), &prepared.meter_options(), &clock)?;
     let run_info = info::run_info(&prepared, meter.info())?;
+    if let Some(short) = prepared.spec.measure.too_short(meter.info()) {
+        console.warn(short);
+    }
     let root = arguments.out.clone().unwrap_or_else(|| default_root(&prepared.spec.name));
     let existing = if arguments.fresh { Existing::Rotate } else { Existing::Resume };
     let Opened { mut dir, trials, evaluations, rotated_to } = RunDir::open(&root, &run_info, existing)?;
@@ -41,7 +44,8 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
     let done = done_trials(&trials, arguments.retry_failed);
     let kept = |trial: &&Trial| done.contains(&TrialKey { cell: trial.cell.id.clone(), block: trial.block });
     let (fit, spread) = (Fit::new(trials.iter().filter(kept)), Spread::new(trials.iter().filter(kept)));
-    let sessions = left(prepared.plan.remaining(&done, only.as_ref()), &run_info, &spread);
+    let further = begun(&done, run_info.blocks);
+    let sessions = left(prepared.plan.remaining(&done, only.as_ref()), &run_info, &spread, &further);
     let failed = trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
     announce(
         &prepared,
@@ -62,7 +66,7 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
             dir: &mut dir,
             fit,
             spread,
-            further: BTreeMap::new(),
+            further,
             misfits: BTreeMap::new(),
             console,
             stop,
@@ -92,15 +96,20 @@ fn finish(measured: Result<()>, dir: &RunDir, console: &Console) -> Result<Exit>
 }
 
 /// `reports/<name>` under the current directory.
-fn default_root(name: &str) -> PathBuf {
+pub fn default_root(name: &str) -> PathBuf {
     Path::new("reports").join(name)
 }
 
+/// The blocks beyond the planned ones that an earlier start began: a block is measured whole.
+fn begun(done: &HashSet<TrialKey>, blocks: u32) -> BTreeMap<u32, bool> {
+    done.iter().filter(|key| key.block >= blocks).map(|key| (key.block, true)).collect()
+}
+
 /// Without the repeats that are added while intervals are too wide, where they aren't.
-fn left(sessions: Vec<Session>, run: &RunInfo, spread: &Spread) -> Vec<Session> {
+fn left(sessions: Vec<Session>, run: &RunInfo, spread: &Spread, begun: &BTreeMap<u32, bool>) -> Vec<Session> {
     let planned = sessions.iter().any(|session| session.block < run.blocks);
     let narrow = run.protocol.adaptive.is_none_or(|adaptive| !spread.is_wide(adaptive.half_width));
-    let wanted = |session: &Session| planned || !narrow || session.block < run.blocks;
+    let wanted = |session: &Session| planned || !narrow || begun.contains_key(&session.block);
     sessions.into_iter().filter(wanted).collect()
 }
 
@@ -143,5 +152,18 @@ fn announce(prepared: &Prepared, meter: &MeterInfo, root: &Path, done: (usize, u
             "resuming: {done} trials are done already, {left} are left; {failed} failed earlier \
              (`--retry-failed` measures them again)"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::CellId;
+
+    #[test]
+    fn a_block_that_was_begun_beyond_the_planned_ones_is_measured_whole() {
+        let key = |block| TrialKey { cell: CellId("a.b1.n8".into()), block };
+        let done = [0, 1, 4, 5].map(key).into_iter().collect();
+        assert_eq!(begun(&done, 5), [(5, true)].into());
     }
 }

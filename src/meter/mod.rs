@@ -8,6 +8,7 @@ pub mod judge;
 mod modelled;
 mod nvml;
 mod rapl;
+pub mod recompute;
 pub mod sampler;
 mod survey;
 mod synthetic;

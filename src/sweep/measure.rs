@@ -30,7 +30,8 @@ pub struct MeasureSpec {
     /// Longest warm-up in seconds, where temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve times in
     /// `publication`.
     pub max_warmup_s: Auto<f64>,
-    /// Idle baseline before and after the trials of each load in seconds; `auto`: what the meter needs, a quarter in `quick`.
+    /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a quarter in
+    /// `quick`.
     pub idle_s: Auto<f64>,
     /// `blocks`, or `by_model` for models too large to be loaded in every block.
     pub order: Order,
@@ -103,6 +104,19 @@ impl MeasureSpec {
         self.prefill.or(self.preset == Preset::Publication && length == OutputLength::Fixed)
     }
 
+    /// What is wrong with `window_s` on a meter that needs longer windows: every one would be marked `window_too_short`.
+    pub fn too_short(&self, meter: &MeterInfo) -> Option<String> {
+        let Auto::Value(window) = self.window_s else { return None };
+        let least = meter.min_window_s.0;
+        (window < least).then(|| {
+            format!(
+                "`measure.window_s: {window}` is below the {least} s that the meter `{}` needs: windows shorter than that \
+                 aren't valid (`window_too_short`); raise it or use `auto`",
+                meter.name
+            )
+        })
+    }
+
     /// The protocol on a meter.
     pub fn protocol(&self, meter: &MeterInfo) -> Protocol {
         let on_gpu = !meter.gpus.is_empty();
@@ -129,5 +143,144 @@ impl MeasureSpec {
             adaptive: self.adaptive(),
             random_phase_s: if self.random_phase { meter.sensing_period_s.unwrap_or_default() } else { Seconds(0.0) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+    use crate::meter::integrate::tests_support;
+    use crate::record::GpuInfo;
+    use crate::sweep::{Plan, SweepSpec};
+
+    fn gpu() -> MeterInfo {
+        MeterInfo {
+            min_window_s: Seconds(5.0),
+            guard_s: Seconds(1.0),
+            idle_s: Seconds(20.0),
+            sensing_period_s: Some(Seconds(0.1)),
+            gpus: vec![GpuInfo::default()],
+            ..tests_support::info(&["gpu0"])
+        }
+    }
+
+    fn modelled() -> MeterInfo {
+        MeterInfo { min_window_s: Seconds(0.5), idle_s: Seconds(2.0), ..tests_support::info(&["cpu"]) }
+    }
+
+    fn preset(preset: Preset) -> MeasureSpec {
+        MeasureSpec { preset, ..MeasureSpec::default() }
+    }
+
+    const PRESETS: [Preset; 3] = [Preset::Quick, Preset::Standard, Preset::Publication];
+
+    #[test]
+    fn windows_grow_with_the_preset_and_standard_takes_longer_ones_on_a_gpu() {
+        let windows = |meter: &MeterInfo| PRESETS.map(|name| preset(name).protocol(meter).min_window_s.0);
+        assert_eq!(windows(&gpu()), [5.0, 10.0, 20.0]);
+        assert_eq!(windows(&modelled()), [0.5, 0.5, 2.0]);
+    }
+
+    #[test]
+    fn warm_up_is_half_a_window_and_publication_waits_longest_for_a_steady_device() {
+        let warmups = PRESETS.map(|name| preset(name).protocol(&gpu())).map(|p| (p.warmup_s.0, p.max_warmup_s.0));
+        assert_eq!(warmups, [(2.5, 7.5), (5.0, 15.0), (10.0, 120.0)]);
+        let long = MeasureSpec { window_s: Auto::Value(60.0), ..MeasureSpec::default() };
+        assert_eq!(long.protocol(&gpu()).warmup_s, Seconds(10.0), "no longer than that without being asked");
+        let own = MeasureSpec { warmup_s: Auto::Value(9.0), max_warmup_s: Auto::Value(4.0), ..MeasureSpec::default() };
+        assert_eq!(own.protocol(&gpu()).max_warmup_s, Seconds(9.0), "the longest is never below the shortest");
+    }
+
+    #[test]
+    fn idle_baselines_are_the_meters_and_a_quarter_of_them_in_quick() {
+        assert_eq!(PRESETS.map(|name| preset(name).protocol(&gpu()).idle_s.0), [5.0, 20.0, 20.0]);
+        assert_eq!(PRESETS.map(|name| preset(name).protocol(&modelled()).idle_s.0), [0.5, 2.0, 2.0]);
+        let none = MeasureSpec { idle_s: Auto::Value(0.0), ..MeasureSpec::default() };
+        assert_eq!(none.protocol(&gpu()).idle_s, Seconds(0.0));
+    }
+
+    #[test]
+    fn guards_and_random_phases_are_those_of_the_meter() {
+        let protocol = MeasureSpec::default().protocol(&gpu());
+        assert_eq!((protocol.guard_s, protocol.random_phase_s), (Seconds(1.0), Seconds(0.1)));
+        assert_eq!(MeasureSpec::default().protocol(&modelled()).random_phase_s, Seconds(0.0), "it has no rhythm");
+        let fixed = MeasureSpec { random_phase: false, guard_s: Auto::Value(2.0), ..MeasureSpec::default() };
+        let protocol = fixed.protocol(&gpu());
+        assert_eq!((protocol.guard_s, protocol.random_phase_s), (Seconds(2.0), Seconds(0.0)));
+    }
+
+    #[test]
+    fn only_a_gpu_needs_a_rest_before_its_idle_baseline() {
+        assert_eq!(MeasureSpec::default().protocol(&gpu()).settle_s, Seconds(3.0));
+        assert_eq!(MeasureSpec::default().protocol(&modelled()).settle_s, Seconds(0.0));
+    }
+
+    #[test]
+    fn only_publication_adds_repeats_unless_it_is_asked_for() {
+        assert_eq!(PRESETS.map(|name| preset(name).repeats()), [3, 5, 5]);
+        let adaptive = PRESETS.map(|name| preset(name).adaptive());
+        assert_eq!(adaptive, [None, None, Some(Adaptive { half_width: 0.02, max_repeats: 15 })]);
+        let asked = MeasureSpec { max_repeats: Auto::Value(8), half_width: Auto::Value(0.01), ..preset(Preset::Quick) };
+        assert_eq!(asked.adaptive(), Some(Adaptive { half_width: 0.01, max_repeats: 8 }));
+        let many = MeasureSpec { repeats: Auto::Value(20), ..preset(Preset::Publication) };
+        assert_eq!((many.repeats(), many.adaptive()), (20, None), "as many as that are enough");
+    }
+
+    fn plan(measure: &str, generation: &str) -> Plan {
+        let text = format!(
+            "name: s\nmodels:\n  - {{label: a, source: ./a}}\n  - {{label: b, source: ./b}}\n\
+             sweep: {{batch_size: [1, 4], max_new_tokens: [8, 32]}}\nprompts: {{text: [x]}}\n{generation}{measure}"
+        );
+        Plan::new(&SweepSpec::parse(Path::new("s.yaml"), &text).unwrap(), &BTreeMap::new()).unwrap()
+    }
+
+    const FIXED: &str = "generation: {length: fixed}\n";
+
+    #[test]
+    fn publication_in_fixed_length_adds_probes_of_one_and_eight_tokens_where_they_are_missing() {
+        let publication = "measure: {preset: publication}\n";
+        let probes =
+            |plan: &Plan| plan.cells.iter().filter(|cell| cell.probe).map(|cell| cell.id.0.clone()).collect::<Vec<_>>();
+        let added = plan(publication, FIXED);
+        assert_eq!(probes(&added), ["a.b1.n1", "a.b4.n1", "b.b1.n1", "b.b4.n1"], "8 is a level already");
+        assert_eq!(added.cells.len(), 12);
+        for (measure, generation) in [
+            (publication, ""),
+            ("measure: {preset: publication, prefill: false}\n", FIXED),
+            ("measure: {preset: standard}\n", FIXED),
+        ] {
+            assert_eq!(probes(&plan(measure, generation)), [""; 0], "{measure}");
+        }
+        assert_eq!(probes(&plan("measure: {preset: quick, prefill: true}\n", FIXED)).len(), 4);
+    }
+
+    #[test]
+    fn by_model_runs_all_blocks_of_a_model_before_the_next_one() {
+        let order = |measure| {
+            let sessions = plan(measure, "").sessions;
+            sessions.into_iter().map(|session| (session.model, session.block)).collect::<Vec<_>>()
+        };
+        let all = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)].map(|(m, b)| (m.to_owned(), b));
+        assert_eq!(order("measure: {repeats: 3, order: by_model}\n"), all);
+        let blocks: Vec<u32> = order("measure: {repeats: 3}\n").into_iter().map(|(_, block)| block).collect();
+        assert_eq!(blocks, [0, 0, 1, 1, 2, 2], "all models meet in each block");
+    }
+
+    #[test]
+    fn repeats_that_may_be_added_are_planned_and_are_not_counted() {
+        let plan = plan("measure: {repeats: 5, max_repeats: 7}\n", "");
+        assert_eq!((plan.blocks, plan.trials(), plan.sessions.len()), (5, 40, 14));
+    }
+
+    #[test]
+    fn a_window_below_what_the_meter_needs_is_told_and_auto_never_is() {
+        let window = |window_s| MeasureSpec { window_s, ..MeasureSpec::default() };
+        let said = window(Auto::Value(2.0)).too_short(&gpu()).unwrap();
+        assert!(said.contains("window_s: 2") && said.contains("5 s") && said.contains("window_too_short"), "{said}");
+        assert_eq!(window(Auto::Value(5.0)).too_short(&gpu()), None);
+        assert_eq!(window(Auto::Auto).too_short(&gpu()), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The sweep file and the plan made from it: what is to be measured, and in which order.
 
+pub mod budget;
 pub mod measure;
 pub mod plan;
 pub mod spec;

@@ -161,7 +161,7 @@ pub struct Axes {
     pub max_cells: usize,
 }
 
-fn default_max_cells() -> usize {
+pub(super) fn default_max_cells() -> usize {
     500
 }
 
@@ -412,14 +412,35 @@ impl<'de> Deserialize<'de> for ModelSource {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Auto<T> {
+/// What may stand in the place of `auto`.
+trait Choice {
+    const EXPECTED: &'static str;
+}
+
+impl Choice for u32 {
+    const EXPECTED: &'static str = "a whole number or `auto`";
+}
+
+impl Choice for f64 {
+    const EXPECTED: &'static str = "a number or `auto`";
+}
+
+impl Choice for bool {
+    const EXPECTED: &'static str = "`true`, `false` or `auto`";
+}
+
+impl<'de, T: Deserialize<'de> + Choice> Deserialize<'de> for Auto<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct AutoVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for AutoVisitor<T> {
+        impl<'de, T: Deserialize<'de> + Choice> Visitor<'de> for AutoVisitor<T> {
             type Value = Auto<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number or `auto`")
+                f.write_str(T::EXPECTED)
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> std::result::Result<Auto<T>, E> {
+                T::deserialize(value.into_deserializer()).map(Auto::Value)
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Auto<T>, E> {

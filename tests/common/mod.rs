@@ -97,3 +97,8 @@ pub fn records(out: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(out.join("records.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
+
+/// The trials among them.
+pub fn trials(out: &Path) -> Vec<serde_json::Value> {
+    records(out).into_iter().filter(|record| record["kind"] == "trial").collect()
+}
