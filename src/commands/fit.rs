@@ -107,6 +107,7 @@ mod tests {
             output_length: OutputLength::Fixed,
             decoding: Decoding::Greedy,
             dummy_weights: false,
+            probe: false,
         }
     }
 

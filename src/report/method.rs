@@ -102,7 +102,7 @@ fn distinct_meters(run: &RunInfo) -> Vec<&MeterInfo> {
 /// What is known of the sensor's own error: a line of its own, since no interval has it.
 fn sensor(meters: &[&MeterInfo]) -> String {
     let nvml = if meters.iter().any(|meter| !meter.gpus.is_empty()) {
-        " NVIDIA documents an accuracy (± 5 W, or ± 5 %) for some older boards only."
+        " NVIDIA documents an accuracy (±\u{a0}5\u{a0}W, or ±\u{a0}5\u{a0}%) for some older boards only."
     } else {
         ""
     };
@@ -143,7 +143,7 @@ fn repeats(stopping: &Stopping) -> String {
     };
     format!(
         "Repeats are adaptive: from {} on, a further block of all cells is measured until each cell's 95 % interval is \
-         within ± {width} of its mean, and {} at most. {end} An interval at which repeats stop because it is narrow holds \
+         within ±\u{a0}{width} of its mean, and {} at most. {end} An interval at which repeats stop because it is narrow holds \
          the truth somewhat less often than its 95 % say.",
         format::plural(stopping.fewest, "repeat"),
         format::count(stopping.most as u64)
@@ -161,8 +161,8 @@ fn plan(run: &RunInfo, study: &Study) -> String {
     let probes = match study.probes.len() {
         0 => String::new(),
         n => format!(
-            " {} more only tell prefill and decode apart, and are in no comparison, figure or headline.",
-            super::context::capitalised(&format::plural(n, "cell"))
+            " Measured only to tell prefill and decode apart, and in no comparison, figure or headline: {}.",
+            format::plural(n, "further cell")
         ),
     };
     format!(
@@ -364,9 +364,19 @@ fn coverage(meters: &[&MeterInfo]) -> String {
         [] => ((*last).to_owned(), "is"),
         others => (format!("{} and {last}", others.join(", ")), "are"),
     };
+    let beside: BTreeSet<&str> =
+        meters.iter().flat_map(|meter| &meter.host_domains).map(|domain| domain.name.as_str()).collect();
+    let beside = match beside.len() {
+        0 => String::new(),
+        _ => format!(
+            " Measured beside {}, and shown apart: {}.",
+            if are == "is" { "it" } else { "them" },
+            beside.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    };
     format!(
         "Only {list} {are} counted. Whatever else the machine draws (other components, losses of the power supply, \
-         cooling) isn't."
+         cooling) isn't.{beside}"
     )
 }
 

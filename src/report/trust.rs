@@ -52,7 +52,9 @@ pub fn windows(study: &Study) -> Option<Table> {
         Filled::new(Column::numbers("Length", "s"), &cells, |(cell, _)| number(cell.windows.window_s)),
         Filled::new(Column::numbers("Passes", ""), &cells, |(cell, _)| passes(cell.windows.passes?)),
         Filled::new(Column::numbers("Residual", "worst"), &cells, |(cell, _)| share(cell.windows.residual)),
-        Filled::new(Column::numbers("Coverage", "lowest"), &cells, |(cell, _)| share(cell.windows.coverage)),
+        Filled::new(Column::numbers("Coverage", "%, lowest"), &cells, |(cell, _)| {
+            Some(Cell::new(format::fixed(cell.windows.coverage? * 100.0, 1)))
+        }),
         Filled::new(Column::numbers("Tick", ""), &cells, |(cell, _)| tick(cell.windows.tick_s?)),
         Filled::new(Column::numbers("Temperature", "start → end"), &cells, |(cell, _)| temperature(cell)),
         Filled::new(Column::numbers("SM clock", "mean"), &cells, |(cell, _)| clock(cell)),
@@ -120,7 +122,7 @@ fn clock(cell: &CellSummary) -> Option<Cell> {
     let mean = Cell::new(format::megahertz(cell.windows.sm_clock_mhz?));
     let lowest = cell.windows.sm_clock_min_mhz;
     Some(match lowest {
-        Some(lowest) => mean.with(format!("at least {}", format::megahertz(lowest))),
+        Some(lowest) => mean.with(format!("≥ {}", format::megahertz(lowest))),
         None => mean,
     })
 }
@@ -196,15 +198,15 @@ pub fn phases(study: &Study) -> Option<Table> {
         }),
     ];
     columns.extend(methods.iter().map(|(name, get)| {
-        let column = Column::numbers(format!("Prefill, {name}"), &format!("{} a prompt", prefill.unit));
+        let column = Column::numbers(format!("Prefill {name}"), &format!("{}/prompt", prefill.unit));
         Filled::new(column, &rows, |phases| Some(estimate(Some(&get(phases)?.prefill_j_per_prompt), prefill)))
     }));
-    columns.push(Filled::new(Column::numbers("Disagreement", ""), &rows, |p| share(p.prefill_disagreement)));
+    columns.push(Filled::new(Column::numbers("Apart by", ""), &rows, |p| share(p.prefill_disagreement)));
     columns.extend(methods.iter().map(|(name, get)| {
-        let column = Column::numbers(format!("Decode, {name}"), &format!("{} a token", decode.unit));
+        let column = Column::numbers(format!("Decode {name}"), &format!("{}/token", decode.unit));
         Filled::new(column, &rows, |phases| Some(estimate(Some(&get(phases)?.decode_j_per_token), decode)))
     }));
-    columns.push(Filled::new(Column::numbers("Disagreement", ""), &rows, |p| share(p.decode_disagreement)));
+    columns.push(Filled::new(Column::numbers("Apart by", ""), &rows, |p| share(p.decode_disagreement)));
     columns.push(Filled::new(Column::numbers("A step", "of a batch"), &rows, |phases| {
         let best = phases.difference.or(phases.regression).or(phases.inside)?;
         Some(Cell::new(format::energy(&best.decode_j_per_step)))
@@ -212,17 +214,15 @@ pub fn phases(study: &Study) -> Option<Table> {
     columns.push(Filled::new(Column::words("Remarks"), &rows, |phases| Some(Cell::new(remarks(phases)))));
     let caption = "Energy of prefill for one prompt and of decoding for one token, with 95 % intervals. By difference: the \
         longest windows less those of one new token, over the steps between. By regression: a line through the energy of a \
-        pass against its decoding steps, over all lengths, weighted by 1 / variance. Inside windows: power samples, parted \
-        at the first token of each batch. Disagreement: (largest − smallest) / mean.";
+        pass against its decoding steps, over all lengths, weighted by 1 / variance; curved: what a parabola adds to it, \
+        where that isn't 0 for certain. Inside windows: power samples, parted at the first token of each batch. Apart by: \
+        (largest − smallest) / mean of the methods.";
     (!rows.is_empty()).then(|| table("table-phases", caption, caveat(study), columns))
 }
 
 fn remarks(phases: &Phases) -> String {
     let lengths = phases.regression.map(|line| format!("regression over {}", format::plural(line.lengths, "length")));
-    let curved = phases.curvature.map(|curvature| {
-        let energy = format::energy(&curvature);
-        format!("not quite a line: {energy} a step² beside it, so a later step costs another energy than an early one")
-    });
+    let curved = phases.curvature.map(|curvature| format!("curved: {} per step²", format::energy(&curvature)));
     let longest = phases.difference.map(|d| format!("difference of {} and 1", format::plural(d.longest, "new token")));
     [longest, lengths, curved].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
