@@ -348,10 +348,12 @@ pub fn watts(power: f64) -> String {
     with_unit(&number(power, None), "W")
 }
 
-/// A difference of powers with its sign: `+0.42 W`.
+/// A difference of powers with its sign: `+0.42 W`. Sensors know no more than hundredths of a watt.
 pub fn signed_watts(difference: f64) -> String {
-    let digits = watts(difference);
-    if difference > 0.0 { format!("+{digits}") } else { digits }
+    let digits = fixed(difference, if difference.abs() < 10.0 { 2 } else { 1 });
+    let zero = digits.chars().all(|c| matches!(c, '0' | '.'));
+    let sign = if difference > 0.0 && !zero { "+" } else { "" };
+    format!("{sign}{}", with_unit(&digits, "W"))
 }
 
 /// A temperature: `61.5 °C`.
@@ -578,7 +580,7 @@ mod tests {
         assert_eq!(plain(&celsius(61.5)), "61.5 °C");
         assert_eq!(plain(&celsius_range(58.0, 61.26)), "58 → 61.3 °C");
         assert_eq!(plain(&megahertz(1754.6)), "1755 MHz");
-        assert_eq!([0.42, -3.0, 0.0].map(signed_watts).map(|w| plain(&w)), ["+0.420 W", "−3.00 W", "0.00 W"]);
+        assert_eq!([0.42, -13.0, 1e-14].map(signed_watts).map(|w| plain(&w)), ["+0.42 W", "−13.0 W", "0.00 W"]);
         let events = [(ClockEvent::SoftwarePowerCap, 0.853), (ClockEvent::Idle, 0.01)];
         assert_eq!(plain(&clock_events(&events)), "power cap 85 %, idle 1 %");
         assert_eq!(clock_events(&[]), "none");

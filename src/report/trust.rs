@@ -8,6 +8,9 @@ use crate::analysis::{CellSummary, Estimate, PhaseEnergy, Phases, Study};
 use crate::format::{self, Scale};
 use crate::record::Reason;
 
+/// Takes a number of a row.
+type Get<T, V> = fn(&T) -> Option<V>;
+
 /// A column with its cells, and whether anything in it is known.
 struct Filled {
     column: Column,
@@ -131,7 +134,7 @@ fn clock(cell: &CellSummary) -> Option<Cell> {
 pub fn domains(study: &Study) -> Option<Table> {
     let beside = |cell: &&CellSummary| cell.domains.gpu_j.is_some() && cell.domains.cpu_j.is_some();
     let cells: Vec<&CellSummary> = study.cells.iter().filter(beside).collect();
-    let parts: [(&str, fn(&CellSummary) -> Option<Estimate>); 4] = [
+    let parts: [(&str, Get<CellSummary, Estimate>); 4] = [
         ("GPU", |cell| cell.domains.gpu_j),
         ("CPU", |cell| cell.domains.cpu_j),
         ("Memory", |cell| cell.domains.dram_j),
@@ -181,7 +184,7 @@ pub const PHASES: &str = "The methods needn't agree: back-to-back prefill, as in
 /// Prefill and decode of each model and batch size, the methods side by side.
 pub fn phases(study: &Study) -> Option<Table> {
     let rows: Vec<&Phases> = study.phases.iter().collect();
-    let methods: [(&str, fn(&Phases) -> Option<PhaseEnergy>); 3] = [
+    let methods: [(&str, Get<Phases, PhaseEnergy>); 3] = [
         ("by difference", |phases| phases.difference),
         ("by regression", |phases| phases.regression),
         ("inside windows", |phases| phases.inside),
