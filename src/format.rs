@@ -3,7 +3,10 @@
 //! Digits follow the interval: a number shows no more of itself than its interval knows. Unknown is `–`.
 
 use crate::analysis::{Estimate, Interval, Verdict};
-use crate::record::{ChatTemplateInfo, EnergyMethod, PromptForm, Role, Truncate, Truncated};
+use crate::record::{
+    ChatTemplateInfo, ClockEvent, EnergyMethod, Order, Preset, PromptForm, Role, SourceRole, SourceStatus, Truncate,
+    Truncated,
+};
 use crate::units::{Joules, JoulesPerToken, Seconds};
 
 /// What stands for a number that isn't known.
@@ -345,6 +348,87 @@ pub fn watts(power: f64) -> String {
     with_unit(&number(power, None), "W")
 }
 
+/// A difference of powers with its sign: `+0.42 W`. Sensors know no more than hundredths of a watt.
+pub fn signed_watts(difference: f64) -> String {
+    let digits = fixed(difference, if difference.abs() < 10.0 { 2 } else { 1 });
+    let zero = digits.chars().all(|c| matches!(c, '0' | '.'));
+    let sign = if difference > 0.0 && !zero { "+" } else { "" };
+    format!("{sign}{}", with_unit(&digits, "W"))
+}
+
+/// A temperature: `61.5 °C`.
+pub fn celsius(temperature: f64) -> String {
+    with_unit(&trimmed(fixed(temperature, 1)), "°C")
+}
+
+/// From one temperature to another: `58 → 61.5 °C`.
+pub fn celsius_range(from: f64, to: f64) -> String {
+    format!("{} → {}", trimmed(fixed(from, 1)), celsius(to))
+}
+
+/// A clock: `1755 MHz`.
+pub fn megahertz(clock: f64) -> String {
+    with_unit(&fixed(clock, 0), "MHz")
+}
+
+/// Clock events with their shares of a window: `power cap 85 %, idle 1 %`; `none` where none was active.
+pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
+    let each = events.iter().map(|(event, share)| format!("{} {}", clock_event(*event), fraction(*share)));
+    let all = each.collect::<Vec<_>>().join(", ");
+    if all.is_empty() { "none".to_owned() } else { all }
+}
+
+/// Why a GPU doesn't run at the clocks that it could, in a word or two.
+pub fn clock_event(event: ClockEvent) -> &'static str {
+    match event {
+        ClockEvent::Idle => "idle",
+        ClockEvent::ApplicationClocks => "application clocks",
+        ClockEvent::SoftwarePowerCap => "power cap",
+        ClockEvent::HardwareSlowdown => "hardware slowdown",
+        ClockEvent::SyncBoost => "sync boost",
+        ClockEvent::SoftwareThermal => "thermal (driver)",
+        ClockEvent::HardwareThermal => "thermal (hardware)",
+        ClockEvent::PowerBrake => "power brake",
+    }
+}
+
+/// The name of a preset, as the sweep file has it.
+pub fn preset(preset: Preset) -> &'static str {
+    match preset {
+        Preset::Quick => "quick",
+        Preset::Standard => "standard",
+        Preset::Publication => "publication",
+    }
+}
+
+/// How trials are ordered, as the sweep file has it.
+pub fn order(order: Order) -> &'static str {
+    match order {
+        Order::Blocks => "blocks",
+        Order::ByModel => "by_model",
+    }
+}
+
+/// What a source is used for.
+pub fn source_role(role: SourceRole) -> &'static str {
+    match role {
+        SourceRole::Primary => "primary",
+        SourceRole::Second => "second, confirms the primary",
+        SourceRole::Recorded => "recorded for comparison",
+        SourceRole::Unused => "not used",
+    }
+}
+
+/// Whether a source works.
+pub fn source_status(status: SourceStatus) -> &'static str {
+    match status {
+        SourceStatus::Supported => "works",
+        SourceStatus::Unsupported => "not supported",
+        SourceStatus::Failed => "can't be read",
+        SourceStatus::StandsStill => "stands still",
+    }
+}
+
 fn with_unit(digits: &str, unit: &str) -> String {
     if unit.is_empty() { digits.to_owned() } else { format!("{digits}{NO_BREAK}{unit}") }
 }
@@ -513,6 +597,17 @@ mod tests {
         assert_eq!(plain(&duration(Seconds(200.0))), "3 min 20 s");
         assert_eq!(plain(&duration(Seconds(7_500.0))), "2 h 5 min");
         assert_eq!([p_value(0.0001), p_value(0.0123), p_value(0.5)], ["p < 0.001", "p = 0.012", "p = 0.50"]);
+    }
+
+    #[test]
+    fn temperatures_clocks_and_clock_events_have_their_units() {
+        assert_eq!(plain(&celsius(61.5)), "61.5 °C");
+        assert_eq!(plain(&celsius_range(58.0, 61.26)), "58 → 61.3 °C");
+        assert_eq!(plain(&megahertz(1754.6)), "1755 MHz");
+        assert_eq!([0.42, -13.0, 1e-14].map(signed_watts).map(|w| plain(&w)), ["+0.42 W", "−13.0 W", "0.00 W"]);
+        let events = [(ClockEvent::SoftwarePowerCap, 0.853), (ClockEvent::Idle, 0.01)];
+        assert_eq!(plain(&clock_events(&events)), "power cap 85 %, idle 1 %");
+        assert_eq!(clock_events(&[]), "none");
     }
 
     #[test]

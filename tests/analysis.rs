@@ -15,6 +15,7 @@ struct Run {
     info: RunInfo,
     trials: Vec<Trial>,
     evaluations: Vec<Evaluation>,
+    baselines: Vec<Baseline>,
 }
 
 impl Run {
@@ -36,13 +37,19 @@ impl Run {
                 warmup_s: Seconds(1.0),
                 idle_s: Seconds(20.0),
                 seed: 1,
+                preset: Preset::Standard,
+                max_warmup_s: Seconds(3.0),
+                settle_s: Seconds(0.0),
+                order: Order::Blocks,
+                adaptive: None,
+                random_phase_s: Seconds(0.0),
             },
             prompts: PromptInfo { source: "prompts.txt".to_owned(), count: 20, sha256: "00".to_owned() },
             accuracy_sha256: None,
             floor: DEFAULT_FLOOR,
             parts: Vec::new(),
         };
-        Self { info, trials: Vec::new(), evaluations: Vec::new() }
+        Self { info, trials: Vec::new(), evaluations: Vec::new(), baselines: Vec::new() }
     }
 
     /// Teacher `t`, student `s` (1 MJ of training), control `c`.
@@ -87,15 +94,20 @@ impl Run {
     }
 
     fn plan(&mut self, model: &str, batch_size: usize) -> CellSpec {
+        self.plan_length(model, batch_size, 32, false)
+    }
+
+    fn plan_length(&mut self, model: &str, batch_size: usize, max_new_tokens: usize, probe: bool) -> CellSpec {
         let cell = CellSpec {
-            id: CellId(format!("{model}.b{batch_size}.n32")),
+            id: CellId(format!("{model}.b{batch_size}.n{max_new_tokens}")),
             model: model.to_owned(),
             batch_size,
-            max_new_tokens: 32,
+            max_new_tokens,
             dtype: "f32".to_owned(),
             output_length: OutputLength::Fixed,
             decoding: Decoding::Greedy,
             dummy_weights: false,
+            probe,
         };
         self.info.cells.push(cell.clone());
         cell
@@ -135,7 +147,7 @@ impl Run {
     }
 
     fn frame(&self) -> DataFrame {
-        frame::build(&self.info, &self.trials, &self.evaluations).unwrap()
+        frame::build(&self.info, &self.trials, &self.evaluations, &self.baselines).unwrap()
     }
 
     fn study(&self) -> Study {
@@ -159,7 +171,14 @@ fn trial(cell: &CellSpec, block: u32, outcome: Outcome) -> Trial {
 
 fn measurement(watts: f64) -> Measurement {
     Measurement {
-        window: Window { t0_s: Seconds(100.0), t1_s: Seconds(110.0), passes: 2, batches: 10, prompts: 40 },
+        window: Window {
+            t0_s: Seconds(100.0),
+            t1_s: Seconds(110.0),
+            passes: 2,
+            batches: 10,
+            prompts: 40,
+            phase_s: Seconds(0.03),
+        },
         tokens_in: Tokens(500),
         tokens_out: Tokens(1000),
         tokens_pad: Tokens(125),
@@ -169,11 +188,21 @@ fn measurement(watts: f64) -> Measurement {
             method: Some(EnergyMethod::Counter),
             ..WindowEnergy::default()
         },
-        idle: Some(IdleBaseline { power_w: Watts(50.0), duration_s: Seconds(20.0) }),
+        idle: Some(idle(50.0)),
         load: Cost { duration_s: Seconds(3.0), energy_j: None },
         warmup: Cost::default(),
         validity: Validity::default(),
+        conditions: Vec::new(),
+        phases: None,
     }
+}
+
+fn idle(watts: f64) -> IdleBaseline {
+    IdleBaseline { power_w: Watts(watts), duration_s: Seconds(20.0), segments_w: Vec::new(), temperature_c: None }
+}
+
+fn baseline(model: &str, block: u32, time: BaselineTime, watts: f64) -> Baseline {
+    Baseline { format: FORMAT, model: model.to_owned(), block, part: 0, time, idle: idle(watts) }
 }
 
 fn close(actual: f64, expected: f64) {
@@ -541,6 +570,190 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
     let read = table::read_csv(&csv, Some(schema)).unwrap();
     assert!(read.equals_missing(&frame));
     assert_eq!(analyse(&run.info, &read, &run.evaluations).unwrap(), run.study());
+}
+
+#[test]
+fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
+    let mut run = Run::distillation(3);
+    run.cell("t", 8, &[150.0; 3]);
+    run.baselines = vec![
+        baseline("t", 0, BaselineTime::Before, 48.0),
+        baseline("t", 0, BaselineTime::After, 52.0),
+        baseline("t", 1, BaselineTime::Before, 49.0),
+        baseline("t", 1, BaselineTime::After, 50.0),
+        baseline("s", 2, BaselineTime::After, 90.0),
+        baseline("t", 2, BaselineTime::Before, 60.0),
+        Baseline { part: 1, ..baseline("t", 2, BaselineTime::After, 90.0) },
+    ];
+    let frame = run.frame();
+    let number = |name: &str, row: usize| table::Cells(&frame).f64(name, row).unwrap();
+    let warnings = |row: usize| table::Cells(&frame).text("warnings", row).unwrap().unwrap().to_owned();
+    assert_eq!((number("idle_w", 0), number("idle_drift_w", 0)), (Some(50.0), Some(4.0)));
+    assert_eq!(number("net_E_run_J", 0), Some(1000.0));
+    assert_eq!(warnings(0), "idle_drift", "4 W of 100 W net");
+    assert_eq!((number("idle_w", 1), number("idle_drift_w", 1), warnings(1)), (Some(49.5), Some(1.0), String::new()));
+    assert_eq!((number("idle_w", 2), number("idle_drift_w", 2)), (Some(60.0), None), "only before");
+    let study = run.study();
+    close(study.cells[0].windows.idle_drift_w.unwrap(), 4.0);
+    assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "gross energy stands");
+}
+
+#[test]
+fn domains_conditions_and_phases_have_columns_of_their_own() {
+    let mut run = Run::distillation(1);
+    run.cell("t", 8, &[300.0]);
+    let domain = |name: &str, energy: f64, residual: Option<f64>| DomainEnergy {
+        domain: name.to_owned(),
+        energy_j: Joules(energy),
+        method: EnergyMethod::Counter,
+        integral_j: None,
+        residual,
+    };
+    let gpu = |index: u32, end: f64, share: f64, others: u32| Conditions {
+        domain: format!("gpu{index}"),
+        temperature_start_c: Some(end - 2.0),
+        temperature_end_c: Some(end),
+        sm_clock_mhz: Some(1500.0 + 100.0 * f64::from(index)),
+        sm_clock_min_mhz: Some(1400.0 + 100.0 * f64::from(index)),
+        clock_events: [(ClockEvent::SoftwarePowerCap, share)].into(),
+        foreign_processes: Some(others),
+        ..Conditions::default()
+    };
+    let measurement = run.measurement_mut("t.b8.n32", 0);
+    measurement.energy.domains = vec![domain("gpu0", 2000.0, Some(0.012)), domain("gpu1", 1000.0, Some(-0.02))];
+    measurement.energy.host = vec![domain("package-0", 500.0, None), domain("dram-0", 50.0, None)];
+    measurement.energy.residual = Some(0.001);
+    measurement.energy.seed_sum_j = Some(Joules(2850.0));
+    measurement.conditions = vec![gpu(0, 70.0, 0.85, 0), gpu(1, 61.0, 0.5, 2)];
+    measurement.phases = Some(PhaseSplit {
+        prefill_j: Joules(600.0),
+        decode_j: Joules(2300.0),
+        prefill_s: Seconds(1.5),
+        decode_s: Seconds(8.0),
+        decode_steps: 310,
+    });
+    let frame = run.frame();
+    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
+    for (name, expected) in [
+        ("gpu_J", 3000.0),
+        ("cpu_J", 500.0),
+        ("dram_J", 50.0),
+        ("total_J", 3550.0),
+        ("E_sum_J", 2850.0),
+        ("residual_worst", -0.02),
+        ("temperature_start_c", 68.0),
+        ("temperature_end_c", 70.0),
+        ("sm_clock_mhz", 1550.0),
+        ("sm_clock_min_mhz", 1400.0),
+        ("prefill_J", 600.0),
+        ("decode_J", 2300.0),
+        ("prefill_s", 1.5),
+        ("phase_s", 0.03),
+    ] {
+        assert_eq!(number(name), expected, "{name}");
+    }
+    assert_eq!(table::Cells(&frame).text("throttle", 0).unwrap(), Some("software_power_cap:0.85"));
+    assert_eq!(table::Cells(&frame).i64("foreign_processes", 0).unwrap(), Some(2));
+    assert_eq!(table::Cells(&frame).bool("probe", 0).unwrap(), Some(false));
+    let cell = &run.study().cells[0];
+    assert_eq!(cell.windows.clock_events, Some(vec![(ClockEvent::SoftwarePowerCap, 0.85)]));
+    close(cell.domains.total_j.unwrap().value, 3550.0 / 2.0);
+    close(cell.seed_sum.unwrap().ratio.value, 0.95);
+
+    run.measurement_mut("t.b8.n32", 0).energy.host.clear();
+    let frame = run.frame();
+    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap();
+    assert_eq!((number("gpu_J"), number("cpu_J"), number("total_J")), (Some(3000.0), None, None));
+}
+
+#[test]
+fn a_package_that_was_not_measured_leaves_the_processor_unknown() {
+    let mut run = Run::distillation(1);
+    run.cell("t", 8, &[300.0]);
+    let zone = |name: &str| Domain { name: name.to_owned(), description: String::new() };
+    let meter = MeterInfo {
+        name: "rapl".to_owned(),
+        method: EnergyMethod::Counter,
+        domains: vec![zone("package-0"), zone("package-1")],
+        tick_s: None,
+        min_window_s: Seconds(1.0),
+        guard_s: Seconds(0.0),
+        idle_s: Seconds(1.0),
+        notes: Vec::new(),
+        host_domains: Vec::new(),
+        sensing_period_s: None,
+        sources: Vec::new(),
+        gpus: Vec::new(),
+    };
+    run.info.parts = vec![Part {
+        started_at: String::new(),
+        version: String::new(),
+        git_revision: None,
+        host: Host::default(),
+        meter,
+        models: [].into(),
+        prompt_forms: [].into(),
+    }];
+    let package = |name: &str| DomainEnergy {
+        domain: name.to_owned(),
+        energy_j: Joules(100.0),
+        method: EnergyMethod::Counter,
+        integral_j: None,
+        residual: None,
+    };
+    run.measurement_mut("t.b8.n32", 0).energy.domains = vec![package("package-0")];
+    let cpu = |run: &Run| table::Cells(&run.frame()).f64("cpu_J", 0).unwrap();
+    assert_eq!(cpu(&run), None);
+    run.measurement_mut("t.b8.n32", 0).energy.domains.push(package("package-1"));
+    assert_eq!(cpu(&run), Some(200.0));
+}
+
+#[test]
+fn probes_tell_the_phases_apart_and_are_in_nothing_else() {
+    let mut run = Run::distillation(2);
+    for (model, scale) in [("t", 3.0), ("s", 1.0)] {
+        // a pass of 5 batches: 100 J of prefill and 2 J a step, times the scale; two passes a window of 10 s
+        for (length, probe) in [(1, true), (8, true), (32, false)] {
+            let cell = run.plan_length(model, 8, length, probe);
+            let watts = (100.0 + 2.0 * 5.0 * (length as f64 - 1.0)) * scale * 2.0 / 10.0;
+            for block in 0..2 {
+                let mut measured = measurement(watts);
+                measured.tokens_out = Tokens(40 * length as u64);
+                run.trials.push(trial(&cell, block, Outcome::Measured(Box::new(measured))));
+            }
+        }
+        run.evaluate(model, 32, 80);
+        run.evaluate(model, 8, 40);
+    }
+    let study = run.study();
+    let ids = |cells: &[ept_sweep::analysis::CellSummary]| cells.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&study.cells), ["t.b8.n32", "s.b8.n32"]);
+    assert_eq!(ids(&study.probes), ["t.b8.n1", "t.b8.n8", "s.b8.n1", "s.b8.n8"]);
+    assert_eq!((study.savings.len(), study.overall[0].cells, study.points.len()), (1, 1, 2));
+    assert!(study.accuracies.iter().all(|accuracy| accuracy.max_new_tokens == 32));
+    let [teacher, student] = &study.phases[..] else { panic!("{:?}", study.phases) };
+    close(teacher.difference.unwrap().decode_j_per_step.value, 6.0);
+    close(student.regression.unwrap().decode_j_per_step.value, 2.0);
+    close(student.regression.unwrap().prefill_j_per_prompt.value, 5.0);
+    let diff = run.within("t", "s");
+    assert_eq!((diff.rows.len(), diff.accuracy.len()), (1, 1));
+    assert!(diff.unmatched.is_empty());
+}
+
+#[test]
+fn adaptive_repeats_beyond_the_planned_ones_are_complete_and_counted() {
+    let mut run = Run::distillation(2);
+    run.info.protocol.adaptive = Some(Adaptive { half_width: 0.02, max_repeats: 4 });
+    run.cell("t", 8, &[300.0; 4]);
+    run.cell("s", 8, &[90.0, 110.0, 95.0, 105.0]);
+    let study = run.study();
+    assert_eq!((study.cells[0].counts.planned, study.cells[0].counts.valid), (4, 4));
+    assert!(study.overall[0].measured, "more than the planned repeats are no gap");
+    let stopping = study.stopping.unwrap();
+    assert_eq!((stopping.fewest, stopping.most, stopping.repeats, stopping.narrow), (2, 4, 4, 1));
+    assert_eq!(stopping.wide, ["s.b8.n32"]);
+    run.measurement_mut("s.b8.n32", 3).validity.invalid_reasons = vec![Reason::Throttled];
+    assert!(!run.study().overall[0].measured);
 }
 
 #[test]

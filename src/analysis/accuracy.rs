@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::estimate::{mean, paired_difference, paired_proportions, proportion, proportion_stderr};
 use super::{Accuracy, Estimate};
-use crate::record::{Evaluation, ItemScore, Role, RunInfo};
+use crate::record::{CellSpec, Evaluation, ItemScore, Role, RunInfo};
 
 /// The evaluations that have scores.
 pub struct Scores<'a>(Vec<&'a Evaluation>);
@@ -45,6 +45,17 @@ impl<'a> Scores<'a> {
     fn of_model(&self, model: &str) -> impl Iterator<Item = &'a Evaluation> {
         self.0.iter().copied().filter(move |e| e.model == model)
     }
+}
+
+/// The evaluations but for those at lengths that are only there to tell prefill and decode apart.
+pub fn of_compared_cells<'a>(run: &'a RunInfo, evaluations: &'a [Evaluation]) -> impl Iterator<Item = &'a Evaluation> {
+    let is_of_probes = |evaluation: &Evaluation| {
+        let same =
+            |cell: &&CellSpec| cell.model == evaluation.model && cell.max_new_tokens == evaluation.max_new_tokens;
+        let mut cells = run.cells.iter().filter(same).peekable();
+        cells.peek().is_some() && cells.all(|cell| cell.probe)
+    };
+    evaluations.iter().filter(move |evaluation| !is_of_probes(evaluation))
 }
 
 /// Accuracy of each model at each output length, in the order of the run's models.

@@ -1,11 +1,11 @@
 //! What is known of one cell over its valid repeats.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::estimate::mean;
 use super::trials::{CellTrials, Row, RowOutcome, WindowRow, share};
-use super::{CellSummary, Estimate, PassTokens, TrialCounts};
-use crate::record::Reason;
+use super::{CellSummary, Domains, Estimate, PassTokens, SeedSum, TrialCounts, WindowFacts};
+use crate::record::{ClockEvent, Reason};
 
 /// Summary of a cell: each quantity is a ratio within one window, averaged over the valid windows with the Student-t
 /// interval. Energies are unknown where the windows mix energy methods.
@@ -36,12 +36,63 @@ pub fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
         method,
         invalid_reasons: distinct(cell.rows.iter().flat_map(|row| &row.invalid_reasons)),
         warnings: distinct(cell.rows.iter().flat_map(|row| &row.warnings)),
+        windows: window_facts(cell),
+        domains: Domains {
+            gpu_j: energy(|window| share(window.gpu_j, window.passes)),
+            cpu_j: energy(|window| share(window.cpu_j, window.passes)),
+            dram_j: energy(|window| share(window.dram_j, window.passes)),
+            total_j: energy(|window| share(window.sum_j, window.passes)),
+        },
+        seed_sum: method.and_then(|_| seed_sum(cell)),
         failures: failures(&cell.rows),
     }
 }
 
 fn over_valid(cell: &CellTrials<'_>, get: impl Fn(&WindowRow) -> Option<f64>) -> Option<Estimate> {
     mean(&cell.valid().filter_map(|(_, window)| get(window)).collect::<Vec<_>>())
+}
+
+/// What EPT-Bench's estimator gives in the valid windows in which it was recorded, and its ratio to the energy there.
+fn seed_sum(cell: &CellTrials<'_>) -> Option<SeedSum> {
+    Some(SeedSum {
+        per_pass_j: over_valid(cell, |window| share(window.seed_sum_j, window.passes))?,
+        ratio: over_valid(cell, |window| share(window.seed_sum_j, window.energy_j?))?,
+    })
+}
+
+/// Conditions of all measured windows, valid or not: the invalid ones are what one wants to see.
+fn window_facts(cell: &CellTrials<'_>) -> WindowFacts {
+    let values = |get: fn(&WindowRow) -> Option<f64>| cell.measured().filter_map(get).collect::<Vec<f64>>();
+    let average = |get| mean(&values(get)).map(|estimate| estimate.value);
+    let lowest = |get| values(get).into_iter().reduce(f64::min);
+    let highest = |get| values(get).into_iter().reduce(f64::max);
+    let furthest = |get| values(get).into_iter().max_by(|a, b| a.abs().total_cmp(&b.abs()));
+    WindowFacts {
+        windows: cell.measured().count(),
+        window_s: average(|window| window.window_s),
+        passes: average(|window| Some(window.passes)),
+        residual: furthest(|window| window.residual),
+        coverage: lowest(|window| window.coverage),
+        tick_s: highest(|window| window.tick_s),
+        temperature_start_c: average(|window| window.temperature_start_c),
+        temperature_end_c: average(|window| window.temperature_end_c),
+        sm_clock_mhz: average(|window| window.sm_clock_mhz),
+        sm_clock_min_mhz: lowest(|window| window.sm_clock_min_mhz),
+        clock_events: clock_events(cell),
+        foreign_processes: highest(|window| window.foreign_processes),
+        idle_drift_w: furthest(|window| window.idle_drift_w),
+    }
+}
+
+/// Mean share of each event over the windows with telemetry; `None` where there is none.
+fn clock_events(cell: &CellTrials<'_>) -> Option<Vec<(ClockEvent, f64)>> {
+    let known: Vec<_> = cell.measured().filter_map(|window| window.clock_events.as_ref()).collect();
+    let mut sums: BTreeMap<ClockEvent, f64> = BTreeMap::new();
+    for (event, share) in known.iter().copied().flatten() {
+        *sums.entry(*event).or_default() += share;
+    }
+    let shares = sums.into_iter().map(|(event, sum)| (event, sum / known.len() as f64));
+    (!known.is_empty()).then(|| shares.collect())
 }
 
 fn tokens_per_pass(cell: &CellTrials<'_>) -> Option<PassTokens> {
@@ -58,7 +109,8 @@ fn tokens_per_pass(cell: &CellTrials<'_>) -> Option<PassTokens> {
 }
 
 fn counts(rows: &[Row], blocks: u32) -> TrialCounts {
-    let mut counts = TrialCounts { planned: blocks as usize, ..TrialCounts::default() };
+    let planned = rows.len().max(blocks as usize);
+    let mut counts = TrialCounts { planned, ..TrialCounts::default() };
     for row in rows {
         match row.outcome {
             RowOutcome::Measured(_, true) => counts.valid += 1,

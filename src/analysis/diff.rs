@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use polars::prelude::DataFrame;
 
-use super::accuracy::{Scores, exact_match_difference, rouge_l_difference};
+use super::accuracy::{Scores, exact_match_difference, of_compared_cells, rouge_l_difference};
 use super::comparison::{Design, Effect, Unit, Units, compare_family, compare_one, effect, over_cells};
 use super::estimate::mean;
 use super::trials::{CellTrials, Trials};
@@ -176,7 +176,8 @@ struct Side<'a> {
 impl<'a> Side<'a> {
     fn read(runs: &[Measured<'a>]) -> Result<Self> {
         let read = |measured: &Measured<'a>| Ok((measured.run, Trials::read(measured.run, measured.frame)?));
-        let scores = Scores::of(runs.iter().flat_map(|measured| measured.evaluations));
+        let compared = |measured: &Measured<'a>| of_compared_cells(measured.run, measured.evaluations);
+        let scores = Scores::of(runs.iter().flat_map(compared));
         Ok(Self { runs: runs.iter().map(read).collect::<Result<_>>()?, scores })
     }
 
@@ -208,7 +209,8 @@ impl<'a> Side<'a> {
     /// The cells of a model that some run planned, one for each set of axes.
     fn specs(&self, label: &str) -> Vec<&'a CellSpec> {
         let mut specs: Vec<&CellSpec> = Vec::new();
-        for spec in self.runs.iter().flat_map(|(run, _)| &run.cells).filter(|spec| spec.model == label) {
+        let compared = |spec: &&CellSpec| spec.model == label && !spec.probe;
+        for spec in self.runs.iter().flat_map(|(run, _)| &run.cells).filter(compared) {
             if !specs.iter().any(|known| same_cell(known, spec)) {
                 specs.push(spec);
             }

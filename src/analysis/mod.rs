@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polars::prelude::DataFrame;
 
 use crate::error::Result;
-use crate::record::{EnergyMethod, Evaluation, OutputLength, Reason, Role, RunInfo};
+use crate::record::{ClockEvent, EnergyMethod, Evaluation, OutputLength, Reason, Role, RunInfo};
 
 mod accuracy;
 mod break_even;
@@ -18,6 +18,7 @@ pub mod diff;
 pub mod estimate;
 mod overall;
 mod pareto;
+mod phases;
 mod savings;
 mod trials;
 
@@ -26,13 +27,19 @@ use trials::Trials;
 
 /// Everything about a run, from its tidy frame and its evaluations. Verdicts use the run's floor.
 ///
+/// Cells that were added to tell prefill and decode apart are in `probes` and `phases` alone.
+///
 /// # Errors
 /// The frame lacks a column, has a trial that isn't in the plan, or two valid trials of a cell in one block.
 pub fn analyse(run: &RunInfo, frame: &DataFrame, evaluations: &[Evaluation]) -> Result<Study> {
     let trials = Trials::read(run, frame)?;
-    let scores = Scores::of(evaluations);
-    let cells: Vec<CellSummary> = trials.cells.iter().map(|cell| cells::summarise(cell, run.blocks)).collect();
+    let scores = Scores::of(accuracy::of_compared_cells(run, evaluations));
+    let summaries = |cells: &[trials::CellTrials<'_>]| cells.iter().map(|c| cells::summarise(c, run.blocks)).collect();
+    let (cells, probes): (Vec<CellSummary>, Vec<CellSummary>) = (summaries(&trials.cells), summaries(&trials.probes));
     Ok(Study {
+        stopping: stopping(run, &cells),
+        phases: phases::phases(&trials),
+        probes,
         accuracies: accuracy::accuracies(run, &scores),
         savings: savings::savings(run, &trials, &scores),
         overall: overall::overall(run, &trials, &scores),
@@ -40,6 +47,22 @@ pub fn analyse(run: &RunInfo, frame: &DataFrame, evaluations: &[Evaluation]) -> 
         methods: methods(&trials),
         reasons: reason_counts(&trials),
         cells,
+    })
+}
+
+/// Which cells of a run with adaptive repeats have an interval as narrow as it asked for.
+fn stopping(run: &RunInfo, cells: &[CellSummary]) -> Option<Stopping> {
+    let adaptive = run.protocol.adaptive?;
+    let width = |cell: &&CellSummary| cell.ept_out_j.as_ref().and_then(Estimate::relative_half_width);
+    let is_narrow = |cell: &&CellSummary| width(cell).is_some_and(|width| width <= adaptive.half_width);
+    let (narrow, wide): (Vec<&CellSummary>, Vec<_>) = cells.iter().partition(is_narrow);
+    Some(Stopping {
+        half_width: adaptive.half_width,
+        fewest: run.blocks as usize,
+        most: adaptive.max_repeats as usize,
+        repeats: cells.iter().map(|cell| cell.counts.valid + cell.counts.invalid).max().unwrap_or_default(),
+        narrow: narrow.len(),
+        wide: wide.into_iter().map(|cell| cell.id.clone()).collect(),
     })
 }
 
@@ -51,7 +74,7 @@ fn methods(trials: &Trials<'_>) -> Vec<EnergyMethod> {
 
 fn reason_counts(trials: &Trials<'_>) -> Vec<ReasonCount> {
     let mut counts: BTreeMap<Reason, (usize, usize)> = BTreeMap::new();
-    for row in trials.cells.iter().flat_map(|cell| &cell.rows) {
+    for row in trials.all().flat_map(|cell| &cell.rows) {
         for reason in &row.invalid_reasons {
             counts.entry(*reason).or_default().0 += 1;
         }
@@ -73,6 +96,15 @@ pub struct Estimate {
     pub n: usize,
 }
 
+impl Estimate {
+    /// Half the width of the interval relative to the estimate: ± 2 % is 0.02.
+    pub fn relative_half_width(&self) -> Option<f64> {
+        let Interval { low, high } = self.interval?;
+        let width = (high - low) / 2.0 / self.value.abs();
+        width.is_finite().then_some(width)
+    }
+}
+
 /// A two-sided interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -85,8 +117,14 @@ pub struct Interval {
 /// Everything that the figures and the report show.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Study {
-    /// One entry for each cell of the plan, measured or not, in the plan's order.
+    /// One entry for each cell of the plan, measured or not, in the plan's order; without those in `probes`.
     pub cells: Vec<CellSummary>,
+    /// The cells that were added to tell prefill and decode apart: in no comparison, no figure and no headline.
+    pub probes: Vec<CellSummary>,
+    /// Energy of prefill and decode, one entry for each model and batch size of which something is known.
+    pub phases: Vec<Phases>,
+    /// How repeats ended, where they were adaptive.
+    pub stopping: Option<Stopping>,
     /// Accuracy of each model at each output length.
     pub accuracies: Vec<Accuracy>,
     /// One entry for each student or control, batch size and output length: against its teacher in the same cell.
@@ -146,14 +184,133 @@ pub struct CellSummary {
     pub invalid_reasons: Vec<Reason>,
     /// Warnings of its trials.
     pub warnings: Vec<Reason>,
+    /// The conditions of its windows.
+    pub windows: WindowFacts,
+    /// Energy of one pass by what drew it, where that was measured.
+    pub domains: Domains,
+    /// What EPT-Bench's own estimator gives, where it was recorded.
+    pub seed_sum: Option<SeedSum>,
     /// Messages of its failed or skipped trials, without repeats.
     pub failures: Vec<String>,
+}
+
+/// Conditions of the measured windows of a cell, valid or not.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct WindowFacts {
+    /// How many there are.
+    pub windows: usize,
+    /// Their mean length in seconds.
+    pub window_s: Option<f64>,
+    /// Mean number of passes.
+    pub passes: Option<f64>,
+    /// The residual of the two sources that is furthest from 0, of any window and any domain.
+    pub residual: Option<f64>,
+    /// The lowest coverage of the second source.
+    pub coverage: Option<f64>,
+    /// The longest tick of the primary counter in seconds.
+    pub tick_s: Option<f64>,
+    /// Mean temperature in °C at their start, of the hottest GPU.
+    pub temperature_start_c: Option<f64>,
+    /// Mean temperature in °C at their end.
+    pub temperature_end_c: Option<f64>,
+    /// Mean clock of the multiprocessors in MHz.
+    pub sm_clock_mhz: Option<f64>,
+    /// Their lowest clock in MHz.
+    pub sm_clock_min_mhz: Option<f64>,
+    /// Clock events with the mean share of the windows in which each was active; `None` without telemetry.
+    pub clock_events: Option<Vec<(ClockEvent, f64)>>,
+    /// Most compute processes of others at once.
+    pub foreign_processes: Option<f64>,
+    /// The largest change of idle power in watts (after − before) around any of them.
+    pub idle_drift_w: Option<f64>,
+}
+
+/// Energy of one pass over the prompt list in joules, by what drew it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Domains {
+    /// The GPUs.
+    pub gpu_j: Option<Estimate>,
+    /// The processor packages.
+    pub cpu_j: Option<Estimate>,
+    /// The main memory.
+    pub dram_j: Option<Estimate>,
+    /// All of those, where GPUs and packages were measured.
+    pub total_j: Option<Estimate>,
+}
+
+/// What EPT-Bench's own estimator gives for the same windows: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeedSum {
+    /// Energy of one pass in joules.
+    pub per_pass_j: Estimate,
+    /// Its ratio to the measured energy of the same window.
+    pub ratio: Estimate,
+}
+
+/// How adaptive repeats ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stopping {
+    /// The half-width of the 95 % interval, relative to the mean, at which they were to end.
+    pub half_width: f64,
+    /// Repeats in any case.
+    pub fewest: usize,
+    /// Most repeats.
+    pub most: usize,
+    /// Repeats that were measured.
+    pub repeats: usize,
+    /// Cells that have the half-width.
+    pub narrow: usize,
+    /// Names of the cells that don't.
+    pub wide: Vec<String>,
+}
+
+/// Energy of prefill and decode of one model at one batch size, by up to three methods.
+///
+/// Prefill back to back (windows of one new token) runs at another clock and power state than prefill inside a generate
+/// call: the methods may disagree for that reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phases {
+    /// Label of the model.
+    pub model: String,
+    /// What the model is.
+    pub role: Role,
+    /// Sequences decoded together.
+    pub batch_size: usize,
+    /// Data type while running.
+    pub dtype: String,
+    /// By difference: the longest windows less those of one new token.
+    pub difference: Option<PhaseEnergy>,
+    /// By a weighted straight line through all lengths.
+    pub regression: Option<PhaseEnergy>,
+    /// What a parabola adds to the line in joules a step², where its interval excludes 0: the line isn't one.
+    pub curvature: Option<Estimate>,
+    /// From power samples inside the windows.
+    pub inside: Option<PhaseEnergy>,
+    /// (largest − smallest) / mean of the methods, for prefill; `None` below two methods.
+    pub prefill_disagreement: Option<f64>,
+    /// The same for decode.
+    pub decode_disagreement: Option<f64>,
+}
+
+/// Energy of prefill and decode by one method, in joules.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PhaseEnergy {
+    /// Prefill of one prompt.
+    pub prefill_j_per_prompt: Estimate,
+    /// One decoding step of a whole batch.
+    pub decode_j_per_step: Estimate,
+    /// Decoding of one token.
+    pub decode_j_per_token: Estimate,
+    /// Output lengths that it rests on.
+    pub lengths: usize,
+    /// The longest of them.
+    pub longest: usize,
 }
 
 /// How a cell's trials ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TrialCounts {
-    /// Blocks of the plan.
+    /// Blocks of the plan; with adaptive repeats those that there are, where they are more.
     pub planned: usize,
     /// Measured and valid.
     pub valid: usize,

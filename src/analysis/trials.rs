@@ -6,13 +6,15 @@ use polars::prelude::DataFrame;
 
 use super::comparison::{Unit, Units};
 use crate::error::{Error, Result};
-use crate::record::{CellSpec, EnergyMethod, ModelMeta, Reason, RunInfo};
+use crate::record::{CellSpec, ClockEvent, EnergyMethod, ModelMeta, Reason, RunInfo};
 use crate::table::{Cells, from_code};
 
 /// The trials of a run, by cell, in the order of the plan.
 pub struct Trials<'a> {
-    /// One entry for each cell of the plan.
+    /// One entry for each cell of the plan that is compared and shown.
     pub cells: Vec<CellTrials<'a>>,
+    /// One entry for each cell that was added to tell prefill and decode apart: in no comparison and no headline.
+    pub probes: Vec<CellTrials<'a>>,
 }
 
 /// A cell of the plan with its trials.
@@ -42,7 +44,7 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowOutcome {
     /// Measured, and whether it is valid.
-    Measured(WindowRow, bool),
+    Measured(Box<WindowRow>, bool),
     /// Broke, with the message.
     Failed(String),
     /// Not tried, with the message.
@@ -50,7 +52,7 @@ pub enum RowOutcome {
 }
 
 /// A measured window as plain numbers (joules, tokens, seconds).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct WindowRow {
     /// How the energy was obtained.
     pub method: Option<EnergyMethod>,
@@ -68,8 +70,53 @@ pub struct WindowRow {
     pub window_s: Option<f64>,
     /// Passes over the prompt list.
     pub passes: f64,
+    /// Batches in all passes.
+    pub batches: f64,
     /// Prompts in all passes.
     pub prompts: f64,
+    /// What EPT-Bench's own estimator gives, in joules.
+    pub seed_sum_j: Option<f64>,
+    /// Energy of the GPUs in joules.
+    pub gpu_j: Option<f64>,
+    /// Energy of the processor packages in joules.
+    pub cpu_j: Option<f64>,
+    /// Energy of the main memory in joules.
+    pub dram_j: Option<f64>,
+    /// Energy of all of those in joules.
+    pub sum_j: Option<f64>,
+    /// Idle power after − before in watts.
+    pub idle_drift_w: Option<f64>,
+    /// The residual of two sources that is furthest from 0.
+    pub residual: Option<f64>,
+    /// Share of the window that the second source's samples cover.
+    pub coverage: Option<f64>,
+    /// Tick of the primary counter in seconds.
+    pub tick_s: Option<f64>,
+    /// Temperature in °C at the start.
+    pub temperature_start_c: Option<f64>,
+    /// Temperature in °C at the end.
+    pub temperature_end_c: Option<f64>,
+    /// Mean clock of the multiprocessors in MHz.
+    pub sm_clock_mhz: Option<f64>,
+    /// Their lowest clock in MHz.
+    pub sm_clock_min_mhz: Option<f64>,
+    /// Share of the window in which each clock event was active; `None` without telemetry.
+    pub clock_events: Option<BTreeMap<ClockEvent, f64>>,
+    /// Most compute processes of others at once.
+    pub foreign_processes: Option<f64>,
+    /// Prefill and decode from samples inside the window.
+    pub phases: Option<PhaseRow>,
+}
+
+/// Prefill and decode of one window.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PhaseRow {
+    /// Energy of prefill in joules.
+    pub prefill_j: f64,
+    /// Energy of decode in joules.
+    pub decode_j: f64,
+    /// Decoding steps, over all batches.
+    pub decode_steps: f64,
 }
 
 impl<'a> Trials<'a> {
@@ -85,15 +132,21 @@ impl<'a> Trials<'a> {
             model: run.models.iter().find(|model| model.label == spec.model),
             rows: rows.remove(&spec.id.0).unwrap_or_default(),
         };
-        let trials = Self { cells: run.cells.iter().map(cell).collect() };
+        let (probes, cells) = run.cells.iter().map(cell).partition(|cell| cell.spec.probe);
+        let trials = Self { cells, probes };
         if let Some(id) = rows.keys().min() {
             return Err(Error::new(format!("the results have a trial of cell `{id}`, which isn't in the run's plan")));
         }
-        trials.cells.iter().try_for_each(CellTrials::refuse_doubles)?;
+        trials.all().try_for_each(CellTrials::refuse_doubles)?;
         Ok(trials)
     }
 
-    /// The cells of a model, in the order of the plan.
+    /// Every cell of the plan, those that tell prefill and decode apart last.
+    pub fn all(&self) -> impl Iterator<Item = &CellTrials<'a>> {
+        self.cells.iter().chain(&self.probes)
+    }
+
+    /// The cells of a model that are compared, in the order of the plan.
     pub fn of_model(&self, label: &str) -> impl Iterator<Item = &CellTrials<'a>> {
         self.cells.iter().filter(move |cell| cell.spec.model == label)
     }
@@ -111,7 +164,7 @@ impl CellTrials<'_> {
     /// The valid trials with their blocks.
     pub fn valid(&self) -> impl Iterator<Item = (u32, &WindowRow)> {
         self.rows.iter().filter_map(|row| match &row.outcome {
-            RowOutcome::Measured(window, true) => Some((row.block, window)),
+            RowOutcome::Measured(window, true) => Some((row.block, &**window)),
             _ => None,
         })
     }
@@ -131,9 +184,18 @@ impl CellTrials<'_> {
         self.valid().filter_map(|(block, window)| Some((block, Unit::of(window.ept_out()?)?))).collect()
     }
 
-    /// Whether every planned trial was measured and is valid.
+    /// Whether every planned trial was measured and all of them are valid; adaptive repeats go on beyond the planned ones.
     pub fn is_complete(&self, blocks: u32) -> bool {
-        self.valid().count() == blocks as usize && self.rows.len() == blocks as usize
+        let valid = self.valid().count();
+        valid >= blocks as usize && self.rows.len() == valid
+    }
+
+    /// The measured windows, valid or not.
+    pub fn measured(&self) -> impl Iterator<Item = &WindowRow> {
+        self.rows.iter().filter_map(|row| match &row.outcome {
+            RowOutcome::Measured(window, _) => Some(&**window),
+            _ => None,
+        })
     }
 
     fn refuse_doubles(&self) -> Result<()> {
@@ -187,7 +249,10 @@ fn read_row(cells: &Cells<'_>, row: usize) -> Result<Row> {
 fn read_outcome(cells: &Cells<'_>, row: usize) -> Result<RowOutcome> {
     let message = || Ok::<_, Error>(cells.text("message", row)?.unwrap_or_default().to_owned());
     match cells.required_text("outcome", row)? {
-        "measured" => Ok(RowOutcome::Measured(read_window(cells, row)?, cells.bool("valid", row)? == Some(true))),
+        "measured" => {
+            let window = Box::new(read_window(cells, row)?);
+            Ok(RowOutcome::Measured(window, cells.bool("valid", row)? == Some(true)))
+        }
         "failed" => Ok(RowOutcome::Failed(message()?)),
         "skipped" => Ok(RowOutcome::Skipped(message()?)),
         other => Err(Error::new(format!("column `outcome` has an unknown value `{other}`"))),
@@ -205,8 +270,41 @@ fn read_window(cells: &Cells<'_>, row: usize) -> Result<WindowRow> {
         tokens_pad: count(cells, "T_pad", row)?,
         window_s: cells.f64("window_s", row)?,
         passes: count(cells, "passes", row)?,
+        batches: count(cells, "batches", row)?,
         prompts: count(cells, "prompts", row)?,
+        seed_sum_j: cells.f64("E_sum_J", row)?,
+        gpu_j: cells.f64("gpu_J", row)?,
+        cpu_j: cells.f64("cpu_J", row)?,
+        dram_j: cells.f64("dram_J", row)?,
+        sum_j: cells.f64("total_J", row)?,
+        idle_drift_w: cells.f64("idle_drift_w", row)?,
+        residual: cells.f64("residual_worst", row)?,
+        coverage: cells.f64("coverage", row)?,
+        tick_s: cells.f64("tick_s", row)?,
+        temperature_start_c: cells.f64("temperature_start_c", row)?,
+        temperature_end_c: cells.f64("temperature_end_c", row)?,
+        sm_clock_mhz: cells.f64("sm_clock_mhz", row)?,
+        sm_clock_min_mhz: cells.f64("sm_clock_min_mhz", row)?,
+        clock_events: cells.text("throttle", row)?.map(clock_events).transpose()?,
+        foreign_processes: cells.i64("foreign_processes", row)?.map(|count| count as f64),
+        phases: read_phases(cells, row)?,
     })
+}
+
+fn read_phases(cells: &Cells<'_>, row: usize) -> Result<Option<PhaseRow>> {
+    let energies = cells.f64("prefill_J", row)?.zip(cells.f64("decode_J", row)?);
+    let with_steps = energies.zip(cells.i64("decode_steps", row)?);
+    Ok(with_steps.map(|((prefill_j, decode_j), steps)| PhaseRow { prefill_j, decode_j, decode_steps: steps as f64 }))
+}
+
+/// Reads `software_power_cap:0.85,sync_boost:0.1`.
+fn clock_events(text: &str) -> Result<BTreeMap<ClockEvent, f64>> {
+    let event = |entry: &str| {
+        let bad = || Error::new(format!("column `throttle` has an entry `{entry}` that isn't `code:share`"));
+        let (code, share) = entry.split_once(':').ok_or_else(bad)?;
+        Ok((from_code("throttle", code)?, share.parse().map_err(|_| bad())?))
+    };
+    text.split(',').filter(|entry| !entry.is_empty()).map(event).collect()
 }
 
 fn count(cells: &Cells<'_>, name: &str, row: usize) -> Result<f64> {

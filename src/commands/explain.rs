@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::analysis::CellSummary;
+use crate::analysis::{CellSummary, Phases};
 use crate::cli::ExplainArgs;
 use crate::cli::exit::Exit;
 use crate::commands::report::{Analysed, analyse};
 use crate::error::{Error, Result};
 use crate::format;
-use crate::record::{Measurement, Outcome, Reason, Trial};
+use crate::record::{Baseline, BaselineTime, Conditions, Measurement, Outcome, PhaseSplit, Protocol, Reason, Trial};
 use crate::store::samples_path;
 use crate::sweep::TrialKey;
 
@@ -19,20 +19,26 @@ use crate::sweep::TrialKey;
 pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
     let root = arguments.run.clone().map_or_else(only_run, Ok)?;
     let analysed = analyse(&root)?;
-    let Some(cell) = analysed.study.cells.iter().find(|cell| cell.id == arguments.cell) else {
+    let mut cells = analysed.study.cells.iter().chain(&analysed.study.probes);
+    let Some(cell) = cells.find(|cell| cell.id == arguments.cell) else {
         return Err(unknown_cell(&arguments.cell, &analysed));
     };
     print_cell(cell);
     let planned = analysed.stored.info.cells.iter().find(|planned| planned.id.0 == cell.id);
     if let Some(planned) = planned {
         println!("  decoding: {}", planned.decoding);
+        if planned.probe {
+            println!("  measured only to tell prefill and decode apart: in no comparison and no headline");
+        }
     }
+    print_protocol(&analysed.stored.info.protocol);
     print_prompts(cell, &analysed);
     let trials = analysed.stored.trials.iter().filter(|trial| trial.cell.id.0 == cell.id);
     for trial in trials {
-        print_trial(trial, &root);
+        print_trial(trial, &analysed.stored.baselines, &root);
     }
     print_estimates(cell);
+    print_phases(cell, &analysed);
     print_accuracy(cell, &analysed);
     Ok(Exit::Done)
 }
@@ -64,7 +70,8 @@ fn is_rotated(path: &Path) -> bool {
 }
 
 fn unknown_cell(wanted: &str, analysed: &Analysed) -> Error {
-    let ids: Vec<&str> = analysed.study.cells.iter().map(|cell| cell.id.as_str()).collect();
+    let cells = analysed.study.cells.iter().chain(&analysed.study.probes);
+    let ids: Vec<&str> = cells.map(|cell| cell.id.as_str()).collect();
     let nearest = ids.iter().min_by_key(|id| strsim::damerau_levenshtein(wanted, id));
     let hint = nearest.map_or_else(String::new, |id| format!("did you mean `{id}`? cells: {}", ids.join(", ")));
     Error::input(format!("no cell `{wanted}` in this run")).hint(hint)
@@ -98,11 +105,22 @@ fn print_prompts(cell: &CellSummary, analysed: &Analysed) {
     }
 }
 
-fn print_trial(trial: &Trial, root: &Path) {
+fn print_protocol(protocol: &Protocol) {
+    println!(
+        "  protocol: preset {}, order {}, windows of at least {}, guard work {}, idle {} before and after",
+        format::preset(protocol.preset),
+        format::order(protocol.order),
+        format::duration(protocol.min_window_s),
+        format::duration(protocol.guard_s),
+        format::duration(protocol.idle_s)
+    );
+}
+
+fn print_trial(trial: &Trial, baselines: &[Baseline], root: &Path) {
     println!("\n  repeat {} (started {})", trial.block + 1, trial.started_at);
     match &trial.outcome {
         Outcome::Measured(measurement) => {
-            print_measurement(measurement);
+            print_measurement(measurement, &around(trial, baselines));
             let path = samples_path(root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
             println!("    raw samples  {}", path.display());
         }
@@ -111,7 +129,17 @@ fn print_trial(trial: &Trial, root: &Path) {
     }
 }
 
-fn print_measurement(measurement: &Measurement) {
+/// The baselines of the trial's own load: before, then after.
+fn around<'a>(trial: &Trial, baselines: &'a [Baseline]) -> Vec<&'a Baseline> {
+    let own = |line: &&Baseline| {
+        (line.model.as_str(), line.block, line.part) == (trial.cell.model.as_str(), trial.block, trial.part)
+    };
+    let mut own: Vec<&Baseline> = baselines.iter().filter(own).collect();
+    own.sort_by_key(|line| line.time);
+    own
+}
+
+fn print_measurement(measurement: &Measurement, baselines: &[&Baseline]) {
     let (window, energy) = (&measurement.window, &measurement.energy);
     let method = energy.method.map_or("no source", format::method);
     println!(
@@ -129,11 +157,35 @@ fn print_measurement(measurement: &Measurement) {
             "      {}: {} ({})",
             domain.domain,
             format::joules(Some(domain.energy_j)),
-            format::method(domain.method)
+            match domain.residual {
+                Some(residual) => format!(
+                    "{}; second source {}, residual {}",
+                    format::method(domain.method),
+                    format::joules(domain.integral_j),
+                    format::fraction(residual)
+                ),
+                None => format::method(domain.method).to_owned(),
+            }
         );
     }
     if let Some(residual) = energy.residual {
         println!("    second source {}, residual {}", format::joules(energy.integral_j), format::fraction(residual));
+    }
+    for domain in &energy.host {
+        println!(
+            "    beside it    {}: {} ({}), not in the energy above",
+            domain.domain,
+            format::joules(Some(domain.energy_j)),
+            format::method(domain.method)
+        );
+    }
+    if let Some(sum) = energy.seed_sum_j {
+        let ratio = energy.total_j.map(|total| format!(", {} of it", format::fraction(sum.0 / total.0)));
+        println!(
+            "    E_sum_J      {}{} (EPT-Bench's estimator: power × 0.1 s, added up)",
+            format::joules(Some(sum)),
+            ratio.unwrap_or_default()
+        );
     }
     println!(
         "    tokens       {} in, {} out, {} padding",
@@ -144,11 +196,62 @@ fn print_measurement(measurement: &Measurement) {
     println!("    EPT_in    = E / T_in           = {}", format::joules_per_token(measurement.ept_in()));
     println!("    EPT_out   = E / T_out          = {}", format::joules_per_token(measurement.ept_out()));
     println!("    EPT_total = E / (T_in + T_out) = {}", format::joules_per_token(measurement.ept_total()));
-    if let Some(idle) = &measurement.idle {
-        println!("    idle         {} over {}", format::watts(idle.power_w.0), format::duration(idle.duration_s));
+    if let Some(phases) = &measurement.phases {
+        print_split(phases);
     }
+    for gpu in &measurement.conditions {
+        print_conditions(gpu);
+    }
+    print_idle(measurement, baselines);
     print_reasons("not valid", &measurement.validity.invalid_reasons);
     print_reasons("warning", &measurement.validity.warnings);
+}
+
+fn print_split(phases: &PhaseSplit) {
+    println!(
+        "    prefill      {} in {}; decode {} in {}, {} steps (from power samples)",
+        format::joules(Some(phases.prefill_j)),
+        format::duration(phases.prefill_s),
+        format::joules(Some(phases.decode_j)),
+        format::duration(phases.decode_s),
+        format::count(phases.decode_steps)
+    );
+}
+
+fn print_conditions(gpu: &Conditions) {
+    let temperature = gpu.temperature_start_c.zip(gpu.temperature_end_c);
+    let temperature = temperature.map(|(from, to)| format::celsius_range(from, to));
+    let clock = gpu.sm_clock_mhz.zip(gpu.sm_clock_min_mhz);
+    let clock = clock
+        .map(|(mean, lowest)| format!("SM clock {}, at least {}", format::megahertz(mean), format::megahertz(lowest)));
+    let memory = gpu.memory_clock_mhz.map(|clock| format!("memory {}", format::megahertz(clock)));
+    let state = gpu.performance_state.map(|state| format!("P{state}"));
+    let events: Vec<_> = gpu.clock_events.iter().map(|(event, share)| (*event, *share)).collect();
+    let events = Some(format!("clock events: {}", format::clock_events(&events)));
+    let others = gpu.foreign_processes.map(|others| format!("processes of others: {others}"));
+    let all: Vec<String> = [temperature, clock, memory, state, events, others].into_iter().flatten().collect();
+    println!("    conditions   {}: {}", gpu.domain, all.join("; "));
+}
+
+fn print_idle(measurement: &Measurement, baselines: &[&Baseline]) {
+    for line in baselines {
+        let when = match line.time {
+            BaselineTime::Before => "before",
+            BaselineTime::After => "after",
+        };
+        println!(
+            "    idle {when:<7} {} over {}",
+            format::watts(line.idle.power_w.0),
+            format::duration(line.idle.duration_s)
+        );
+    }
+    if let [before, after] = baselines {
+        let drift = after.idle.power_w.0 - before.idle.power_w.0;
+        println!("    idle drift   {}", format::signed_watts(drift));
+    }
+    if let Some(idle) = measurement.idle.as_ref().filter(|_| baselines.is_empty()) {
+        println!("    idle         {} over {}", format::watts(idle.power_w.0), format::duration(idle.duration_s));
+    }
 }
 
 fn print_reasons(what: &str, reasons: &[Reason]) {
@@ -172,6 +275,29 @@ fn print_estimates(cell: &CellSummary) {
     }
     for failure in &cell.failures {
         println!("    {failure}");
+    }
+}
+
+fn print_phases(cell: &CellSummary, analysed: &Analysed) {
+    let same = |phases: &&Phases| {
+        (&phases.model, phases.batch_size, &phases.dtype) == (&cell.model, cell.batch_size, &cell.dtype)
+    };
+    let Some(phases) = analysed.study.phases.iter().find(same) else { return };
+    println!("\n  prefill and decode of {} at batch size {}", phases.model, phases.batch_size);
+    let methods = [
+        ("by difference", &phases.difference),
+        ("by regression", &phases.regression),
+        ("inside windows", &phases.inside),
+    ];
+    for (name, energy) in methods {
+        if let Some(energy) = energy {
+            println!(
+                "    {name:<15} {} a prompt, {} a step, {} a decoded token",
+                format::energy(&energy.prefill_j_per_prompt),
+                format::energy(&energy.decode_j_per_step),
+                format::energy(&energy.decode_j_per_token)
+            );
+        }
     }
 }
 

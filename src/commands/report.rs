@@ -12,6 +12,7 @@ use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::error::Result;
 use crate::figures::{self, PowerTrace};
+use crate::meter::conditions::{PREFILL, WORK};
 use crate::record::{CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, Quantity, Sample, SourceTrace, Trace};
 use crate::report;
 use crate::store::{self, Stored, samples_path, write_atomic};
@@ -50,7 +51,7 @@ pub fn report(arguments: &ReportArgs, console: &Console) -> Result<Exit> {
 /// The directory holds no run, or its records are damaged.
 pub fn analyse(root: &Path) -> Result<Analysed> {
     let stored = store::read(root)?;
-    let frame = frame::build(&stored.info, &stored.trials, &stored.evaluations)?;
+    let frame = frame::build(&stored.info, &stored.trials, &stored.evaluations, &stored.baselines)?;
     let study = analysis::analyse(&stored.info, &frame, &stored.evaluations)?;
     Ok(Analysed { stored, frame, study })
 }
@@ -104,24 +105,32 @@ fn power_traces(stored: &Stored, console: &Console) -> Vec<PowerTrace> {
 fn power_trace(stored: &Stored, model: &ModelMeta) -> Result<Option<PowerTrace>> {
     let Some((measurement, path)) = shown_trial(stored, &model.label) else { return Ok(None) };
     let trace = table::read_samples(&path)?;
-    let points = power_points(&trace);
+    let window = measurement.window;
+    // the load around the window, without the whole warm-up before it
+    let around = stored.info.protocol.guard_s.0 + window.duration().0 * AROUND;
+    let shown = (window.t0_s.0 - around)..=(window.t1_s.0 + around);
+    let points = power_points(&trace, measurement).into_iter().filter(|(t, _)| shown.contains(t)).collect::<Vec<_>>();
     Ok((points.len() > 1).then(|| PowerTrace {
         label: model.label.clone(),
         role: model.role,
-        t0: measurement.window.t0_s.0,
-        t1: measurement.window.t1_s.0,
+        t0: window.t0_s.0,
+        t1: window.t1_s.0,
+        prefill: prefill_spans(&trace, measurement),
         points,
         modelled: measurement.energy.method == Some(EnergyMethod::Modelled),
     }))
 }
 
+/// Share of a window's length that the power figure shows before and after it, beside the guard work.
+const AROUND: f64 = 0.1;
+
 fn shown_trial<'a>(stored: &'a Stored, label: &str) -> Option<(&'a Measurement, PathBuf)> {
     let size = |cell: &CellSpec| (cell.batch_size, cell.max_new_tokens);
-    let measured =
-        stored.trials.iter().filter(|trial| trial.cell.model == label).filter_map(|trial| match &trial.outcome {
-            Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
-            _ => None,
-        });
+    let own = stored.trials.iter().filter(|trial| trial.cell.model == label && !trial.cell.probe);
+    let measured = own.filter_map(|trial| match &trial.outcome {
+        Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
+        _ => None,
+    });
     let with_samples = measured.filter_map(|(trial, measurement)| {
         let path = samples_path(&stored.root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
         path.exists().then_some((trial, measurement, path))
@@ -130,21 +139,37 @@ fn shown_trial<'a>(stored: &'a Stored, label: &str) -> Option<(&'a Measurement, 
     shown.map(|(_, measurement, path)| (measurement, path))
 }
 
-/// Power over time, summed over the domains that were sampled together.
-fn power_points(trace: &Trace) -> Vec<(f64, f64)> {
-    let mut sources = trace.sources.iter().filter(|source| source.quantity == Quantity::Power);
-    let Some(first) = sources.next() else { return Vec::new() };
-    let others: Vec<_> = sources.collect();
+/// Power over time, summed over the domains whose energy counts: by the finest source that each of them has.
+fn power_points(trace: &Trace, measurement: &Measurement) -> Vec<(f64, f64)> {
+    let finest = |domain: &str| {
+        let find = |quantity| trace.find(domain, quantity).filter(|source| !source.samples.is_empty());
+        find(Quantity::Power).or_else(|| find(Quantity::PowerUsage))
+    };
+    let domains = measurement.energy.domains.iter().map(|domain| domain.domain.as_str());
+    let sources: Option<Vec<&SourceTrace>> = domains.map(finest).collect();
+    let sources = sources.unwrap_or_default();
+    let Some((first, others)) = sources.split_first() else { return Vec::new() };
     let sum = |sample: &Sample| {
-        let rest: f64 = others.iter().map(|source| nearest(source, sample.t.0)).sum();
-        (sample.t.0, sample.value + rest)
+        let t = sample.t.0 - first.lag.0;
+        let rest: f64 = others.iter().map(|source| nearest(source, t)).sum();
+        (t, sample.value + rest)
     };
     first.samples.iter().map(sum).collect()
 }
 
-/// The reading of a source closest in time.
+/// The reading of a source that speaks of the time closest to `t`.
 fn nearest(source: &SourceTrace, t: f64) -> f64 {
+    let t = t + source.lag.0;
     let after = source.samples.partition_point(|sample| sample.t.0 < t);
     let around = source.samples[after.saturating_sub(1)..].iter().take(2);
     around.min_by(|a, b| (a.t.0 - t).abs().total_cmp(&(b.t.0 - t).abs())).map_or(0.0, |sample| sample.value)
+}
+
+/// When the engine read prompts inside the window.
+fn prefill_spans(trace: &Trace, measurement: &Measurement) -> Vec<(f64, f64)> {
+    let Some(marks) = trace.find(WORK, Quantity::Phase) else { return Vec::new() };
+    let window = measurement.window;
+    let is_prefill =
+        |pair: &&[Sample]| pair[0].value == PREFILL && pair[0].t.0 >= window.t0_s.0 && pair[1].t.0 <= window.t1_s.0;
+    marks.samples.windows(2).filter(is_prefill).map(|pair| (pair[0].t.0, pair[1].t.0)).collect()
 }

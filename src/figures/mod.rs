@@ -38,6 +38,8 @@ pub struct PowerTrace {
     pub t1: f64,
     /// Time in seconds and power in watts, in order of time, from before the window to after it.
     pub points: Vec<(f64, f64)>,
+    /// When prompts were read inside the window: start and end of each span in seconds. Empty where that isn't known.
+    pub prefill: Vec<(f64, f64)>,
     /// The power is computed from a model, not measured.
     pub modelled: bool,
 }

@@ -4,7 +4,7 @@ use super::PowerTrace;
 use super::axis::{Axis, Panel, Tick, label_ticks, labels_width, title_y};
 use super::legend;
 use super::picture::{At, Picture, Text};
-use super::theme::{FULL_WIDTH, HAIR, INK, LINE, MARGIN, MEDIUM, MUTED, ModelStyle, SHADE, Styles, fit};
+use super::theme::{DEEP_SHADE, FULL_WIDTH, HAIR, INK, LINE, MARGIN, MEDIUM, MUTED, ModelStyle, SHADE, Styles, fit};
 use crate::analysis::Study;
 use crate::format;
 use crate::record::EnergyMethod;
@@ -12,6 +12,8 @@ use crate::units::Seconds;
 
 const PANEL_HEIGHT: f64 = 62.0;
 const MOST_POINTS: usize = 1200;
+/// Spans that take less of a window than this, on average, run into each other in print.
+const THINNEST_SPAN: f64 = 0.002;
 
 /// What the figure shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,8 @@ struct Trace {
     style: ModelStyle,
     /// Time since the window's start, and power.
     points: Vec<(f64, f64)>,
+    /// Spans of prefill on the same clock, where they are wide enough to be seen.
+    prefill: Vec<(f64, f64)>,
     length: f64,
 }
 
@@ -42,7 +46,16 @@ fn shifted(trace: &PowerTrace, styles: &Styles) -> Option<Trace> {
     let points: Vec<(f64, f64)> = points.filter(|(t, watts)| t.is_finite() && watts.is_finite()).collect();
     let length = trace.t1 - trace.t0;
     let style = ModelStyle { role: trace.role, ..styles.get(&trace.label) };
-    (points.len() > 1 && length.is_finite()).then(|| Trace { style, points: thinned(points), length })
+    let prefill = visible(trace);
+    (points.len() > 1 && length.is_finite()).then(|| Trace { style, points: thinned(points), prefill, length })
+}
+
+/// Spans of prefill on a clock that starts with the window; none where they are too thin to be told apart.
+fn visible(trace: &PowerTrace) -> Vec<(f64, f64)> {
+    let spans = trace.prefill.iter().map(|(from, to)| (from - trace.t0, to - trace.t0));
+    let spans: Vec<(f64, f64)> = spans.filter(|(from, to)| from.is_finite() && to > from).collect();
+    let mean = spans.iter().map(|(from, to)| to - from).sum::<f64>() / spans.len() as f64;
+    if mean >= THINNEST_SPAN * (trace.t1 - trace.t0) { spans } else { Vec::new() }
 }
 
 /// Keeps the lowest and the highest of each run of readings where there are more than can be seen.
@@ -64,9 +77,15 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 impl Series {
     /// One sentence on what the figure shows.
     pub fn caption(&self) -> String {
-        "Power over time in one window of each model. The shaded part is the window whose energy counts; the load goes \
-         on before and after it."
-            .to_owned()
+        let prefill = if self.traces.iter().any(|trace| !trace.prefill.is_empty()) {
+            " Darker inside it: prompts are read (prefill), up to the first token of each batch."
+        } else {
+            ""
+        };
+        format!(
+            "Power over time in one window of each model. The shaded part is the window whose energy counts; the load \
+             goes on before and after it.{prefill}"
+        )
     }
 
     /// What somebody who can't see the figure should know.
@@ -122,6 +141,9 @@ fn axes(series: &Series) -> (Axis, Axis) {
 fn draw_panel(picture: &mut Picture, panel: &Panel, trace: &Trace, y_ticks: &[Tick]) {
     let (from, to) = (panel.x_at(0.0), panel.x_at(trace.length));
     picture.rect((from, panel.top), (to, panel.bottom), SHADE);
+    for (from, to) in &trace.prefill {
+        picture.rect((panel.x_at(*from), panel.top), (panel.x_at(*to), panel.bottom), DEEP_SHADE);
+    }
     panel.grid_y(picture, y_ticks);
     for x in [from, to] {
         picture.line([(x, panel.top), (x, panel.bottom)], MUTED, HAIR);

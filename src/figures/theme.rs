@@ -34,6 +34,8 @@ pub const MUTED: Color = (90, 90, 90);
 pub const GRID: Color = (224, 224, 224);
 /// The shaded part of a panel.
 pub const SHADE: Color = (238, 241, 245);
+/// A marked part of the shaded one.
+pub const DEEP_SHADE: Color = (207, 216, 228);
 /// Paper.
 pub const PAPER: Color = (255, 255, 255);
 /// What a reader must not miss.

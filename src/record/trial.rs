@@ -177,11 +177,6 @@ impl Measurement {
     pub fn ept_total(&self) -> Option<JoulesPerToken> {
         self.energy.total_j?.per_token(self.tokens_in + self.tokens_out)
     }
-
-    /// Energy above the idle baseline.
-    pub fn net_energy(&self) -> Option<Joules> {
-        Some(self.energy.total_j? - self.idle.as_ref()?.power_w * self.window.duration())
-    }
 }
 
 /// A model's accuracy on one data set at one output length, outside of every energy window.

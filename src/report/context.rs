@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{headline, method, provenance, tables};
+use super::{headline, method, provenance, tables, trust};
 use crate::analysis::{CellSummary, Study};
 use crate::figures::FigureFile;
 use crate::format;
@@ -33,18 +33,31 @@ pub struct Page {
     pub savings: Option<Table>,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// Every cell.
-    pub results: Table,
+    /// Every cell, and its energy by what drew it where that was measured.
+    pub results: Vec<Table>,
+    /// Prefill and decode apart, where something is known of them.
+    pub phases: Option<Phases>,
     /// Accuracy by model, and by category.
     pub accuracy: Vec<Table>,
     /// How it was measured.
     pub method: method::Method,
     /// Reasons, and cells that failed or were skipped.
     pub validity: Vec<Table>,
+    /// The conditions of the windows, and another estimator beside ours.
+    pub windows: Vec<Table>,
     /// A sentence for a run in which nothing is wrong.
     pub all_valid: Option<String>,
     /// Where and with what it was measured.
     pub provenance: provenance::Provenance,
+}
+
+/// The section on prefill and decode.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Phases {
+    /// What a reader must know of it.
+    pub text: &'static str,
+    /// The methods side by side.
+    pub table: Table,
 }
 
 /// A box at the top of the page.
@@ -193,11 +206,13 @@ impl Page {
             badges: badges(run, study),
             savings: tables::savings(study),
             figures: figures.iter().enumerate().map(|(i, figure)| Figure::new(i + 1, figure)).collect(),
-            results: tables::results(study),
+            results: std::iter::once(tables::results(study)).chain(trust::domains(study)).collect(),
+            phases: trust::phases(study).map(|table| Phases { text: trust::PHASES, table }),
             accuracy: tables::accuracy(study),
             method: method::method(run, study),
             all_valid: validity.is_empty().then(|| all_valid(study)),
             validity,
+            windows: [trust::windows(study), trust::seed_sum(study)].into_iter().flatten().collect(),
             provenance: provenance::provenance(run),
         }
     }
@@ -239,7 +254,15 @@ fn byline(run: &RunInfo, study: &Study) -> String {
     let host = run.parts.first().and_then(|part| part.host.hostname.as_deref());
     let on = host.map_or(String::new(), |name| format!(" on {name}"));
     let when = date.map_or(String::new(), |date| format!("Measured {date}{on}. "));
-    format!("{when}{models}, {cells}, {} each.", format::plural(run.blocks as usize, "repeat"))
+    format!("{when}{models}, {cells}, {} each.", repeats(run, study))
+}
+
+/// `5 repeats`, or `5 to 9 repeats` where they went on.
+fn repeats(run: &RunInfo, study: &Study) -> String {
+    let fewest = run.blocks as usize;
+    let most = study.stopping.as_ref().map_or(fewest, |stopping| stopping.repeats);
+    let all = format::plural(most.max(fewest), "repeat");
+    if most > fewest { format!("{} to {all}", format::count(fewest as u64)) } else { all }
 }
 
 fn warning(methods: &[EnergyMethod]) -> Option<Warning> {
@@ -261,7 +284,9 @@ pub(super) fn capitalised(text: &str) -> String {
 fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
     let plain = |label, value| Badge { label, value, tone: "plain" };
     let mut badges = vec![valid_badge(study), method_badge(study)];
-    badges.push(plain("Repeats", format::count(run.blocks.into())));
+    let most = study.stopping.as_ref().map_or(0, |stopping| stopping.repeats as u64).max(run.blocks.into());
+    badges.push(plain("Repeats", format::count(most)));
+    badges.push(plain("Preset", format::preset(run.protocol.preset).to_owned()));
     badges.push(plain("Prompts", format::count(run.prompts.count as u64)));
     badges.push(plain("Output length", output_lengths(run)));
     let decoding = run.cells.first().map(|cell| cell.decoding).filter(|decoding| *decoding != Decoding::Greedy);

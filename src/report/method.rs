@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::analysis::Study;
+use crate::analysis::{Stopping, Study};
 use crate::format;
-use crate::record::{Decoding, EnergyMethod, MeterInfo, OutputLength, PromptForm, RunInfo};
+use crate::record::{Decoding, EnergyMethod, MeterInfo, Order, OutputLength, PromptForm, RunInfo};
 
 /// The section on the method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +31,10 @@ pub struct Formula {
 /// The method of a run.
 pub fn method(run: &RunInfo, study: &Study) -> Method {
     let meters = distinct_meters(run);
-    let mut paragraphs = vec![plan(run, study), windows(run)];
+    let mut paragraphs = vec![plan(run, study)];
+    paragraphs.extend(study.stopping.as_ref().map(repeats));
+    paragraphs.push(windows(run));
+    paragraphs.extend(idle(run, study));
     paragraphs.extend(meters.iter().map(|meter| source(meter)));
     let parts = [prompts(run), lengths(run), decoding(run), accuracy(study), Some(intervals(run))];
     paragraphs.extend(parts.into_iter().flatten());
@@ -45,12 +48,9 @@ pub fn method(run: &RunInfo, study: &Study) -> Method {
     limits.extend(grouped(run));
     limits.extend(dummies(run));
     if study.methods.iter().any(|m| matches!(m, EnergyMethod::Counter | EnergyMethod::PowerIntegral)) {
-        limits.push(
-            "An interval says how far repeats agree. A systematic error of the sensor itself is in all of them alike, \
-             and in no interval."
-                .to_owned(),
-        );
+        limits.push(sensor(&meters));
     }
+    limits.extend(by_model(run));
     limits.extend(meters.iter().flat_map(|meter| meter.notes.iter().cloned()));
     Method { paragraphs, formulas: formulas(), limits }
 }
@@ -87,24 +87,92 @@ fn grouped(run: &RunInfo) -> Option<String> {
     ))
 }
 
+/// Meters that measure something else or in another way; how fast a source was found to be differs from start to start.
 fn distinct_meters(run: &RunInfo) -> Vec<&MeterInfo> {
     let mut meters: Vec<&MeterInfo> = Vec::new();
+    let same = |a: &MeterInfo, b: &MeterInfo| (&a.name, a.method, &a.domains) == (&b.name, b.method, &b.domains);
     for meter in run.parts.iter().map(|part| &part.meter) {
-        if !meters.contains(&meter) {
+        if !meters.iter().any(|known| same(known, meter)) {
             meters.push(meter);
         }
     }
     meters
 }
 
-fn plan(run: &RunInfo, study: &Study) -> String {
+/// What is known of the sensor's own error: a line of its own, since no interval has it.
+fn sensor(meters: &[&MeterInfo]) -> String {
+    let nvml = if meters.iter().any(|meter| !meter.gpus.is_empty()) {
+        " NVIDIA documents an accuracy (±\u{a0}5\u{a0}W, or ±\u{a0}5\u{a0}%) for some older boards only."
+    } else {
+        ""
+    };
     format!(
-        "{} run in {} (a cell is a model at one batch size and one limit of new tokens). Each cell is planned for {}, \
-         one in each block; the order of trials is drawn with seed {}.",
+        "Systematic uncertainty of the sensor: unknown.{nvml} An interval says how far repeats agree, and a residual that \
+         the power was integrated rightly; an error of the sensor itself is in all of them alike, and in no interval."
+    )
+}
+
+/// Models that don't meet in each block.
+fn by_model(run: &RunInfo) -> Option<String> {
+    (run.protocol.order == Order::ByModel).then(|| {
+        "Order by_model: all repeats of a model ran before those of the next, so a slow drift of the machine (temperature, \
+         other load) is in the difference between models and in no interval."
+            .to_owned()
+    })
+}
+
+/// How adaptive repeats ended.
+fn repeats(stopping: &Stopping) -> String {
+    let width = format::fraction(stopping.half_width);
+    let all = stopping.narrow + stopping.wide.len();
+    let end = match stopping.wide.as_slice() {
+        [] => format!("All cells have that half-width: repeats stopped at {}.", format::count(stopping.repeats as u64)),
+        wide if stopping.repeats >= stopping.most => format!(
+            "Stopped at the maximum: {} of {} are at the half-width, and {} aren't.",
+            format::count(stopping.narrow as u64),
+            format::plural(all, "cell"),
+            wide.join(", ")
+        ),
+        wide => format!(
+            "After {} so far, {} of {} are at the half-width, and {} aren't.",
+            format::plural(stopping.repeats, "repeat"),
+            format::count(stopping.narrow as u64),
+            format::plural(all, "cell"),
+            wide.join(", ")
+        ),
+    };
+    format!(
+        "Repeats are adaptive: from {} on, a further block of all cells is measured until each cell's 95 % interval is \
+         within ±\u{a0}{width} of its mean, and {} at most. {end} An interval at which repeats stop because it is narrow holds \
+         the truth somewhat less often than its 95 % say.",
+        format::plural(stopping.fewest, "repeat"),
+        format::count(stopping.most as u64)
+    )
+}
+
+fn plan(run: &RunInfo, study: &Study) -> String {
+    let protocol = &run.protocol;
+    let order = match protocol.order {
+        Order::Blocks => "one in each block; in a block every model is loaded once, and the order is drawn",
+        Order::ByModel => {
+            "one in each block; every model runs all its blocks before the next (order by_model), and the order is drawn"
+        }
+    };
+    let probes = match study.probes.len() {
+        0 => String::new(),
+        n => format!(
+            " Measured only to tell prefill and decode apart, and in no comparison, figure or headline: {}.",
+            format::plural(n, "further cell")
+        ),
+    };
+    format!(
+        "{} run in {} (a cell is a model at one batch size and one limit of new tokens), with the preset {}. Each cell is \
+         planned for {}, {order} with seed {}.{probes}",
         super::context::capitalised(&format::plural(run.models.len(), "model")),
         format::plural(study.cells.len(), "cell"),
+        format::preset(protocol.preset),
         format::plural(run.blocks as usize, "repeat"),
-        run.protocol.seed
+        protocol.seed
     )
 }
 
@@ -116,19 +184,52 @@ fn windows(run: &RunInfo) -> String {
     } else {
         String::new()
     };
-    let idle = if p.idle_s.get() > 0.0 {
-        format!(" The idle baseline is taken for {} with the model resident.", format::duration(p.idle_s))
+    let longest = if p.max_warmup_s > p.warmup_s {
+        format!(", and of at most {} until temperature and speed are steady", format::duration(p.max_warmup_s))
+    } else {
+        String::new()
+    };
+    let phase = if p.random_phase_s.get() > 0.0 {
+        format!(
+            " A random wait of up to {} before each trial shifts its work against the sensor's own rhythm.",
+            format::duration(p.random_phase_s)
+        )
     } else {
         String::new()
     };
     format!(
-        "A window is whole passes over the same {} ({}) until at least {} have passed, after a warm-up of at least {}.\
-         {guard}{idle}",
+        "A window is whole passes over the same {} ({}) until at least {} have passed, after a warm-up of at least {}\
+         {longest}.{guard}{phase}",
         format::plural(run.prompts.count, "prompt"),
         run.prompts.source,
         format::duration(p.min_window_s),
         format::duration(p.warmup_s),
     )
+}
+
+/// The idle baseline, and how far it moved.
+fn idle(run: &RunInfo, study: &Study) -> Option<String> {
+    let p = &run.protocol;
+    if p.idle_s.get() <= 0.0 {
+        return None;
+    }
+    let drifts = study.cells.iter().chain(&study.probes).filter_map(|cell| cell.windows.idle_drift_w);
+    let worst = drifts.max_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let time = format::duration(p.idle_s);
+    let Some(worst) = worst else {
+        return Some(format!("The idle baseline is taken for {time} with the model resident."));
+    };
+    let settle = if p.settle_s.get() > 0.0 {
+        format!(", after {} of rest for clocks to settle", format::duration(p.settle_s))
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "The idle baseline is taken for {time} with the model resident, before and after its trials of a block{settle}. Net \
+         energy rests on the mean of both; the furthest apart were {} (after less before). Where that is more than 2 % of \
+         a trial's net power the trial is marked: its gross energy stands.",
+        format::signed_watts(worst)
+    ))
 }
 
 fn source(meter: &MeterInfo) -> String {
@@ -263,9 +364,19 @@ fn coverage(meters: &[&MeterInfo]) -> String {
         [] => ((*last).to_owned(), "is"),
         others => (format!("{} and {last}", others.join(", ")), "are"),
     };
+    let beside: BTreeSet<&str> =
+        meters.iter().flat_map(|meter| &meter.host_domains).map(|domain| domain.name.as_str()).collect();
+    let beside = match beside.len() {
+        0 => String::new(),
+        _ => format!(
+            " Measured beside {}, and shown apart: {}.",
+            if are == "is" { "it" } else { "them" },
+            beside.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    };
     format!(
         "Only {list} {are} counted. Whatever else the machine draws (other components, losses of the power supply, \
-         cooling) isn't."
+         cooling) isn't.{beside}"
     )
 }
 

@@ -14,6 +14,7 @@ mod markdown;
 mod method;
 mod provenance;
 mod tables;
+mod trust;
 
 /// A report in both of its forms.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::context::{Cell, Column, Row, Table};
 use crate::format;
-use crate::record::{ModelInfo, Part, RunInfo};
+use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus};
 
 /// The section on provenance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,7 +49,7 @@ pub fn provenance(run: &RunInfo) -> Provenance {
     Provenance {
         run: run_facts(run),
         parts: parts.collect(),
-        tables: [models(run), files(run)].into_iter().flatten().collect(),
+        tables: [gpus(run), sources(run), models(run), files(run)].into_iter().flatten().collect(),
         sweep_file: run.sweep_file.clone(),
         sweep_yaml: run.sweep_yaml.trim_end().to_owned(),
         fence: "`".repeat(longest_run(&run.sweep_yaml, '`').max(2) + 1),
@@ -118,7 +118,122 @@ fn part_facts(part: &Part) -> Vec<Fact> {
         fact("Meter", format!("{} ({})", part.meter.name, format::method(part.meter.method))),
     ];
     facts.extend(part.meter.domains.iter().map(|d| fact("Domain", format!("{}: {}", d.name, d.description))));
+    let beside = part.meter.host_domains.iter();
+    facts.extend(beside.map(|d| fact("Domain beside it", format!("{}: {}", d.name, d.description))));
     facts
+}
+
+/// Entries of the parts' meters with the numbers of the parts that found them so; equal ones once.
+fn by_part<T: PartialEq>(run: &RunInfo, get: impl Fn(&Part) -> &[T]) -> Vec<(Vec<usize>, &T)> {
+    let mut found: Vec<(Vec<usize>, &T)> = Vec::new();
+    for (number, part) in (1..).zip(&run.parts) {
+        for entry in get(part) {
+            match found.iter_mut().find(|(_, known)| *known == entry) {
+                Some((parts, _)) => parts.push(number),
+                None => found.push((vec![number], entry)),
+            }
+        }
+    }
+    found
+}
+
+/// In which parts, where there are several.
+fn in_parts(run: &RunInfo, cell: Cell, parts: &[usize]) -> Cell {
+    if run.parts.len() == parts.len() {
+        return cell;
+    }
+    let numbers = parts.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    cell.with(format!("part {numbers}"))
+}
+
+/// The GPUs as they were found.
+fn gpus(run: &RunInfo) -> Option<Table> {
+    let columns = vec![
+        Column::words("GPU"),
+        Column::words("Model"),
+        Column::words("Driver"),
+        Column::words("VBIOS"),
+        Column::numbers("Power limit", ""),
+        Column::numbers("Highest clocks", "SM, memory"),
+        Column::words("ECC"),
+        Column::words("Persistence"),
+        Column::words("MIG"),
+        Column::words("Others at the start"),
+    ];
+    let found = by_part(run, |part| &part.meter.gpus);
+    let rows: Vec<Row> = found.into_iter().map(|(parts, gpu)| gpu_row(run, &parts, gpu)).collect();
+    let caption = "The GPUs in use, as they were found. Others: compute processes that were there before.".to_owned();
+    (!rows.is_empty()).then_some(Table { id: "table-gpus", caption, caveat: None, columns, rows })
+}
+
+fn gpu_row(run: &RunInfo, parts: &[usize], gpu: &GpuInfo) -> Row {
+    let switch = |state: Option<bool>| state.map_or(format::UNKNOWN, |on| if on { "on" } else { "off" });
+    let name = [gpu.uuid.as_deref(), gpu.pci_bus_id.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let model = Cell::new(gpu.name.clone());
+    let limit = gpu.power_limit_w.map_or(Cell::unknown(), |limit| Cell::new(format::watts(limit.0)));
+    let limit = match gpu.default_power_limit_w {
+        Some(default) if gpu.power_limit_w != Some(default) => {
+            limit.toned(Some("warn")).with(format!("default {}", format::watts(default.0)))
+        }
+        Some(_) => limit.with("the default"),
+        None => limit,
+    };
+    let clock = |mhz: Option<u32>| mhz.map_or(format::UNKNOWN.to_owned(), |mhz| format::megahertz(mhz.into()));
+    let others: Vec<String> = gpu.foreign_processes.iter().map(u32::to_string).collect();
+    let others = match others.len() {
+        0 => Cell::new("none"),
+        n => Cell::new(format::count(n as u64)).with(format!("pid {}", others.join(", "))).toned(Some("warn")),
+    };
+    Row::new(vec![
+        in_parts(run, Cell::new(gpu.domain.clone()), parts),
+        if name.is_empty() { model } else { model.with(name) },
+        Cell::new(known(gpu.driver.as_deref())),
+        Cell::new(known(gpu.vbios.as_deref())),
+        limit,
+        Cell::new(format!("{}, {}", clock(gpu.max_sm_clock_mhz), clock(gpu.max_memory_clock_mhz))),
+        Cell::new(switch(gpu.ecc)),
+        Cell::new(switch(gpu.persistence)),
+        if gpu.mig { Cell::new("on").toned(Some("warn")) } else { Cell::new("off") },
+        others,
+    ])
+}
+
+/// Every source that was looked for, and how fast it was found to be.
+fn sources(run: &RunInfo) -> Option<Table> {
+    let columns = vec![
+        Column::words("Domain"),
+        Column::words("Source"),
+        Column::words("State"),
+        Column::words("Use"),
+        Column::numbers("Updates every", ""),
+        Column::numbers("A reading takes", ""),
+        Column::words("Remarks"),
+    ];
+    let found = by_part(run, |part| &part.meter.sources);
+    let rows: Vec<Row> = found.into_iter().map(|(parts, source)| source_row(run, &parts, source)).collect();
+    let caption =
+        "The sources of energy and power that were looked for, with the time between updates and the cost of a \
+        reading as measured at the start."
+            .to_owned();
+    (!rows.is_empty()).then_some(Table { id: "table-sources", caption, caveat: None, columns, rows })
+}
+
+fn source_row(run: &RunInfo, parts: &[usize], source: &SourceInfo) -> Row {
+    let works = source.status == SourceStatus::Supported;
+    let tick = source.tick_s.map_or(Cell::unknown(), |tick| Cell::new(format::duration(tick)));
+    let tick = match source.tick_range_s {
+        Some((from, to)) => tick.with(format!("{} to {}", format::duration(from), format::duration(to))),
+        None => tick,
+    };
+    Row::new(vec![
+        in_parts(run, Cell::new(source.domain.clone()), parts),
+        Cell::new(source.name.clone()),
+        Cell::new(format::source_status(source.status)).toned((!works).then_some("warn")),
+        Cell::new(format::source_role(source.role)),
+        tick,
+        source.call_s.map_or(Cell::unknown(), |call| Cell::new(format::duration(call))),
+        Cell::new(source.detail.clone().unwrap_or_default()),
+    ])
 }
 
 /// Each model as some part loaded it; parts that loaded the same show once.

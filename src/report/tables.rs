@@ -45,7 +45,8 @@ fn ept(study: &Study, model: &str, at: &Saving) -> Option<Estimate> {
     study.cells.iter().filter(same).find_map(|cell| cell.ept_out_j)
 }
 
-fn caveat(study: &Study) -> Option<&'static str> {
+/// What has to stand on a table of energies that aren't measured.
+pub(super) fn caveat(study: &Study) -> Option<&'static str> {
     format::caveat(&study.methods)
 }
 
@@ -122,7 +123,7 @@ fn break_even(pays: &BreakEven) -> Cell {
 }
 
 /// A number of a column with its interval below it.
-fn estimate(of: Option<&Estimate>, scale: Scale) -> Cell {
+pub(super) fn estimate(of: Option<&Estimate>, scale: Scale) -> Cell {
     match of {
         Some(e) if e.value.is_finite() => Cell::new(format::value(e, scale)).with(format::interval(e, scale)),
         _ => Cell::unknown(),
@@ -337,7 +338,7 @@ pub fn failures(study: &Study) -> Option<Table> {
             Cell::new(c.failures.join("; ")),
         ])
     };
-    let rows: Vec<Row> = study.cells.iter().filter(broken).map(row).collect();
+    let rows: Vec<Row> = study.cells.iter().chain(&study.probes).filter(broken).map(row).collect();
     let caption = "Trials that failed or were skipped.".to_owned();
     (!rows.is_empty()).then_some(Table { id: "table-failures", caption, caveat: None, columns, rows })
 }

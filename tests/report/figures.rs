@@ -142,6 +142,20 @@ fn twelve_models_with_hostile_labels_are_drawn() {
 }
 
 #[test]
+fn prefill_is_shaded_inside_the_window_where_it_can_be_seen() {
+    let rectangles = |prefill: Vec<(f64, f64)>| {
+        let trace = PowerTrace { prefill, ..fixture::power()[0].clone() };
+        let series = figures::power::series(&fixture::study(), &[trace]).unwrap();
+        let svg = figures::power::draw(&series).svg("alt").unwrap();
+        (svg.to_lowercase().matches("\"#cfd8e4\"").count(), series.caption().contains("prefill"))
+    };
+    assert_eq!(rectangles(vec![]), (0, false));
+    assert_eq!(rectangles(vec![(101.6, 102.2), (104.0, 104.6)]), (2, true));
+    let thin = (0..1000).map(|i| 101.5 + f64::from(i) * 0.005).map(|t| (t, t + 0.001));
+    assert_eq!(rectangles(thin.collect()), (0, false), "a thousand spans are a blur");
+}
+
+#[test]
 fn energies_that_are_not_measured_are_marked_in_every_picture() {
     for (method, mark) in
         [(EnergyMethod::Modelled, "modelled, not measured"), (EnergyMethod::Simulated, "simulated, not measured")]

@@ -3,7 +3,7 @@
 use ept_sweep::analysis::*;
 use ept_sweep::figures::PowerTrace;
 use ept_sweep::record::*;
-use ept_sweep::units::{Joules, Seconds};
+use ept_sweep::units::{Joules, Seconds, Watts};
 
 pub const TEACHER: &str = "teacher";
 pub const STUDENT: &str = "student-kd";
@@ -26,6 +26,9 @@ pub fn study() -> Study {
 pub fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
     let mut study = Study {
         cells: Vec::new(),
+        probes: Vec::new(),
+        phases: Vec::new(),
+        stopping: None,
         accuracies: Vec::new(),
         savings: Vec::new(),
         overall: Vec::new(),
@@ -88,6 +91,15 @@ fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: us
         method: Some(EnergyMethod::Counter),
         invalid_reasons: Vec::new(),
         warnings: Vec::new(),
+        windows: WindowFacts {
+            windows: 5,
+            window_s: Some(5.4),
+            passes: Some(3.0),
+            tick_s: Some(0.001),
+            ..WindowFacts::default()
+        },
+        domains: Domains::default(),
+        seed_sum: None,
         failures: Vec::new(),
     }
 }
@@ -215,7 +227,8 @@ pub fn trace(label: &str, role: Role, phase: f64) -> PowerTrace {
         t => 31.0 + (t * 11.0 + phase).sin() * 2.5 + (t * 37.0).cos() - phase,
     };
     let points = (0..400).map(|i| f64::from(i) * 0.02).map(|t| (100.0 + t, watts(t))).collect();
-    PowerTrace { label: label.to_owned(), role, t0: 101.5, t1: 106.5, points, modelled: false }
+    let (prefill, label) = (Vec::new(), label.to_owned());
+    PowerTrace { label, role, t0: 101.5, t1: 106.5, points, prefill, modelled: false }
 }
 
 pub fn run() -> RunInfo {
@@ -229,6 +242,7 @@ pub fn run() -> RunInfo {
         output_length: c.output_length,
         decoding: Decoding::Greedy,
         dummy_weights: false,
+        probe: false,
     });
     RunInfo {
         format: FORMAT,
@@ -247,6 +261,12 @@ pub fn run() -> RunInfo {
             warmup_s: Seconds(3.0),
             idle_s: Seconds(20.0),
             seed: 42,
+            preset: Preset::Standard,
+            max_warmup_s: Seconds(9.0),
+            settle_s: Seconds(0.0),
+            order: Order::Blocks,
+            adaptive: None,
+            random_phase_s: Seconds(0.0),
         },
         prompts: PromptInfo {
             source: "data/heldout.jsonl".to_owned(),
@@ -317,5 +337,149 @@ pub fn meter(method: EnergyMethod) -> MeterInfo {
         guard_s: Seconds(0.2),
         idle_s: Seconds(5.0),
         notes: vec!["The package's counter wraps every 262 kJ; wraps are accounted for.".to_owned()],
+        host_domains: Vec::new(),
+        sensing_period_s: None,
+        sources: Vec::new(),
+        gpus: Vec::new(),
+    }
+}
+
+/// Two GPUs with a processor beside them, measured by a preset with adaptive repeats; one was throttled by its power limit.
+pub fn gpu_run() -> RunInfo {
+    let mut run = run();
+    run.protocol = Protocol {
+        preset: Preset::Publication,
+        order: Order::ByModel,
+        settle_s: Seconds(3.0),
+        random_phase_s: Seconds(0.1),
+        adaptive: Some(Adaptive { half_width: 0.02, max_repeats: 15 }),
+        ..run.protocol
+    };
+    let probe =
+        CellSpec { id: CellId("teacher.b1.n1".to_owned()), max_new_tokens: 1, probe: true, ..run.cells[0].clone() };
+    run.cells.push(probe);
+    run.parts[0].meter = gpu_meter(0.1);
+    run
+}
+
+/// What NVML offers on two GPUs, with the tick of the counter as it was found.
+pub fn gpu_meter(tick: f64) -> MeterInfo {
+    let gpu = |index: u32| GpuInfo {
+        domain: format!("gpu{index}"),
+        name: "NVIDIA H100 80GB HBM3".to_owned(),
+        uuid: Some(format!("GPU-0000000{index}")),
+        pci_bus_id: Some(format!("00000000:0{index}:00.0")),
+        driver: Some("580.159".to_owned()),
+        vbios: Some("96.00.99".to_owned()),
+        power_limit_w: Some(Watts(if index == 0 { 700.0 } else { 500.0 })),
+        default_power_limit_w: Some(Watts(700.0)),
+        max_sm_clock_mhz: Some(1980),
+        max_memory_clock_mhz: Some(2619),
+        persistence: Some(true),
+        ecc: Some(true),
+        mig: false,
+        bandwidth: Some(3.35e12),
+        foreign_processes: if index == 0 { vec![] } else { vec![4242] },
+    };
+    let source = |name: &str, status, role, tick: Option<f64>, call: f64| SourceInfo {
+        domain: "gpu0".to_owned(),
+        name: name.to_owned(),
+        status,
+        role,
+        tick_s: tick.map(Seconds),
+        tick_range_s: tick.map(|tick| (Seconds(tick * 0.7), Seconds(tick * 1.03))),
+        call_s: Some(Seconds(call)),
+        detail: (status != SourceStatus::Supported).then(|| "Not Supported".to_owned()),
+    };
+    let domain = |name: String, description: &str| Domain { name, description: description.to_owned() };
+    MeterInfo {
+        name: "nvml".to_owned(),
+        method: EnergyMethod::Counter,
+        domains: (0..2).map(|i| domain(format!("gpu{i}"), "NVIDIA H100 80GB HBM3")).collect(),
+        host_domains: vec![
+            domain("package-0".to_owned(), "intel-rapl:0"),
+            domain("dram-0".to_owned(), "intel-rapl:0:0"),
+        ],
+        tick_s: Some(Seconds(tick)),
+        sensing_period_s: Some(Seconds(0.1)),
+        sources: vec![
+            source("energy counter", SourceStatus::Supported, SourceRole::Primary, Some(tick), 0.0055),
+            source(
+                "power samples of the driver's ring",
+                SourceStatus::Supported,
+                SourceRole::Second,
+                Some(0.02),
+                0.0004,
+            ),
+            source("power usage", SourceStatus::Supported, SourceRole::Recorded, Some(0.101), 1e-6),
+            source("instantaneous power (field 186)", SourceStatus::Unsupported, SourceRole::Unused, None, 0.003),
+        ],
+        gpus: (0..2).map(gpu).collect(),
+        ..meter(EnergyMethod::Counter)
+    }
+}
+
+/// What such a run gives.
+pub fn gpu_study() -> Study {
+    let mut study = study();
+    for (i, cell) in study.cells.iter_mut().enumerate() {
+        let per_pass = cell.energy_per_pass_j.unwrap();
+        let part = |share: f64| Some(estimate(per_pass.value * share, per_pass.value * share * 0.02, 5));
+        cell.windows = WindowFacts {
+            windows: 7,
+            window_s: Some(20.3),
+            passes: Some(3.0),
+            residual: Some(if i == 1 { -0.034 } else { 0.0021 }),
+            coverage: Some(0.998),
+            tick_s: Some(0.1),
+            temperature_start_c: Some(58.0),
+            temperature_end_c: Some(61.5),
+            sm_clock_mhz: Some(1754.6),
+            sm_clock_min_mhz: Some(1695.0),
+            clock_events: Some(if i == 0 { vec![(ClockEvent::SoftwarePowerCap, 0.85)] } else { vec![] }),
+            foreign_processes: Some(0.0),
+            idle_drift_w: Some(-1.2),
+        };
+        cell.domains = Domains { gpu_j: part(1.0), cpu_j: part(0.2), dram_j: part(0.05), total_j: part(1.25) };
+        cell.seed_sum = Some(SeedSum { per_pass_j: part(0.962).unwrap(), ratio: estimate(0.962, 0.004, 5) });
+        cell.counts = TrialCounts { planned: 7, valid: 7, ..TrialCounts::default() };
+    }
+    study.cells[1].warnings = vec![Reason::ResidualNoticeable, Reason::IdleDrift];
+    study.cells[2].counts = TrialCounts { planned: 7, valid: 6, invalid: 1, ..TrialCounts::default() };
+    study.cells[2].invalid_reasons = vec![Reason::Throttled];
+    study.reasons = vec![
+        ReasonCount { reason: Reason::ResidualNoticeable, invalid: 0, warned: 1 },
+        ReasonCount { reason: Reason::Throttled, invalid: 1, warned: 0 },
+        ReasonCount { reason: Reason::IdleDrift, invalid: 0, warned: 1 },
+    ];
+    let mut probe = study.cells[0].clone();
+    probe.id = "teacher.b1.n1".to_owned();
+    probe.max_new_tokens = 1;
+    study.probes = vec![probe];
+    study.phases = MODELS.iter().map(|(label, role, ept, _)| phases(label, *role, *ept)).collect();
+    study.stopping =
+        Some(Stopping { half_width: 0.02, fewest: 5, most: 15, repeats: 7, narrow: study.cells.len(), wide: vec![] });
+    study
+}
+
+fn phases(label: &str, role: Role, ept: f64) -> Phases {
+    let energy = |factor: f64, lengths| PhaseEnergy {
+        prefill_j_per_prompt: estimate(0.4 * factor, 0.02, 7),
+        decode_j_per_step: estimate(ept * factor, ept * 0.02, 7),
+        decode_j_per_token: estimate(ept * factor, ept * 0.02, 7),
+        lengths,
+        longest: 64,
+    };
+    Phases {
+        model: label.to_owned(),
+        role,
+        batch_size: 1,
+        dtype: "f16".to_owned(),
+        difference: Some(energy(1.0, 2)),
+        regression: Some(energy(1.02, 4)),
+        curvature: (role == Role::Teacher).then(|| estimate(1.2e-6, 0.3e-6, 28)),
+        inside: (role == Role::Teacher).then(|| energy(0.95, 1)),
+        prefill_disagreement: Some(0.07),
+        decode_disagreement: Some(0.07),
     }
 }

@@ -38,13 +38,19 @@ fn look() {
     let many: Vec<_> = (0..12).map(|i| (label(i), role(i), 0.1 / (i + 1) as f64, 0.95 - 0.05 * i as f64)).collect();
     for (name, study) in [
         ("many", fixture::grid(&many, &[1, 2, 4, 8, 16, 32], &[8, 16, 32, 64, 128])),
+        ("gpu", fixture::gpu_study()),
         ("full", fixture::study()),
         ("spoiled", fixture::spoiled()),
         ("modelled", fixture::modelled(fixture::spoiled())),
     ] {
         let dir = root.join(name);
-        let figures = draw_all(&study, &fixture::power(), &dir.join("figures")).unwrap();
+        let mut power = fixture::power();
+        power[0].prefill = (0..4).map(|i| 101.5 + 1.25 * f64::from(i)).map(|t| (t, t + 0.5)).collect();
+        let figures = draw_all(&study, &power, &dir.join("figures")).unwrap();
         run.parts[0].meter = fixture::meter(study.methods[0]);
+        if name == "gpu" {
+            run = fixture::gpu_run();
+        }
         let report = render(&run, &study, &figures).unwrap();
         fs::write(dir.join("report.html"), report.html).unwrap();
         fs::write(dir.join("report.md"), report.markdown).unwrap();
@@ -242,4 +248,132 @@ fn a_break_even_is_in_tokens_or_says_why_not() {
     assert!(plain(&report.markdown).contains("is paid back after 1.24 million tokens [1.13, 1.35]"));
     study.overall[0].break_even = BreakEven::Never;
     assert!(render(&fixture::run(), &study, &[]).unwrap().markdown.contains("never paid back for certain"));
+}
+
+/// The rows of a table of the Markdown page, by the beginning of its caption.
+fn table<'a>(markdown: &'a str, caption: &str) -> Vec<&'a str> {
+    let after = markdown.split(caption).nth(1).unwrap_or_else(|| panic!("no table `{caption}`"));
+    after.lines().skip(1).skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|')).collect()
+}
+
+#[test]
+fn a_gpu_run_shows_the_conditions_of_its_windows() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    let markdown = plain(&report.markdown);
+    let windows = table(&markdown, "The windows of each cell");
+    assert!(windows[0].contains("Residual (worst)") && windows[0].contains("Clock events"), "{}", windows[0]);
+    let first = windows.iter().find(|row| row.contains("| teacher.b1.n16 |")).unwrap();
+    for text in ["7 valid", "20.3", "0.21 %", "99.8", "100 ms", "58 → 61.5 °C", "1755 MHz", "≥ 1695 MHz"] {
+        assert!(first.contains(text), "{text}: {first}");
+    }
+    assert!(first.contains("power cap 85 %") && first.contains("−1.20 W"), "{first}");
+    let warned = windows.iter().find(|row| row.contains("| teacher.b4.n16 |")).unwrap();
+    assert!(warned.contains("warnings: residual noticeable, idle drift") && warned.contains("−3.4 %"), "{warned}");
+    let invalid = windows.iter().find(|row| row.contains("| teacher.b16.n16 |")).unwrap();
+    assert!(invalid.contains("6 valid, 1 invalid<br>invalid: throttled"), "{invalid}");
+    assert!(windows.last().unwrap().contains("teacher.b1.n1<br>only for prefill and decode"));
+    check_markdown_tables(&report.markdown);
+}
+
+#[test]
+fn a_gpu_run_shows_prefill_and_decode_by_three_methods_with_what_keeps_them_apart() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    for page in [&report.html, &report.markdown] {
+        let page = plain(page);
+        assert!(page.contains("back-to-back prefill") && page.contains("clock and power state"));
+    }
+    let markdown = plain(&report.markdown);
+    let phases = table(&markdown, "Energy of prefill for one prompt");
+    for column in ["Prefill by difference", "Prefill by regression", "Decode inside windows", "Apart by"] {
+        assert!(phases[0].contains(column), "{column}: {}", phases[0]);
+    }
+    assert!(phases[2].contains("curved: 1.20 µJ") && phases[2].contains("7 %"), "{}", phases[2]);
+    assert_eq!(phases.len(), 2 + 3);
+}
+
+#[test]
+fn a_gpu_run_holds_the_seeds_estimator_and_the_processor_beside_its_energy() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    let markdown = plain(&report.markdown);
+    let seed = table(&markdown, "EPT-Bench's estimator beside ours");
+    assert!(seed[2].contains("96.2<br>[95.8, 96.6]"), "{}", seed[2]);
+    let domains = table(&markdown, "Energy of one pass over the prompts by what drew it");
+    assert!(domains[0].contains("GPU") && domains[0].contains("CPU") && domains[0].contains("Memory"));
+    assert!(domains[2].contains("80 %"), "{}", domains[2]);
+}
+
+#[test]
+fn a_gpu_run_has_its_gpus_and_its_sources_in_the_provenance() {
+    let mut run = fixture::gpu_run();
+    let report = rendered(&run, &fixture::gpu_study());
+    let markdown = plain(&report.markdown);
+    let gpus = table(&markdown, "The GPUs in use");
+    for text in ["580.159", "96.00.99", "700 W<br>the default", "1980 MHz, 2619 MHz", "| on | on | off | none |"] {
+        assert!(gpus[2].contains(text), "{text}: {}", gpus[2]);
+    }
+    assert!(gpus[3].contains("500 W<br>default 700 W") && gpus[3].contains("pid 4242"), "{}", gpus[3]);
+    let sources = table(&markdown, "The sources of energy and power");
+    assert!(sources[2].contains("100 ms<br>70 ms to 103 ms") && sources[2].contains("5.5 ms"), "{}", sources[2]);
+    assert!(sources[5].contains("not supported"), "{}", sources[5]);
+    // a second start found the counter's tick a little different: the meter is the same, what was found isn't
+    run.parts.push(run.parts[0].clone());
+    run.parts[1].meter = fixture::gpu_meter(0.102);
+    let again = plain(&rendered(&run, &fixture::gpu_study()).markdown);
+    assert_eq!(again.matches("Energy (meter: nvml)").count(), 1);
+    let sources = table(&again, "The sources of energy and power");
+    assert_eq!(sources.len(), 2 + 5, "the counter twice, the other sources once");
+    assert!(sources.iter().any(|row| row.contains("gpu0<br>part 2") && row.contains("102 ms")));
+}
+
+#[test]
+fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_has() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    let markdown = plain(&report.markdown);
+    for text in [
+        "with the preset publication",
+        "(order by_model)",
+        "Measured only to tell prefill and decode apart, and in no comparison, figure or headline: 1 further cell.",
+        "A random wait of up to 100 ms",
+        "The same work runs for 500 ms before and after it",
+        "before and after its trials of a block, after 3 s of rest",
+        "the furthest apart were −1.20 W",
+        "Repeats are adaptive: from 5 repeats on",
+        "repeats stopped at 7",
+        "- Systematic uncertainty of the sensor: unknown. NVIDIA documents",
+        "Measured beside them, and shown apart: dram-0, package-0.",
+        "- Order by_model: all repeats of a model",
+        "18 cells, 5 to 7 repeats each",
+    ] {
+        assert!(markdown.contains(text), "{text}");
+    }
+    let mut study = fixture::gpu_study();
+    let stopping = study.stopping.as_mut().unwrap();
+    (stopping.repeats, stopping.narrow, stopping.wide) = (15, 17, vec!["teacher.b1.n16".to_owned()]);
+    let markdown = plain(&rendered(&fixture::gpu_run(), &study).markdown);
+    assert!(
+        markdown.contains("Stopped at the maximum: 17 of 18 cells are at the half-width, and teacher.b1.n16 aren't.")
+    );
+}
+
+#[test]
+fn a_run_without_gpus_grows_no_empty_tables() {
+    let report = rendered(&fixture::run(), &fixture::modelled(fixture::study()));
+    for id in ["gpus", "sources", "phases", "domains", "estimator"] {
+        assert!(!report.html.contains(&format!("id=\"table-{id}\"")), "{id}");
+    }
+    assert!(report.html.contains("id=\"table-windows\"") && !report.html.contains("order by_model"));
+    assert!(!report.html.contains("Prefill and decode") && !report.markdown.contains("Prefill and decode"));
+    let windows = table(&report.markdown, "The windows of each cell");
+    for column in ["Residual", "Temperature", "SM clock", "Clock events", "Idle drift", "Others"] {
+        assert!(!windows[0].contains(column), "{column}");
+    }
+}
+
+#[test]
+fn probes_are_in_no_headline_no_badge_and_no_result() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    let html = plain(&report.html);
+    assert!(html.contains("<dt>Valid trials</dt><dd>125 of 126</dd>"));
+    let results = html.split("<table id=\"table-results\">").nth(1).unwrap().split("</table>").next().unwrap();
+    assert_eq!(results.matches("<tr").count(), 1 + 18);
 }

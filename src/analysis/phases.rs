@@ -1,0 +1,343 @@
+//! Energy of prefill and of decode, by three methods that can be held against each other.
+//!
+//! (a) by difference: windows of the longest answers less those of one new token, which are prefill alone;
+//! (b) by a weighted straight line through the energy of a pass against its decoding steps, over all lengths;
+//! (c) from power samples inside windows whose prefill lasts long enough for them.
+
+use super::estimate::{Contrast, WeightedPoint, mean, weighted_polynomial};
+use super::trials::{CellTrials, Trials, WindowRow, share};
+use super::{Estimate, PhaseEnergy, Phases};
+use crate::record::{EnergyMethod, OutputLength};
+
+/// A line through fewer lengths than this shows nothing of how well it fits.
+const LENGTHS_NEEDED: usize = 3;
+/// What rounding makes of an exact line isn't curvature: relative to the largest energy.
+const ROUNDING: f64 = 1e-9;
+
+/// One entry for each model and batch size of which something is known, in the order of the plan. (a) and (b) need `fixed`
+/// length, where the number of decoding steps is known beforehand.
+pub fn phases(trials: &Trials<'_>) -> Vec<Phases> {
+    let mut groups: Vec<Vec<&CellTrials<'_>>> = Vec::new();
+    for cell in trials.all() {
+        match groups.iter_mut().find(|group| differs_in_length_alone(group[0], cell)) {
+            Some(group) => group.push(cell),
+            None => groups.push(vec![cell]),
+        }
+    }
+    groups.iter().filter_map(|group| of_group(group)).collect()
+}
+
+fn differs_in_length_alone(a: &CellTrials<'_>, b: &CellTrials<'_>) -> bool {
+    let (a, b) = (a.spec, b.spec);
+    (&a.model, a.batch_size, &a.dtype, a.output_length, a.decoding)
+        == (&b.model, b.batch_size, &b.dtype, b.output_length, b.decoding)
+}
+
+fn of_group(cells: &[&CellTrials<'_>]) -> Option<Phases> {
+    let (spec, model) = (cells[0].spec, cells[0].model);
+    let lengths = if spec.output_length == OutputLength::Fixed { lengths(cells) } else { Vec::new() };
+    let difference = by_difference(&lengths);
+    let (regression, curvature) = match by_regression(&lengths) {
+        Some((line, curvature)) => (Some(line), curvature),
+        None => (None, None),
+    };
+    let inside = inside_windows(cells);
+    let methods = [&difference, &regression, &inside];
+    let spread = |get: fn(&PhaseEnergy) -> f64| {
+        disagreement(&methods.iter().filter_map(|method| method.as_ref().map(get)).collect::<Vec<f64>>())
+    };
+    methods.iter().any(|method| method.is_some()).then(|| Phases {
+        model: spec.model.clone(),
+        role: model.map_or_else(Default::default, |model| model.role),
+        batch_size: spec.batch_size,
+        dtype: spec.dtype.clone(),
+        prefill_disagreement: spread(|energy| energy.prefill_j_per_prompt.value),
+        decode_disagreement: spread(|energy| energy.decode_j_per_step.value),
+        difference,
+        regression,
+        curvature,
+        inside,
+    })
+}
+
+/// (largest − smallest) / mean.
+fn disagreement(values: &[f64]) -> Option<f64> {
+    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
+    let middle = values.iter().sum::<f64>() / values.len() as f64;
+    (values.len() > 1 && middle > 0.0).then(|| (high - low) / middle)
+}
+
+/// The valid windows of one output length.
+struct Length {
+    new_tokens: usize,
+    /// Joules a pass, one for each window.
+    energies: Vec<f64>,
+    /// Batches a pass.
+    batches: f64,
+    /// Prompts a pass.
+    prompts: f64,
+}
+
+impl Length {
+    fn of(cell: &CellTrials<'_>) -> Option<Self> {
+        let windows: Vec<&WindowRow> = cell.valid().map(|(_, window)| window).collect();
+        let first = windows.first()?;
+        Some(Self {
+            new_tokens: cell.spec.max_new_tokens,
+            batches: share(Some(first.batches), first.passes)?,
+            prompts: share(Some(first.prompts), first.passes).filter(|prompts| *prompts > 0.0)?,
+            energies: windows.iter().filter_map(|window| share(window.energy_j, window.passes)).collect(),
+        })
+        .filter(|length| !length.energies.is_empty() && length.batches > 0.0)
+    }
+
+    /// Decoding steps of a pass: the first token comes from prefill.
+    fn steps(&self) -> f64 {
+        self.batches * (self.new_tokens as f64 - 1.0)
+    }
+
+    /// Decoded tokens of one step, on average over the batches of a pass.
+    fn tokens_per_step(&self) -> f64 {
+        self.prompts / self.batches
+    }
+}
+
+/// Lengths with an energy, from short to long; only those by the energy method of the longest.
+fn lengths(cells: &[&CellTrials<'_>]) -> Vec<Length> {
+    let known = cells.iter().filter_map(|cell| Some((cell.method()?, Length::of(cell)?)));
+    let mut known: Vec<(EnergyMethod, Length)> = known.collect();
+    known.sort_by_key(|(_, length)| length.new_tokens);
+    let Some(method) = known.last().map(|(method, _)| *method) else { return Vec::new() };
+    known.into_iter().filter(|(own, _)| *own == method).map(|(_, length)| length).collect()
+}
+
+/// E(n) − E(1) over the n − 1 steps of each batch, without assuming equal variances (Welch); prefill is E(1).
+fn by_difference(lengths: &[Length]) -> Option<PhaseEnergy> {
+    let first = lengths.first().filter(|length| length.new_tokens == 1)?;
+    let longest = lengths.last().filter(|length| length.new_tokens > 1)?;
+    let decode = Contrast::welch(&first.energies, &longest.energies)?;
+    let prefill = Contrast::of_mean(&first.energies)?;
+    let per_step = decode.scaled(1.0 / longest.steps());
+    Some(PhaseEnergy {
+        prefill_j_per_prompt: prefill.scaled(1.0 / first.prompts).estimate(),
+        decode_j_per_step: per_step.estimate(),
+        decode_j_per_token: per_step.scaled(1.0 / longest.tokens_per_step()).estimate(),
+        lengths: 2,
+        longest: longest.new_tokens,
+    })
+}
+
+/// The line E = prefill + steps · decode, and what a parabola adds to it. The window is the unit, and its weight is
+/// 1 / variance, where the spread of an energy is taken to be proportional to it: a variance from a few repeats of one cell
+/// would be too uncertain for a weight.
+fn by_regression(lengths: &[Length]) -> Option<(PhaseEnergy, Option<Estimate>)> {
+    let longest = lengths.last().filter(|_| lengths.len() >= LENGTHS_NEEDED)?;
+    let of_length = |length: &Length| {
+        let weight = mean(&length.energies).map_or(0.0, |energy| energy.value.powi(-2));
+        let x = length.steps();
+        length.energies.iter().map(move |&y| WeightedPoint { x, y, weight }).collect::<Vec<_>>()
+    };
+    let points: Vec<WeightedPoint> = lengths.iter().flat_map(of_length).collect();
+    let line = weighted_polynomial(&points, 1)?;
+    let (intercept, slope) = (line.first()?, line.get(1)?);
+    let energy = PhaseEnergy {
+        prefill_j_per_prompt: intercept.scaled(1.0 / longest.prompts).estimate(),
+        decode_j_per_step: slope.estimate(),
+        decode_j_per_token: slope.scaled(1.0 / longest.tokens_per_step()).estimate(),
+        lengths: lengths.len(),
+        longest: longest.new_tokens,
+    };
+    let parabola = weighted_polynomial(&points, 2);
+    let curvature = parabola.and_then(|terms| Some(terms.get(2)?.estimate()));
+    let largest = longest.energies.iter().copied().fold(0.0, f64::max);
+    let is_seen = |curvature: &Estimate| {
+        let excludes_zero = curvature.interval.is_some_and(|ends| ends.low > 0.0 || ends.high < 0.0);
+        excludes_zero && curvature.value.abs() * longest.steps().powi(2) > ROUNDING * largest
+    };
+    Some((energy, curvature.filter(is_seen)))
+}
+
+/// The longest answers of which windows have their phases apart, averaged over repeats.
+fn inside_windows(cells: &[&CellTrials<'_>]) -> Option<PhaseEnergy> {
+    let of_cell = |cell: &&CellTrials<'_>| {
+        let split = cell.valid().filter_map(|(_, window)| Some((window, window.phases?)));
+        let split: Vec<_> = split.filter(|(_, phases)| phases.decode_steps > 0.0).collect();
+        let over = |values: Vec<Option<f64>>| mean(&values.into_iter().flatten().collect::<Vec<_>>());
+        Some(PhaseEnergy {
+            prefill_j_per_prompt: over(split.iter().map(|(w, p)| share(Some(p.prefill_j), w.prompts)).collect())?,
+            decode_j_per_step: over(split.iter().map(|(_, p)| share(Some(p.decode_j), p.decode_steps)).collect())?,
+            decode_j_per_token: over(
+                split.iter().map(|(w, p)| share(Some(p.decode_j), w.tokens_out - w.prompts)).collect(),
+            )?,
+            lengths: 1,
+            longest: cell.spec.max_new_tokens,
+        })
+    };
+    cells.iter().filter_map(of_cell).max_by_key(|energy| energy.longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Interval;
+    use super::super::trials::{PhaseRow, Row, RowOutcome};
+    use super::*;
+    use crate::record::{CellId, CellSpec, Decoding};
+
+    fn spec(new_tokens: usize, output_length: OutputLength) -> CellSpec {
+        CellSpec {
+            id: CellId(format!("m.b4.n{new_tokens}")),
+            model: "m".to_owned(),
+            batch_size: 4,
+            max_new_tokens: new_tokens,
+            dtype: "f16".to_owned(),
+            output_length,
+            decoding: Decoding::Greedy,
+            dummy_weights: false,
+            probe: new_tokens < 16,
+        }
+    }
+
+    /// Windows of two passes over 20 prompts in 5 batches of 4, with these joules a pass.
+    fn windows(joules: &[f64]) -> Vec<Row> {
+        let window = |energy: f64| WindowRow {
+            method: Some(EnergyMethod::Counter),
+            energy_j: Some(2.0 * energy),
+            passes: 2.0,
+            batches: 10.0,
+            prompts: 40.0,
+            ..WindowRow::default()
+        };
+        let row = |(block, energy): (u32, &f64)| Row {
+            block,
+            outcome: RowOutcome::Measured(Box::new(window(*energy)), true),
+            invalid_reasons: Vec::new(),
+            warnings: Vec::new(),
+        };
+        (0..).zip(joules).map(row).collect()
+    }
+
+    fn of(lengths: &[(usize, &[f64])], output_length: OutputLength) -> Vec<Phases> {
+        let specs: Vec<CellSpec> = lengths.iter().map(|(n, _)| spec(*n, output_length)).collect();
+        let cells = specs.iter().zip(lengths).map(|(spec, (_, joules))| CellTrials {
+            spec,
+            model: None,
+            rows: windows(joules),
+        });
+        let (probes, cells) = cells.partition(|cell| cell.spec.probe);
+        phases(&Trials { cells, probes })
+    }
+
+    fn close(actual: f64, expected: f64) {
+        assert!((actual - expected).abs() <= 1e-8 * expected.abs().max(1e-3), "{actual} is not {expected}");
+    }
+
+    fn half_width(estimate: Estimate) -> f64 {
+        let Interval { low, high } = estimate.interval.unwrap();
+        (high - low) / 2.0
+    }
+
+    #[test]
+    fn exact_lines_give_the_exact_energies_of_both_phases_by_both_methods() {
+        // a pass is 5 batches: 100 J of prefill for 20 prompts, 5 · (n − 1) steps of 2 J
+        let energy = |n: f64| [100.0 + 10.0 * (n - 1.0); 3];
+        let lengths = [1, 8, 32, 128].map(|n| (n, energy(n as f64)));
+        let all = of(&lengths.each_ref().map(|(n, e)| (*n, &e[..])), OutputLength::Fixed);
+        let [found] = &all[..] else { panic!("{all:?}") };
+        for method in [found.difference.unwrap(), found.regression.unwrap()] {
+            close(method.prefill_j_per_prompt.value, 5.0);
+            close(method.decode_j_per_step.value, 2.0);
+            close(method.decode_j_per_token.value, 0.5);
+            assert_eq!(method.longest, 128);
+        }
+        assert_eq!(found.curvature, None);
+        close(found.decode_disagreement.unwrap(), 0.0);
+    }
+
+    #[test]
+    fn a_difference_carries_both_variances() {
+        // variances 4 and 16 of three windows each: SE = √(20/3) J over 5 · 15 steps
+        let all = of(&[(1, &[98.0, 100.0, 102.0]), (16, &[246.0, 250.0, 254.0])], OutputLength::Fixed);
+        let found = all[0].difference.unwrap();
+        close(found.decode_j_per_step.value, 2.0);
+        let (a, b) = (4.0f64 / 3.0, 16.0f64 / 3.0);
+        let freedom = (a + b).powi(2) / (a * a / 2.0 + b * b / 2.0);
+        let t = super::super::estimate::t_quantile(0.975, freedom);
+        close(half_width(found.decode_j_per_step), t * (20.0f64 / 3.0).sqrt() / 75.0);
+        close(half_width(found.decode_j_per_token), t * (20.0f64 / 3.0).sqrt() / 300.0);
+        // prefill: 100 ± t(2) · 2/√3 over 20 prompts
+        close(half_width(found.prefill_j_per_prompt), 4.302_652_729_911_275 * 2.0 / 3.0f64.sqrt() / 20.0);
+        assert_eq!((all[0].regression, all[0].decode_disagreement), (None, None), "two lengths make no line");
+    }
+
+    #[test]
+    fn the_line_has_the_interval_of_its_windows() {
+        // ± 1 % around 100, 200 and 400 J at 0, 50 and 150 steps (n = 1, 11, 31): weights 1/100², 1/200², 1/400²
+        let all = of(&[(1, &[99.0, 101.0]), (11, &[198.0, 202.0]), (31, &[396.0, 404.0])], OutputLength::Fixed);
+        let found = all[0].regression.unwrap();
+        close(found.decode_j_per_step.value, 2.0);
+        close(found.prefill_j_per_prompt.value, 5.0);
+        // every w·r² is 10⁻⁴: σ² = 6·10⁻⁴/4
+        let weights = [2.0 / 1e4f64, 2.0 / 4e4, 2.0 / 16e4];
+        let steps = [0.0, 50.0, 150.0];
+        let (s, sx, sxx) = weights
+            .iter()
+            .zip(steps)
+            .fold((0.0, 0.0, 0.0), |(s, sx, sxx), (w, x)| (s + w, sx + w * x, sxx + w * x * x));
+        let determinant = s * sxx - sx * sx;
+        let t = 2.776_445_105_197_793;
+        close(half_width(found.decode_j_per_step), t * (1.5e-4 * s / determinant).sqrt());
+        close(half_width(found.prefill_j_per_prompt), t * (1.5e-4 * sxx / determinant).sqrt() / 20.0);
+        assert_eq!(all[0].curvature, None, "the line fits");
+    }
+
+    #[test]
+    fn curvature_is_told_where_its_interval_excludes_zero() {
+        let energy = |n: f64, spread: f64| {
+            let steps = 5.0 * (n - 1.0);
+            let joules = 100.0 + 2.0 * steps + 0.01 * steps * steps;
+            [joules * (1.0 - spread), joules, joules * (1.0 + spread)]
+        };
+        let curved = |spread: f64| {
+            let lengths = [1, 8, 32, 64].map(|n| (n, energy(n as f64, spread)));
+            of(&lengths.each_ref().map(|(n, e)| (*n, &e[..])), OutputLength::Fixed)[0].curvature
+        };
+        close(curved(0.001).unwrap().value, 0.01);
+        assert_eq!(curved(0.5), None, "hidden by the spread of the repeats");
+    }
+
+    #[test]
+    fn natural_length_knows_no_steps_beforehand() {
+        assert_eq!(of(&[(1, &[100.0; 2]), (16, &[250.0; 2]), (32, &[400.0; 2])], OutputLength::Natural), []);
+    }
+
+    #[test]
+    fn energies_of_another_method_are_left_out() {
+        let specs = [1, 16].map(|n| spec(n, OutputLength::Fixed));
+        let mut short = CellTrials { spec: &specs[0], model: None, rows: windows(&[100.0; 2]) };
+        for row in &mut short.rows {
+            let RowOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
+            window.method = Some(EnergyMethod::Modelled);
+        }
+        let long = CellTrials { spec: &specs[1], model: None, rows: windows(&[250.0; 2]) };
+        assert_eq!(phases(&Trials { cells: vec![long], probes: vec![short] }), []);
+    }
+
+    #[test]
+    fn phases_inside_windows_are_averaged_over_repeats_and_held_against_the_others() {
+        let spec = spec(16, OutputLength::Natural);
+        let mut cell = CellTrials { spec: &spec, model: None, rows: windows(&[250.0; 2]) };
+        for (row, factor) in cell.rows.iter_mut().zip([0.9, 1.1]) {
+            let RowOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
+            window.tokens_out = 640.0;
+            window.phases = Some(PhaseRow { prefill_j: 200.0 * factor, decode_j: 300.0 * factor, decode_steps: 150.0 });
+        }
+        let found = phases(&Trials { cells: vec![cell], probes: vec![] });
+        let inside = found[0].inside.unwrap();
+        close(inside.prefill_j_per_prompt.value, 5.0);
+        close(inside.decode_j_per_step.value, 2.0);
+        close(inside.decode_j_per_token.value, 0.5);
+        assert_eq!(inside.prefill_j_per_prompt.n, 2);
+        close(disagreement(&[1.9, 2.0, 2.1]).unwrap(), 0.1);
+        assert_eq!(disagreement(&[2.0]), None);
+    }
+}
