@@ -21,11 +21,11 @@ const IDLE_DRIFT: f64 = 0.02;
 ///
 /// `EPT_in_J_per_tok` = E_run_J / T_in, `EPT_out_J_per_tok` = E_run_J / T_out and `EPT_total_J_per_tok` =
 /// E_run_J / (T_in + T_out) are gross energies of the trial's own window. `net_E_run_J` is above the idle baseline:
-/// `idle_w` is the mean of those before and after the model's trials of that block and start, and `idle_drift_w` is after −
-/// before; a drift of more than 2 % of the trial's net power is the warning `idle_drift`. `total_J` adds GPUs, processor
-/// packages and their memory, where the first two were measured. Where there are several GPUs, temperatures are those of
-/// the one that ends hottest, and a share in `throttle` is the largest of any. Accuracy is that of the same model, data
-/// type and output length.
+/// `idle_w` is the mean of those before and after the model's trials of that block and start, and `idle_drift_w` is
+/// after − before; a drift of more than 2 % of the trial's net power is the warning `idle_drift`. `total_J` adds GPUs,
+/// processor packages and their memory, where the first two were measured. Where there are several GPUs, temperatures
+/// are those of the one that ends hottest, and a share in `throttle` is the largest of any. Accuracy is that of the
+/// same model, data type and output length.
 ///
 /// # Errors
 /// The table can't be built.
@@ -350,8 +350,8 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (n > 0).then(|| sum / n as f64)
 }
 
-/// Clock events with the share of the window in which they were active: `software_power_cap:0.85`. Empty where none was,
-/// null without telemetry.
+/// Clock events with the share of the window in which they were active: `software_power_cap:0.85`. Empty where none
+/// was, null without telemetry.
 fn throttle(m: &Measurement) -> Option<String> {
     let mut shares: BTreeMap<ClockEvent, f64> = BTreeMap::new();
     for (event, share) in m.conditions.iter().flat_map(|gpu| &gpu.clock_events) {

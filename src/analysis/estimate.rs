@@ -115,8 +115,8 @@ pub struct WeightedPoint {
 }
 
 /// Coefficients β₀, β₁ … of the polynomial y = β₀ + β₁x + … of `degree`, by weighted least squares (Draper and Smith,
-/// *Applied Regression Analysis*, 3rd ed., §9.2): β = (XᵀWX)⁻¹XᵀWy with variances σ²(XᵀWX)⁻¹, where σ² = Σwr²/(N − p) of
-/// the residuals r, and N − p degrees of freedom. So the weights need not be known but for a common factor.
+/// *Applied Regression Analysis*, 3rd ed., §9.2): β = (XᵀWX)⁻¹XᵀWy with variances σ²(XᵀWX)⁻¹, where σ² = Σwr²/(N − p)
+/// of the residuals r, and N − p degrees of freedom. So the weights need not be known but for a common factor.
 ///
 /// `None` where the points lie at fewer places than there are coefficients.
 pub fn weighted_polynomial(points: &[WeightedPoint], degree: usize) -> Option<Vec<Contrast>> {

@@ -14,8 +14,8 @@ const LENGTHS_NEEDED: usize = 3;
 /// What rounding makes of an exact line isn't curvature: relative to the largest energy.
 const ROUNDING: f64 = 1e-9;
 
-/// One entry for each model and batch size of which something is known, in the order of the plan. (a) and (b) need `fixed`
-/// length, where the number of decoding steps is known beforehand.
+/// One entry for each model and batch size of which something is known, in the order of the plan. (a) and (b) need
+/// `fixed` length, where the number of decoding steps is known beforehand.
 pub fn phases(trials: &Trials<'_>) -> Vec<Phases> {
     let mut groups: Vec<Vec<&CellTrials<'_>>> = Vec::new();
     for cell in trials.all() {
@@ -128,8 +128,8 @@ fn by_difference(lengths: &[Length]) -> Option<PhaseEnergy> {
 }
 
 /// The line E = prefill + steps · decode, and what a parabola adds to it. The window is the unit, and its weight is
-/// 1 / variance, where the spread of an energy is taken to be proportional to it: a variance from a few repeats of one cell
-/// would be too uncertain for a weight.
+/// 1 / variance, where the spread of an energy is taken to be proportional to it: a variance from a few repeats of one
+/// cell would be too uncertain for a weight.
 fn by_regression(lengths: &[Length]) -> Option<(PhaseEnergy, Option<Estimate>)> {
     let longest = lengths.last().filter(|_| lengths.len() >= LENGTHS_NEEDED)?;
     let of_length = |length: &Length| {

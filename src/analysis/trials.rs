@@ -184,7 +184,8 @@ impl CellTrials<'_> {
         self.valid().filter_map(|(block, window)| Some((block, Unit::of(window.ept_out()?)?))).collect()
     }
 
-    /// Whether every planned trial was measured and all of them are valid; adaptive repeats go on beyond the planned ones.
+    /// Whether every planned trial was measured and all of them are valid; adaptive repeats go on beyond the planned
+    /// ones.
     pub fn is_complete(&self, blocks: u32) -> bool {
         let valid = self.valid().count();
         valid >= blocks as usize && self.rows.len() == valid

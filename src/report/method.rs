@@ -64,8 +64,8 @@ fn dummies(run: &RunInfo) -> Option<String> {
     }
     let list = named.into_iter().collect::<Vec<_>>().join(", ");
     Some(format!(
-        "The dummy weights of {list} are seeded random numbers: energy and speed are those of the architecture, and what \
-         it writes means nothing."
+        "The dummy weights of {list} are seeded random numbers: energy and speed are those of the architecture, and \
+         what it writes means nothing."
     ))
 }
 
@@ -107,16 +107,17 @@ fn sensor(meters: &[&MeterInfo]) -> String {
         ""
     };
     format!(
-        "Systematic uncertainty of the sensor: unknown.{nvml} An interval says how far repeats agree, and a residual that \
-         the power was integrated rightly; an error of the sensor itself is in all of them alike, and in no interval."
+        "Systematic uncertainty of the sensor: unknown.{nvml} An interval says how far repeats agree, and a residual \
+         that the power was integrated rightly; an error of the sensor itself is in all of them alike, and in no \
+         interval."
     )
 }
 
 /// Models that don't meet in each block.
 fn by_model(run: &RunInfo) -> Option<String> {
     (run.protocol.order == Order::ByModel).then(|| {
-        "Order by_model: all repeats of a model ran before those of the next, so a slow drift of the machine (temperature, \
-         other load) is in the difference between models and in no interval."
+        "Order by_model: all repeats of a model ran before those of the next, so a slow drift of the machine \
+         (temperature, other load) is in the difference between models and in no interval."
             .to_owned()
     })
 }
@@ -143,8 +144,8 @@ fn repeats(stopping: &Stopping) -> String {
     };
     format!(
         "Repeats are adaptive: from {} on, a further block of all cells is measured until each cell's 95 % interval is \
-         within ±\u{a0}{width} of its mean, and {} at most. {end} An interval at which repeats stop because it is narrow holds \
-         the truth somewhat less often than its 95 % say.",
+         within ±\u{a0}{width} of its mean, and {} at most. {end} An interval at which repeats stop because it is \
+         narrow holds the truth somewhat less often than its 95 % say.",
         format::plural(stopping.fewest, "repeat"),
         format::count(stopping.most as u64)
     )
@@ -155,7 +156,8 @@ fn plan(run: &RunInfo, study: &Study) -> String {
     let order = match protocol.order {
         Order::Blocks => "one in each block; in a block every model is loaded once, and the order is drawn",
         Order::ByModel => {
-            "one in each block; every model runs all its blocks before the next (order by_model), and the order is drawn"
+            "one in each block; every model runs all its blocks before the next (order by_model), and the order is \
+             drawn"
         }
     };
     let probes = match study.probes.len() {
@@ -166,8 +168,8 @@ fn plan(run: &RunInfo, study: &Study) -> String {
         ),
     };
     format!(
-        "{} run in {} (a cell is a model at one batch size and one limit of new tokens), with the preset {}. Each cell is \
-         planned for {}, {order} with seed {}.{probes}",
+        "{} run in {} (a cell is a model at one batch size and one limit of new tokens), with the preset {}. Each \
+         cell is planned for {}, {order} with seed {}.{probes}",
         super::context::capitalised(&format::plural(run.models.len(), "model")),
         format::plural(study.cells.len(), "cell"),
         format::preset(protocol.preset),
@@ -225,9 +227,9 @@ fn idle(run: &RunInfo, study: &Study) -> Option<String> {
         String::new()
     };
     Some(format!(
-        "The idle baseline is taken for {time} with the model resident, before and after its trials of a block{settle}. Net \
-         energy rests on the mean of both; the furthest apart were {} (after less before). Where that is more than 2 % of \
-         a trial's net power the trial is marked: its gross energy stands.",
+        "The idle baseline is taken for {time} with the model resident, before and after its trials of a \
+         block{settle}. Net energy rests on the mean of both; the furthest apart were {} (after less before). Where \
+         that is more than 2 % of a trial's net power the trial is marked: its gross energy stands.",
         format::signed_watts(worst)
     ))
 }

@@ -73,8 +73,8 @@ pub fn windows(study: &Study) -> Option<Table> {
         }),
     ];
     let caption = "The windows of each cell: means over them, and the worst where one alone would spoil the figure. \
-        Residual: (counter − integrated power) / counter, of the worst window and device. Clock events: share of the time; \
-        the power cap is normal at full load. Idle drift: idle power after a model's trials less that before.";
+        Residual: (counter − integrated power) / counter, of the worst window and device. Clock events: share of the \
+        time; the power cap is normal at full load. Idle drift: idle power after a model's trials less that before.";
     (!cells.is_empty()).then(|| table("table-windows", caption, None, columns))
 }
 
@@ -152,8 +152,8 @@ pub fn domains(study: &Study) -> Option<Table> {
         Some(Cell::new(format::fraction(gpu.value / together.value)))
     }));
     let caption = "Energy of one pass over the prompts by what drew it, with 95 % intervals: the GPUs in use, the \
-        processor packages and the main memory. A package is measured whole, with whatever else runs on it. Only the GPUs \
-        are in the energies per token.";
+        processor packages and the main memory. A package is measured whole, with whatever else runs on it. Only the \
+        GPUs are in the energies per token.";
     (!cells.is_empty()).then(|| table("table-domains", caption, caveat(study), columns))
 }
 
@@ -172,14 +172,14 @@ pub fn seed_sum(study: &Study) -> Option<Table> {
         }),
     ];
     let caption = "EPT-Bench's estimator beside ours, for one pass: E_sum = Σ Pᵢ·Δtᵢ over the driver's power reading \
-        every 0.1 s, the last partial interval dropped. That reading is the average of the last second on newer GPUs, so \
-        E_sum misses part of a short window. It is recorded for comparison and is in no other figure.";
+        every 0.1 s, the last partial interval dropped. That reading is the average of the last second on newer GPUs, \
+        so E_sum misses part of a short window. It is recorded for comparison and is in no other figure.";
     (!cells.is_empty()).then(|| table("table-estimator", caption, caveat(study), columns))
 }
 
 /// What has to be said with [`phases`].
-pub const PHASES: &str = "The methods needn't agree: back-to-back prefill, as in windows of one new token, runs at another \
-    clock and power state than prefill inside a generate call, where decoding comes before and after it.";
+pub const PHASES: &str = "The methods needn't agree: back-to-back prefill, as in windows of one new token, runs at \
+    another clock and power state than prefill inside a generate call, where decoding comes before and after it.";
 
 /// Prefill and decode of each model and batch size, the methods side by side.
 pub fn phases(study: &Study) -> Option<Table> {
@@ -215,11 +215,11 @@ pub fn phases(study: &Study) -> Option<Table> {
         Some(Cell::new(format::energy(&best.decode_j_per_step)))
     }));
     columns.push(Filled::new(Column::words("Remarks"), &rows, |phases| Some(Cell::new(remarks(phases)))));
-    let caption = "Energy of prefill for one prompt and of decoding for one token, with 95 % intervals. By difference: the \
-        longest windows less those of one new token, over the steps between. By regression: a line through the energy of a \
-        pass against its decoding steps, over all lengths, weighted by 1 / variance; curved: what a parabola adds to it, \
-        where that isn't 0 for certain. Inside windows: power samples, parted at the first token of each batch. Apart by: \
-        (largest − smallest) / mean of the methods.";
+    let caption = "Energy of prefill for one prompt and of decoding for one token, with 95 % intervals. By \
+        difference: the longest windows less those of one new token, over the steps between. By regression: a line \
+        through the energy of a pass against its decoding steps, over all lengths, weighted by 1 / variance; curved: \
+        what a parabola adds to it, where that isn't 0 for certain. Inside windows: power samples, parted at the \
+        first token of each batch. Apart by: (largest − smallest) / mean of the methods.";
     (!rows.is_empty()).then(|| table("table-phases", caption, caveat(study), columns))
 }
 

@@ -344,7 +344,8 @@ pub fn meter(method: EnergyMethod) -> MeterInfo {
     }
 }
 
-/// Two GPUs with a processor beside them, measured by a preset with adaptive repeats; one was throttled by its power limit.
+/// Two GPUs with a processor beside them, measured by a preset with adaptive repeats; one was throttled by its power
+/// limit.
 pub fn gpu_run() -> RunInfo {
     let mut run = run();
     run.protocol = Protocol {
