@@ -29,7 +29,7 @@ models:
 sweep: {batch_size: $2, max_new_tokens: $3}
 prompts: {random: {tokens: $4}, count: $5}
 generation: {length: fixed}
-measure: {repeats: 5, order: by_model, warmup_s: 4, max_warmup_s: 10, $6}
+measure: {repeats: 5, order: by_model, $6}
 YAML
     ept-sweep run "$out/$1.yaml" --device cuda --out "$out/$1" --fresh 2>&1 | grep -v '^\s*$'
 }
@@ -37,9 +37,9 @@ YAML
 for step in $steps; do
     case $step in
         config) config ;;
-        win10) sweep win10 8 128 128 8 "window_s: 10, idle_s: 10" ;;
-        win*) sweep "$step" 8 128 128 8 "window_s: ${step#win}, idle_s: 0" ;;
-        prefill) sweep prefill 32 "[8, 64]" 2048 32 "window_s: 5, idle_s: 0, prefill: true" ;;
+        win10) sweep win10 8 128 128 8 "warmup_s: 4, max_warmup_s: 10, window_s: 10, idle_s: 10" ;;
+        win*) sweep "$step" 8 128 128 8 "warmup_s: 4, max_warmup_s: 10, window_s: ${step#win}, idle_s: 0" ;;
+        prefill) sweep prefill 24 "[8, 64]" 2048 24 "warmup_s: 3, max_warmup_s: 6, window_s: 5, idle_s: 0, prefill: true" ;;
         sampler) sampler_cost "$out/wide" 40 1.5 | tee "$out/sampler.txt" ;;
         *) echo "unknown step $step" >&2; exit 2 ;;
     esac
