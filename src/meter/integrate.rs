@@ -193,8 +193,8 @@ fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&Source
 }
 
 /// The samples without those that say for a moment what the one before said: a sensor that wasn't renewed in time. A
-/// line from the one to the next that is new follows a jump of power sooner than they do. What stays the same for longer
-/// is constant power.
+/// line from the one to the next that is new follows a jump of power sooner than they do. What stays the same for
+/// longer is constant power.
 fn renewed(power: &SourceTrace) -> SourceTrace {
     let longest = max_gap(power);
     let runs = power.samples.chunk_by(|a, b| a.value == b.value);

@@ -2,8 +2,8 @@
 //!
 //! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces
 //! are taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an
-//! H100 (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous samples
-//! 7.8 to 43 ms apart of which 11 % repeat the one before, power fields that are renewed ten times a second.
+//! H100 (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous
+//! samples 7.8 to 43 ms apart of which 11 % repeat the one before, power fields that are renewed ten times a second.
 
 use ept_sweep::meter::sampler::Edge;
 use ept_sweep::record::{Domain, EnergyMethod, GpuInfo, MeterInfo, Quantity, Sample, SourceTrace, Trace};
