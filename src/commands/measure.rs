@@ -71,8 +71,8 @@ impl Measuring<'_> {
         result
     }
 
-    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as long
-    /// as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
+    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as
+    /// long as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
     fn is_wanted(&mut self, session: &Session) -> bool {
         let Some(adaptive) = self.dir.info().protocol.adaptive.filter(|_| session.block >= self.prepared.plan.blocks)
         else {
@@ -82,7 +82,8 @@ impl Measuring<'_> {
         *self.further.entry(session.block).or_insert_with(|| spread.is_wide(adaptive.half_width))
     }
 
-    /// Loads a model and measures its cells of one block. With `order: by_model` the model stays loaded for its next block.
+    /// Loads a model and measures its cells of one block. With `order: by_model` the model stays loaded for its next
+    /// block.
     fn session(&mut self, session: &Session, loaded: &mut Option<Loaded>, progress: &mut Progress) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());

@@ -125,7 +125,8 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     })
 }
 
-/// Linear interpolation; past either end the nearest slope is followed for at most `reach`, and always for [`SAME_INSTANT`].
+/// Linear interpolation; past either end the nearest slope is followed for at most `reach`, and always for
+/// [`SAME_INSTANT`].
 fn value_at(points: &[Sample], t: Seconds, reach: Seconds) -> Option<f64> {
     let after = points.partition_point(|point| point.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
@@ -228,8 +229,8 @@ pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) 
     (energy, validity)
 }
 
-/// Mean power of all domains between `t0` and `t1`, by the sources that tell more of short times: power samples where there
-/// are some, else counters.
+/// Mean power of all domains between `t0` and `t1`, by the sources that tell more of short times: power samples where
+/// there are some, else counters.
 ///
 /// `None` where a domain has neither.
 pub fn mean_power(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<Watts> {
