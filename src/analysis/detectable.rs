@@ -7,11 +7,12 @@ pub const POWER: f64 = 0.8;
 /// Spread between repeats that is assumed where none was measured.
 pub const ASSUMED_SPREAD: f64 = 0.01;
 
-/// Smallest relative difference between two cells that `n` pairs of repeats would detect, two-sided at 5 % with a power of
-/// 80 %: (t(0.975, ν) + t(0.8, ν))·√2·s/√n with ν = n − 1, where `s` is the relative standard deviation of each cell's
-/// repeats.
+/// Smallest relative difference between two cells that `n` pairs of repeats would detect, two-sided at 5 % with a
+/// power of 80 %: (t(0.975, ν) + t(0.8, ν))·√2·s/√n with ν = n − 1, where `s` is the relative standard deviation of
+/// each cell's repeats.
 ///
-/// It counts no gain from what both cells of a block share, so that it errs on the large side. `None` below two repeats.
+/// It counts no gain from what both cells of a block share, so that it errs on the large side. `None` below two
+/// repeats.
 pub fn smallest_difference(spread: f64, n: u32) -> Option<f64> {
     let freedom = f64::from(n.checked_sub(1).filter(|freedom| *freedom > 0)?);
     let quantiles = t_quantile(0.975, freedom) + t_quantile(POWER, freedom);

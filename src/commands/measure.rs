@@ -76,8 +76,8 @@ impl Measuring<'_> {
         result
     }
 
-    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as long
-    /// as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
+    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as
+    /// long as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
     fn is_wanted(&mut self, session: &Session) -> bool {
         let Some(adaptive) = self.dir.info().protocol.adaptive.filter(|_| session.block >= self.prepared.plan.blocks)
         else {

@@ -1,5 +1,5 @@
-//! `ept-sweep recompute`: the energies of a run anew, from the raw samples that it stored. Needs neither model nor meter,
-//! and never writes into the run's directory.
+//! `ept-sweep recompute`: the energies of a run anew, from the raw samples that it stored. Needs neither model nor
+//! meter, and never writes into the run's directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -116,8 +116,8 @@ const FROM_THE_WHOLE: [Reason; 2] = [Reason::PhysicallyImpossible, Reason::Phase
 
 /// Energy, conditions and validity of a stored window, or of a part of it, from the readings.
 ///
-/// Reasons that the readings can't tell are taken over from the record. Decoding steps are passed through from the stored
-/// phases: where no phases are stored, nothing needs them.
+/// Reasons that the readings can't tell are taken over from the record. Decoding steps are passed through from the
+/// stored phases: where no phases are stored, nothing needs them.
 ///
 /// # Errors
 /// The part that is asked for doesn't lie in the window.

@@ -132,9 +132,9 @@ pub fn by_preset(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<V
 
 /// The best design that typically takes no longer than `budget`; `None` where not even the smallest one fits.
 ///
-/// In this order it keeps: five repeats, all levels of the axes, long windows, more repeats. Where five repeats of the ends
-/// of the axes don't fit, three are tried, again with as many levels as possible. No model is ever dropped, and axes keep
-/// their ends.
+/// In this order it keeps: five repeats, all levels of the axes, long windows, more repeats. Where five repeats of
+/// the ends of the axes don't fit, three are tried, again with as many levels as possible. No model is ever dropped,
+/// and axes keep their ends.
 ///
 /// # Errors
 /// As [`Design::of`].
@@ -227,8 +227,8 @@ fn thinned(spec: &SweepSpec, batch: usize, length: usize) -> SweepSpec {
     spec
 }
 
-/// At most `levels` (2 or more) of an axis, as evenly spread as they come: the smallest and the largest stay. In the order
-/// of the axis.
+/// At most `levels` (2 or more) of an axis, as evenly spread as they come: the smallest and the largest stay. In the
+/// order of the axis.
 fn thin(axis: &Axis, levels: usize) -> Axis {
     if axis.0.len() <= levels {
         return axis.clone();

@@ -17,7 +17,8 @@ pub struct MeasureSpec {
     pub meter: MeterChoice,
     /// Blocks: how often every cell is measured; `auto`: 3, 5 or 5 by preset.
     pub repeats: Auto<u32>,
-    /// Most blocks, where repeats go on until `half_width` is reached; `auto`: as many as `repeats`, 15 in `publication`.
+    /// Most blocks, where repeats go on until `half_width` is reached; `auto`: as many as `repeats`, 15 in
+    /// `publication`.
     pub max_repeats: Auto<u32>,
     /// Half-width of a cell's 95 % interval relative to its mean at which repeats end; `auto`: 0.02.
     pub half_width: Auto<f64>,
@@ -27,18 +28,18 @@ pub struct MeasureSpec {
     pub guard_s: Auto<f64>,
     /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
     pub warmup_s: Auto<f64>,
-    /// Longest warm-up in seconds, where temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve times in
-    /// `publication`.
+    /// Longest warm-up in seconds, where temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve
+    /// times in `publication`.
     pub max_warmup_s: Auto<f64>,
-    /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a quarter in
-    /// `quick`.
+    /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a
+    /// quarter in `quick`.
     pub idle_s: Auto<f64>,
     /// `blocks`, or `by_model` for models too large to be loaded in every block.
     pub order: Order,
     /// A random wait before each trial, so that the work meets another phase of the sensor's rhythm in each repeat.
     pub random_phase: bool,
-    /// Adds cells of 1 and 8 new tokens, from which prefill and decode are told apart; `auto`: in `publication`, in `fixed`
-    /// length.
+    /// Adds cells of 1 and 8 new tokens, from which prefill and decode are told apart; `auto`: in `publication`, in
+    /// `fixed` length.
     pub prefill: Auto<bool>,
     /// Measures the processor next to the GPU where RAPL is readable.
     pub cpu_energy: bool,
@@ -104,7 +105,8 @@ impl MeasureSpec {
         self.prefill.or(self.preset == Preset::Publication && length == OutputLength::Fixed)
     }
 
-    /// What is wrong with `window_s` on a meter that needs longer windows: every one would be marked `window_too_short`.
+    /// What is wrong with `window_s` on a meter that needs longer windows: every one would be marked
+    /// `window_too_short`.
     pub fn too_short(&self, meter: &MeterInfo) -> Option<String> {
         let Auto::Value(window) = self.window_s else { return None };
         let least = meter.min_window_s.0;
