@@ -256,3 +256,129 @@ fn failure_kind(error: &Error) -> FailureKind {
 fn check_stop(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::clock::SimulatedDevice;
+    use crate::engine::synthetic::SyntheticSpec;
+    use crate::record::{CellId, Decoding, Finish, MeterInfo, ModelInfo, OutputLength};
+    use crate::units::Watts;
+
+    /// Writes `answer(n)` in its n-th batch, each of one second.
+    struct Scripted {
+        info: ModelInfo,
+        device: SimulatedDevice,
+        batches: u32,
+        answer: fn(u32) -> u32,
+    }
+
+    impl Engine for Scripted {
+        fn info(&self) -> &ModelInfo {
+            &self.info
+        }
+
+        fn generate(&mut self, batch: &[Prompt], _: GenerateOptions) -> Result<Vec<Generation>> {
+            self.device.spend(Seconds(1.0), Watts(300.0));
+            self.batches += 1;
+            let ids = vec![(self.answer)(self.batches)];
+            let generation = Generation { ids, finish: Finish::Length, natural_length: None };
+            Ok(vec![generation; batch.len()])
+        }
+    }
+
+    /// A simulated device with a thermometer that shows `slope` degrees more at each look.
+    struct Warming {
+        meter: Box<dyn Meter>,
+        slope: f64,
+        looks: Cell<f64>,
+    }
+
+    impl Meter for Warming {
+        fn info(&self) -> &MeterInfo {
+            self.meter.info()
+        }
+
+        fn start(&mut self) -> Result<()> {
+            self.meter.start()
+        }
+
+        fn stop(&mut self) -> Result<Trace> {
+            self.meter.stop()
+        }
+
+        fn temperature(&self) -> Option<f64> {
+            self.looks.set(self.looks.get() + 1.0);
+            Some(40.0 + self.slope * self.looks.get())
+        }
+    }
+
+    fn cell() -> CellSpec {
+        CellSpec {
+            id: CellId("m.b1.n1".into()),
+            model: "m".into(),
+            batch_size: 1,
+            max_new_tokens: 1,
+            dtype: "f32".into(),
+            output_length: OutputLength::Fixed,
+            decoding: Decoding::Greedy,
+            dummy_weights: false,
+            probe: false,
+        }
+    }
+
+    /// Warnings and length of the warm-up of a trial that warms up for 8 s at least and 20 s at most.
+    fn trial(slope: f64, answer: fn(u32) -> u32) -> (Vec<Reason>, f64) {
+        let device = SimulatedDevice::new(Watts(60.0));
+        let clock = Clock::Simulated(device.clone());
+        let meter = meter::open(meter::MeterChoice::Auto, &meter::MeterOptions::default(), &clock).unwrap();
+        let mut meter = Warming { meter, slope, looks: Cell::new(0.0) };
+        let spec: SyntheticSpec = serde_json::from_str(r#"{"step_s": 1, "power_w": 300, "idle_w": 60}"#).unwrap();
+        let info = crate::engine::synthetic::Synthetic::new(spec, device.clone()).unwrap().info().clone();
+        let mut engine = Scripted { info, device, batches: 0, answer };
+        let mut protocol = crate::sweep::measure::MeasureSpec::default().protocol(meter.info());
+        (protocol.min_window_s, protocol.warmup_s, protocol.max_warmup_s) = (Seconds(5.0), Seconds(8.0), Seconds(20.0));
+        let mut stage = Stage {
+            engine: &mut engine,
+            meter: &mut meter,
+            clock: &clock,
+            prompts: &[Prompt { text: "a".into(), ids: vec![1] }],
+            protocol: &protocol,
+            idle: None,
+            phase: Seconds(0.0),
+            load: Cost::default(),
+            stop: &AtomicBool::new(false),
+        };
+        match stage.trial(&cell()).unwrap().outcome {
+            Outcome::Measured(measurement) => (measurement.validity.warnings, measurement.warmup.duration_s.0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_device_that_keeps_its_temperature_is_measured_after_the_shortest_warm_up() {
+        assert_eq!(trial(0.0, |_| 7), (vec![], 8.0));
+    }
+
+    #[test]
+    fn a_device_that_goes_on_warming_is_measured_after_the_longest_warm_up_and_marked() {
+        assert_eq!(trial(1.0, |_| 7), (vec![Reason::NotSteady], 20.0));
+    }
+
+    #[test]
+    fn passes_that_write_something_else_are_marked() {
+        assert_eq!(trial(0.0, |batch| batch), (vec![Reason::NondeterministicOutput], 8.0));
+    }
+
+    #[test]
+    fn a_random_phase_is_the_same_for_the_same_trial_and_spreads_over_the_whole_range() {
+        let phase = |block| random_phase(42, &cell(), block, Seconds(0.1)).0;
+        assert_eq!(phase(3), phase(3));
+        let phases: Vec<f64> = (0..200).map(phase).collect();
+        let mean = phases.iter().sum::<f64>() / 200.0;
+        assert!((mean - 0.05).abs() < 0.008, "the mean of a uniform spread: {mean}");
+        assert!(phases.iter().all(|phase| (0.0..=0.1).contains(phase)));
+    }
+}
