@@ -41,9 +41,6 @@ const STUCK_TICKS_AT_END: f64 = 3.0;
 /// … for as long as guard work lasts.
 const STUCK_AT_LEAST_AT_END: Seconds = Seconds(0.2);
 
-/// Times this close are one: an edge that was stored as decimal text may come back with another last bit.
-const SAME_INSTANT: f64 = 1e-9;
-
 /// Why a counter gives no energy for a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CounterFault {
@@ -181,15 +178,14 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     })
 }
 
-/// Interpolation with the course of `power`, or linear; past either end the nearest slope is followed for `reach`, and
-/// always for [`SAME_INSTANT`].
+/// Interpolation with the course of `power`, or linear; past either end the nearest slope is followed for `reach`.
 fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&SourceTrace>) -> Option<f64> {
     let after = points.partition_point(|point| point.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
     let (a, b) = (points[left], points[left + 1]);
     let outside = (a.t - t).0.max((t - b.t).0);
     let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
-    (outside <= reach.0 + SAME_INSTANT && share.is_finite()).then_some(a.value + (b.value - a.value) * share)
+    (outside <= reach.0 && share.is_finite()).then_some(a.value + (b.value - a.value) * share)
 }
 
 /// The samples without those that say for a moment what the one before said: a sensor that wasn't renewed in time. A
