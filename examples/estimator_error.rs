@@ -3,11 +3,10 @@
 //!
 //!     cargo run --release --example estimator_error > docs/measurement/errors.md
 
-// shared with tests/oracle.rs, which uses all of them
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with tests/oracle.rs, which uses all of it")]
 #[path = "../tests/oracle/sensors.rs"]
 mod sensors;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with tests/oracle.rs, which uses all of it")]
 #[path = "../tests/oracle/table.rs"]
 mod table;
 
