@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the reference answers of tests/golden/adapters/: LoRA adapters as PEFT saves them, and the weights and answers of
-PEFT's own merged model, in f32 on the CPU.
+"""Writes the reference answers of tests/golden/adapters/: LoRA adapters as PEFT saves them, and the weights and answers
+of PEFT's own merged model, in f32 on the CPU.
 
     python scripts/make_adapter_goldens.py                 # tests/golden/adapters/<name>/
     python scripts/make_adapter_goldens.py --only dora_gpt2

@@ -1,4 +1,4 @@
-"""Writes the goldens of chat templates and of GGUF tokenizers: tests/golden/chat/golden.json and tests/golden/gguf.json.
+"""Writes the goldens of chat templates and GGUF tokenizers: tests/golden/chat/golden.json and tests/golden/gguf.json.
 
 The templates next to golden.json are this project's own, each in the prompt format of a family of models. transformers
 renders and encodes them; tokenizers trains the small tokenizers. Each run gives the same files. Needs transformers,
@@ -253,7 +253,7 @@ def write(path, value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--templates", type=Path, help="folder of .jinja files to make goldens for, in place of this project's own")
+    parser.add_argument("--templates", type=Path, help="folder of .jinja files to use instead of the own ones")
     parser.add_argument("--out", type=Path, help="file to write those goldens to")
     arguments = parser.parse_args()
     base = trained(split(TIKTOKEN % "{1,3}"), specials=SPECIAL)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes, for the tiny models of tests/golden/, the results of Hugging Face transformers in beam search, the tokens that it
-leaves to sample from, and its log-probabilities of continuations; all in f32 on the CPU:
+"""Writes, for the tiny models of tests/golden/, the results of Hugging Face transformers in beam search, the tokens
+that it leaves to sample from, and its log-probabilities of continuations; all in f32 on the CPU:
 
     python scripts/make_decoding_goldens.py    # tests/golden/decoding.json and tests/golden/sampling.json
 
-Needs torch and transformers 5 (CPU builds are enough), and the models that scripts/make_goldens.py wrote. Each run gives
-the same files. A search is kept only if each of its prompts, alone and in f64, gets the same answer, so that no choice
-depends on rounding.
+Needs torch and transformers 5 (CPU builds are enough), and the models that scripts/make_goldens.py wrote. Each run
+gives the same files. A search is kept only if each of its prompts, alone and in f64, gets the same answer, so that no
+choice depends on rounding.
 """
 
 import hashlib

@@ -611,7 +611,7 @@ def make(name, model_type, fields, how):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="only the models whose name begins with one of these prefixes, separated by commas")
+    parser.add_argument("--only", default="", help="prefixes of models' names, separated by commas")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the reference answers of tests/golden/gguf/: GGUF files made with the `gguf` package, its dequantised values of
-every type, the tensor names of every family, and the answers of transformers for the same files.
+"""Writes the reference answers of tests/golden/gguf/: GGUF files made with the `gguf` package, its dequantised values
+of every type, the tensor names of every family, and the answers of transformers for the same files.
 
     python scripts/make_gguf_goldens.py              # everything
     python scripts/make_gguf_goldens.py --only names # or types, or one model
@@ -8,8 +8,8 @@ every type, the tensor names of every family, and the answers of transformers fo
 Needs torch, transformers 5 and gguf (CPU builds are enough). Each run gives the same files.
 
     types.gguf, types.safetensors    a matrix of every type; its values as `gguf.dequantize` gives them, and activations
-    names.json                       for each family, the names of a tiny model's tensors in llama.cpp and in transformers,
-                                     by the `gguf` package's own map
+    names.json                       for each family, a tiny model's tensor names in llama.cpp and in transformers, by
+                                     the `gguf` package's own map
     <model>/model.gguf               a model with its configuration and its tokenizer in the metadata
     <model>/golden.json              `tensors`: checks of the weights as transformers loads them from the file; the rest
                                      as scripts/make_goldens.py writes it, of that model in f32

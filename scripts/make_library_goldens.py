@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/library/: the answers of Hugging Face transformers for tiny models of the architectures outside the
-decoder, in f32 on the CPU.
+"""Writes tests/golden/library/: the answers of Hugging Face transformers for tiny models of the architectures outside
+the decoder, in f32 on the CPU.
 
     python scripts/make_library_goldens.py            # all of them
     python scripts/make_library_goldens.py --only mamba2
 
-Needs torch and transformers 5 (CPU builds are enough). Each run gives the same files. Weights aren't stored: they follow from a
-seed by the rule in `generated`, which tests/common/generated.rs repeats.
+Needs torch and transformers 5 (CPU builds are enough). Each run gives the same files. Weights aren't stored: they
+follow from a seed by the rule in `generated`, which tests/common/generated.rs repeats.
 """
 
 import argparse
