@@ -175,7 +175,7 @@ fn a_budget_that_nothing_fits_is_answered_with_the_least_that_would() {
     has_all(&stderr(&output), &["nothing fits 5\u{a0}s", "× 3 repeats", "raise `--budget`"]);
     let bare = program().arg("plan").arg(&file).args(["--budget", "25"]).output().unwrap();
     assert_eq!(bare.status.code(), Some(2));
-    has_all(&stderr(&bare), &["a time is such as `90s`, `25m` or `1h30m`"]);
+    has_all(&stderr(&bare), &["expected a duration such as `90s`, `25m` or `1h30m`"]);
 }
 
 #[test]
