@@ -6,6 +6,7 @@ pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod host;
+pub(crate) mod json;
 pub mod units;
 
 pub mod record;
@@ -13,6 +14,8 @@ pub mod record;
 pub mod hub;
 pub mod table;
 pub mod template;
+
+pub(crate) mod gguf;
 
 pub mod prompts;
 pub mod text;

@@ -69,7 +69,7 @@ impl DeviceChoice {
 pub fn uuid(index: usize) -> Option<String> {
     let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(index).ok()?;
     let bytes: Vec<u8> = context.uuid().ok()?.bytes.iter().map(|byte| *byte as u8).collect();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = crate::digest::hex(&bytes);
     let parts = [hex.get(..8)?, hex.get(8..12)?, hex.get(12..16)?, hex.get(16..20)?, hex.get(20..)?];
     Some(format!("GPU-{}", parts.join("-")))
 }

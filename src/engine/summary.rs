@@ -123,11 +123,6 @@ impl ModelSummary {
             activations: scores.max(wide).saturating_add(stream).saturating_add(logits),
         }
     }
-
-    /// Floating-point operations for one token, attention left out: two for each parameter.
-    pub fn flops_per_token(&self) -> u64 {
-        2 * self.parameters
-    }
 }
 
 fn size_of_dtype(dtype: &str) -> u64 {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, GenerateOptions, Generation, Prompt};
+use super::interface::{Engine, GenerateOptions, Generation, Prompt};
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Decoding, Finish, ModelInfo, OutputLength};

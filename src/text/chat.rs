@@ -5,9 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{SETTINGS, SPECIAL, content, read_object};
+use super::settings::{SETTINGS, SPECIAL, content};
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
+use crate::json::read_object;
 use crate::template::chat::Compiled;
 use crate::template::date::Date;
 
@@ -54,7 +55,7 @@ impl TemplateSource {
         Ok(None)
     }
 
-    /// Reads a template from a file that the user calls `shown`.
+    /// Reads a template from a file; records and errors call it `shown`.
     ///
     /// # Errors
     /// The file can't be read as text.

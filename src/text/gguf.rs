@@ -16,8 +16,11 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Backend};
 
-use super::{ModelText, TemplateSource, Tokenizer, template};
+use super::chat::TemplateSource;
+use super::model_text::ModelText;
+use super::tokenizer::{Tokenizer, around};
 use crate::error::{Context, Error, Result};
+use crate::gguf::GgufFile;
 
 /// What the metadata of a GGUF file say about text; each field is the value of `tokenizer.ggml.<field>` unless it says
 /// otherwise.
@@ -49,6 +52,8 @@ pub struct GgufTokenizer {
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// Values of `token_type`.
 const CONTROL: i32 = 3;
@@ -158,6 +163,29 @@ const HINT: &str = "put the `tokenizer.json` of the model that the file was made
                     `tokenizer_config.json`, beside the GGUF file";
 
 impl GgufTokenizer {
+    /// The tokenizer's metadata of a file.
+    ///
+    /// # Errors
+    /// No tokenizer in the file, lists of different lengths, or an id that is no token's.
+    pub(crate) fn read(file: &GgufFile) -> Result<Self> {
+        let tokens = file.required(TOKENS, file.texts(TOKENS)?)?;
+        let id = |key: &str| file.token_id(key, tokens.len());
+        Ok(Self {
+            model: file.text("tokenizer.ggml.model")?,
+            pre: file.optional_text("tokenizer.ggml.pre")?,
+            merges: file.texts("tokenizer.ggml.merges")?.unwrap_or_default(),
+            token_types: token_types(file, tokens.len())?,
+            bos: id("tokenizer.ggml.bos_token_id")?,
+            eos: id("tokenizer.ggml.eos_token_id")?,
+            unknown: id("tokenizer.ggml.unknown_token_id")?,
+            padding: id("tokenizer.ggml.padding_token_id")?,
+            add_bos: file.optional_flag("tokenizer.ggml.add_bos_token")?,
+            add_eos: file.optional_flag("tokenizer.ggml.add_eos_token")?,
+            chat_template: file.optional_text("tokenizer.chat_template")?,
+            tokens,
+        })
+    }
+
     /// The text side of the model; `file` is what errors and records call the GGUF file.
     ///
     /// # Errors
@@ -198,9 +226,9 @@ impl GgufTokenizer {
         let bos = self.end(self.add_bos.unwrap_or(pre.add_bos), self.bos, "bos")?;
         let eos = self.end(self.add_eos.unwrap_or(false), self.eos, "eos")?;
         if bos.is_some() || eos.is_some() {
-            backend.with_post_processor(Some(template(bos, eos).input_context(|| "`tokenizer.ggml.add_bos_token`")?));
+            backend.with_post_processor(Some(around(bos, eos).input_context(|| "`tokenizer.ggml.add_bos_token`")?));
         }
-        Ok(Tokenizer { backend, file: file.into() })
+        Ok(Tokenizer::new(backend, file.into()))
     }
 
     fn pre(&self) -> Result<Pre> {
@@ -265,5 +293,44 @@ impl GgufTokenizer {
             Some(token) if !token.is_empty() => Ok(Some((token.clone(), id))),
             _ => Err(Error::input(format!("`tokenizer.ggml.{name}_token_id` is {id}, which is no token"))),
         }
+    }
+}
+
+fn token_types(file: &GgufFile, count: usize) -> Result<Vec<i32>> {
+    const KEY: &str = "tokenizer.ggml.token_type";
+    let types = file.integers(KEY)?.unwrap_or_default();
+    if !types.is_empty() && types.len() != count {
+        return Err(file.error(KEY, format!("has {} entries for {count} tokens", types.len())));
+    }
+    types
+        .into_iter()
+        .map(|kind| i32::try_from(kind).map_err(|_| file.error(KEY, format!("{kind} isn't a token's type"))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(golden: &str) -> Result<GgufTokenizer> {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf");
+        GgufTokenizer::read(&GgufFile::open(&goldens.join(golden)).unwrap())
+    }
+
+    #[test]
+    fn the_tokenizers_data_is_what_was_written() {
+        let data = read("llama_f16/model.gguf").unwrap();
+        assert_eq!((data.model.as_str(), data.pre.as_deref()), ("gpt2", Some("gpt-2")));
+        assert_eq!((data.tokens.len(), data.token_types.len(), data.merges.len()), (300, 300, 41));
+        assert_eq!(data.tokens[..3], ["<pad>", "<s>", "</s>"]);
+        assert_eq!(data.merges[..2], ["e n", "e t"]);
+        assert_eq!(data.token_types[..4], [3, 3, 3, 1]);
+        assert_eq!((data.bos, data.padding, data.unknown), (Some(1), Some(0), None));
+        assert_eq!((data.add_bos, data.add_eos), (Some(false), None));
+        assert!(data.chat_template.unwrap().contains("messages"));
+        let none = read("types.gguf").unwrap_err();
+        assert!(none.message().contains("`tokenizer.ggml."), "{none}");
     }
 }

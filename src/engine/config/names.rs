@@ -21,7 +21,7 @@ pub struct Names {
     pub final_norm: Option<&'static str>,
     /// Output layer, without the prefix.
     pub output: &'static str,
-    /// Norm before attention (after the addition in [`super::Residual::NormAfter`]).
+    /// Norm before attention (after the addition in [`Residual::NormAfter`](super::graph::Residual::NormAfter)).
     pub attention_norm: Option<&'static str>,
     /// Norm of what attention gives.
     pub attended_norm: Option<&'static str>,

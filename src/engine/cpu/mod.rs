@@ -8,6 +8,7 @@
 //! batch and on any number of threads.
 
 pub(super) mod attention;
+pub(super) mod cache;
 mod exp;
 pub(super) mod gate;
 pub(super) mod panels;

@@ -6,15 +6,16 @@ use candle_core::{DType, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use candle_nn::rotary_emb::{rope, rope_i};
 
-use super::alibi::AlibiTable;
 use super::cache::{LayerCache, StockCache};
 use super::linear::Linear;
 use super::norm::Normalise;
 use super::place::Place;
 use super::positions::{Pass, TableInUse};
 use crate::engine::config::{Config, RopeStyle};
-use crate::engine::cpu::attention::{Heads, Query, Scores};
+use crate::engine::cpu::attention::{Query, Scores};
+use crate::engine::heads::Heads;
 use crate::engine::layout::{LayerSpec, NormSpec};
+use crate::engine::position_encoding::AlibiTable;
 use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 

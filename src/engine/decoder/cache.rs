@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::alibi::AlibiTable;
 use super::place::{Kernels, Place};
 use super::positions::{Positions, TableInUse, row_index};
 use crate::engine::config::Attention;
-use crate::engine::cpu::attention::{Heads, PanelCache};
+use crate::engine::cpu::cache::PanelCache;
+use crate::engine::heads::Heads;
+use crate::engine::position_encoding::AlibiTable;
 use crate::error::{Error, Result};
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
@@ -76,16 +77,21 @@ impl Sequences {
     }
 }
 
+/// The columns of a batch that begins.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// First column of each row that isn't padding.
+    pub starts: &'a [usize],
+    /// Columns that there has to be room for.
+    pub capacity: usize,
+    /// Linear biases, where the model has them.
+    pub alibi: Option<&'a AlibiTable>,
+}
+
 impl PartState {
-    /// An empty cache of `layers` layers for rows of up to `capacity` columns.
-    pub fn new(
-        attention: &Attention,
-        place: &Place,
-        layers: usize,
-        starts: &[usize],
-        capacity: usize,
-        alibi: Option<&AlibiTable>,
-    ) -> Result<Self> {
+    /// An empty cache of `layers` layers.
+    pub fn new(attention: &Attention, place: &Place, layers: usize, columns: Columns<'_>) -> Result<Self> {
+        let Columns { starts, capacity, alibi } = columns;
         let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
         let positions = match place.kernels {
             Kernels::Stock => Some(Positions::new(place, starts, capacity, alibi)?),

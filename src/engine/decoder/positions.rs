@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::alibi::AlibiTable;
 use super::place::Place;
-use super::rope::{RopeKey, RopeTable};
+use crate::engine::position_encoding::{AlibiTable, RopeKey, RopeTable};
 use crate::error::Result;
 
 /// Added to the scores of masked columns. Finite, so that a row of nothing but padding isn't NaN, and small enough that

@@ -19,42 +19,45 @@ use std::cmp::Ordering;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::batch::PAD;
-use super::{DecoderEngine, GenerateOptions, Generation, Prompt, left_padded, not_numbers, to_host};
+use super::batch::{LeftPadded, PAD};
+use super::choice::{not_numbers, to_host};
+use super::runner::Runner;
+use crate::engine::interface::{GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Result};
 use crate::record::{BeamSearch, EarlyStopping, Finish};
 
 /// Added to the score of what is not to be chosen, as in transformers.
 const UNWANTED: f32 = -1e9;
 
-impl DecoderEngine {
-    /// Answers a batch by beam search; `masked` tokens are never chosen.
-    pub(super) fn beam_search(
-        &self,
-        batch: &[Prompt],
-        options: GenerateOptions,
-        beam: BeamSearch,
-        masked: &[u32],
-    ) -> Result<Vec<Generation>> {
-        let device = &self.place.device;
-        let rules = Rules { beam, eos: &self.config.eos_ids, masked, limit: options.max_new_tokens };
-        rules.check(self.config.vocab_size)?;
-        let padded = left_padded(batch);
-        let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
-        let mut searches = vec![Search::new(beam.num_beams); batch.len()];
-        let mut ids = padded.ids(device)?;
-        loop {
-            let logits = self.next_logits(&ids, &mut sequences)?;
-            let rows = logits.dim(0)?;
-            step(&mut searches, &to_host(&logits)?, &rules)?;
-            if searches.iter().all(|search| search.done) {
-                return Ok(searches.iter().map(|search| search.answer(&rules)).collect());
-            }
-            // After the prompts there is one row for each, then one for each beam.
-            sequences.reorder(&parents(&searches, rows / batch.len()))?;
-            let inputs: Vec<u32> = searches.iter().flat_map(Search::inputs).collect();
-            ids = Tensor::from_vec(inputs, (batch.len() * beam.num_beams, 1), device)?;
+/// Answers a batch by beam search; `masked` tokens are never chosen.
+///
+/// # Errors
+/// Fewer tokens to choose from than there are beams, logits that aren't numbers, or a failure of the device.
+pub fn beam_search(
+    model: &Runner,
+    batch: &[Prompt],
+    options: GenerateOptions,
+    beam: BeamSearch,
+    masked: &[u32],
+) -> Result<Vec<Generation>> {
+    let device = &model.place.device;
+    let rules = Rules { beam, eos: &model.config.eos_ids, masked, limit: options.max_new_tokens };
+    rules.check(model.config.vocab_size)?;
+    let padded = LeftPadded::prompts(batch);
+    let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
+    let mut searches = vec![Search::new(beam.num_beams); batch.len()];
+    let mut ids = padded.ids(device)?;
+    loop {
+        let logits = model.next_logits(&ids, &mut sequences)?;
+        let rows = logits.dim(0)?;
+        step(&mut searches, &to_host(&logits)?, &rules)?;
+        if searches.iter().all(|search| search.done) {
+            return Ok(searches.iter().map(|search| search.answer(&rules)).collect());
         }
+        // after the prompts there is one row for each, then one for each beam
+        sequences.reorder(&parents(&searches, rows / batch.len()))?;
+        let inputs: Vec<u32> = searches.iter().flat_map(Search::inputs).collect();
+        ids = Tensor::from_vec(inputs, (batch.len() * beam.num_beams, 1), device)?;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Choice, not_numbers};
+use super::choice::{Choice, not_numbers};
 use crate::error::Result;
 
 /// Chooses tokens; knows the end-of-sequence tokens of a model.
@@ -20,8 +20,8 @@ struct OnDevice {
 }
 
 impl Picker {
-    /// A picker for logits `(b, vocabulary)` on a device. With `mask_eos` it tells the choice without end-of-sequence
-    /// tokens apart.
+    /// A picker for logits `(b, vocabulary)` on a device. With `mask_eos` each choice is made a second time without
+    /// end-of-sequence tokens.
     pub fn new(eos: &[u32], mask_eos: bool, vocabulary: usize, device: &Device) -> Result<Self> {
         let eos: Vec<u32> = if mask_eos { eos.to_vec() } else { Vec::new() };
         let device = match device.is_cpu() {

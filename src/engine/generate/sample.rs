@@ -20,8 +20,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-use super::{Choice, Prompt, not_numbers, to_host};
+use super::choice::{Choice, not_numbers, to_host};
 use crate::digest::sha256;
+use crate::engine::interface::Prompt;
 use crate::error::{Error, Result};
 use crate::record::Sampling;
 

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_i};
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias, ops};
 
-use super::Model;
+use super::definition::Model;
 use super::routing::{Expertise, Router};
 
 /// What the model is built from.

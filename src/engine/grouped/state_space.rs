@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias, ops};
 
-use super::Model;
+use super::definition::Model;
 
 /// What Mamba and Mamba-2 share.
 #[derive(Debug, Clone)]

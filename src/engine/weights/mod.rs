@@ -9,7 +9,7 @@ mod safetensors;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QMatMul};
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
@@ -126,10 +126,9 @@ impl Weights {
     pub fn stored_bytes_of(&self, tensor: &TensorSpec) -> u64 {
         let plain = || tensor.elements() * self.stored_dtype().size_in_bytes() as u64;
         match &self.source {
-            Source::Gguf(file) => file.dtype(&tensor.name).map_or_else(
-                |_| plain(),
-                |dtype| tensor.elements() / dtype.block_size() as u64 * dtype.type_size() as u64,
-            ),
+            Source::Gguf(file) => file
+                .dtype(&tensor.name)
+                .map_or_else(|_| plain(), |dtype| tensor.elements() / dtype.elements() as u64 * dtype.bytes() as u64),
             Source::Safetensors(_) | Source::Dummy(_) => plain(),
         }
     }
@@ -166,8 +165,9 @@ impl Weights {
     pub fn load_quantised(&self, tensors: &[&TensorSpec], device: &Device) -> Result<Option<QMatMul>> {
         let Source::Gguf(file) = &self.source else { return Ok(None) };
         for tensor in tensors {
-            let is_plain = matches!(file.dtype(&tensor.name)?, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-            if is_plain || self.adapter.as_ref().is_some_and(|adapter| self.is_changed(adapter, tensor)) {
+            if file.dtype(&tensor.name)?.is_plain()
+                || self.adapter.as_ref().is_some_and(|adapter| self.is_changed(adapter, tensor))
+            {
                 return Ok(None);
             }
         }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
-use crate::engine::config::read_object;
 use crate::error::{Context, Error, Result};
+use crate::json::read_object;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -116,15 +116,7 @@ impl Safetensors {
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<()> {
-        // SAFETY: the mapping is sound as long as nobody truncates the file while the model is loaded, which holds for
-        // any program that maps model files.
-        let mapped = unsafe { MmapedSafetensors::new(&path) };
-        let mapped = mapped.map_err(|cause| {
-            let message = Error::from(cause).message().to_owned();
-            Error::input(format!("isn't a whole safetensors file: {message}"))
-                .at(path.display())
-                .hint("download or copy the file again")
-        })?;
+        let mapped = map_safetensors(&path)?;
         for (name, view) in mapped.tensors() {
             // masks are stored as booleans or bytes
             if Self::is_recomputed(&name) {
@@ -189,6 +181,22 @@ impl Safetensors {
             Err(missing) => missing,
         }
     }
+}
+
+/// Maps a file into memory and reads its header.
+///
+/// # Errors
+/// The file can't be read, or isn't a complete safetensors file.
+pub fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
+    // SAFETY: the mapping is sound as long as nobody truncates the file while the model is loaded, which holds for any
+    // program that maps model files.
+    let mapped = unsafe { MmapedSafetensors::new(path) };
+    mapped.map_err(|cause| {
+        let message = Error::from(cause).message().to_owned();
+        Error::input(format!("isn't a whole safetensors file: {message}"))
+            .at(path.display())
+            .hint("download or copy the file again")
+    })
 }
 
 fn served_dtype(dtype: DType) -> Result<DType> {

@@ -1,11 +1,12 @@
 //! Gemma 1 to 3 (text).
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::{self, Rope, RopeDefaults, RopeStyle};
-use super::super::{Activation, Norm, QkNorm, QkSpan};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Activation, Config, Norm, QkNorm, QkSpan};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::{self, Rope, RopeDefaults, RopeStyle};
 use crate::error::Result;
+use crate::json::Fields;
 
 const GEMMA: Defaults = Defaults {
     positions: 8192,

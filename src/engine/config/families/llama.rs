@@ -1,11 +1,12 @@
 //! Llama and the families that vary its graph a little.
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::RopeStyle;
-use super::super::{FeedForward, Norm, QkNorm, QkSpan, Residual};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Config, FeedForward, Norm, QkNorm, QkSpan, Residual};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::RopeStyle;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Llama 1 to 3, and what is saved as such.
 pub fn llama(fields: &Fields) -> Result<Config> {

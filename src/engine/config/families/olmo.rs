@@ -1,12 +1,13 @@
 //! OLMo 1 to 3, and EXAONE 4, whose norms stand behind attention and feed-forward, too.
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::Rope;
-use super::super::{Norm, QkNorm, QkSpan};
+use super::base::{DEFAULTS, Defaults, decoder};
 use super::gemma::ropes_by_type;
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::windows;
+use crate::engine::config::graph::{Config, Norm, QkNorm, QkSpan};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::Rope;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Norms behind attention and feed-forward in place of those before.
 const NORMS_BEHIND: Names = Names {

@@ -1,8 +1,8 @@
 //! Which layers see a sliding window.
 
-use super::super::fields::Fields;
-use super::Config;
+use crate::engine::config::graph::Config;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Gives all layers the window of `sliding_window`.
 ///

@@ -15,12 +15,12 @@ pub struct AlibiTable {
 }
 
 impl AlibiTable {
-    /// The table of a model whose scores are multiplied by `scale`.
+    /// The table of a model whose scores are multiplied by `scale`, for positions below `positions`.
     pub fn new(alibi: Alibi, attention: &Attention, scale: f64, positions: usize) -> Self {
         let slopes = slopes(attention.heads);
         let bias = |slope: f32, position: usize| match alibi {
             Alibi::Bloom => slope * position as f32,
-            // Slope and product are rounded, and the sum with the score is scaled.
+            // transformers computes slope and product in bf16, and scales the bias together with the score
             Alibi::Falcon => {
                 let slope = bf16::from_f32(slope).to_f32();
                 bf16::from_f32(slope * bf16::from_f32(position as f32).to_f32()).to_f32() * scale as f32
