@@ -76,12 +76,12 @@ impl<'a> Fields<'a> {
         self.error(field, format!("`{value}` isn't {expected}"))
     }
 
-    /// The value, where it is there and not `null`.
+    /// The value, if it is there and not `null`.
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.spelled(field).filter(|value| !value.is_null())
     }
 
-    /// The value as it is written, `null` included: some defaults apply only where a field is left out.
+    /// The value as it is written, `null` included: some defaults apply only if a field is left out.
     pub(crate) fn spelled(&self, field: &str) -> Option<&'a Value> {
         self.map.get(field).filter(|_| !self.hidden.contains(&field))
     }

@@ -32,7 +32,7 @@ pub fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DT
         Some("f16") => DType::F16,
         Some("bf16") => DType::BF16,
         Some(other) => {
-            return Err(Error::input(format!("`{other}` is no data type; served are `f32`, `f16` and `bf16`")));
+            return Err(Error::input(format!("`{other}` is no data type; supported are `f32`, `f16` and `bf16`")));
         }
     };
     let note = |text: &str| vec![text.to_owned()];

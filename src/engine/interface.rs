@@ -25,7 +25,6 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Greedy decoding.
     pub fn greedy(max_new_tokens: usize, length: OutputLength) -> Self {
         Self { max_new_tokens, length, decoding: Decoding::Greedy }
     }
@@ -73,10 +72,10 @@ pub struct Score {
 /// One host thread owns an engine. `generate` returns when the work is done, on the device too, so that a clock read
 /// after it includes all of the work.
 pub trait Engine {
-    /// What was loaded.
+    /// The loaded model, for the record.
     fn info(&self) -> &ModelInfo;
 
-    /// Answers a batch of prompts of any lengths; one generation for each prompt, in order.
+    /// Answers a batch of prompts of any lengths: one generation for each prompt, in order.
     ///
     /// # Errors
     /// Settings of the decoding that can't be used, an empty batch or prompt, a prompt with `max_new_tokens` past the

@@ -81,7 +81,7 @@ fn gguf(path: &Path) -> Result<(Config, Source)> {
 /// Reads what a model is from its config and the headers of its weights.
 ///
 /// # Errors
-/// A model that isn't served, or files that are missing or damaged.
+/// A model that isn't supported, or files that are missing or damaged.
 pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary> {
     if let Some(grouped) = grouped_config(folder, options)? {
         return grouped::inspect(grouped, folder);
@@ -107,10 +107,10 @@ pub fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Loads a model.
+/// Loads a model of the kind that runs in groups.
 ///
 /// # Errors
-/// A model that isn't served, files that are missing or damaged, or a device that isn't there or is full.
+/// A model that isn't supported, files that are missing or damaged, or a device that isn't there or is full.
 pub fn load(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<Box<dyn Engine>> {
     match grouped_config(folder, options)? {
         Some(grouped) => Ok(Box::new(grouped::load(grouped, folder, options, device)?)),
@@ -192,7 +192,7 @@ fn open_devices(config: &Config, first: DeviceChoice, options: &LoadOptions<'_>)
     choices.iter().map(|choice| choice.open()).collect()
 }
 
-/// What the record notes about the weights.
+/// Notes for the record about the weights.
 fn weight_notes(config: &Config, weights: &Weights, options: &LoadOptions<'_>) -> Vec<String> {
     let mut notes: Vec<String> = weights.adapter().map(adapter_note).into_iter().collect();
     notes.extend(output_note(config, weights));

@@ -16,7 +16,7 @@ use crate::units::{Seconds, Watts};
 pub const VOCAB_SIZE: u32 = 4096;
 /// Watts and seconds above this are no device's, and sums of them would not stay finite.
 const LARGEST: f64 = 1e6;
-/// A shorter step would take for ever to fill a window.
+/// A shorter step would take too long to fill a window.
 const SHORTEST_STEP: f64 = 1e-6;
 /// The id that ends an answer.
 pub const EOS: u32 = 0;
@@ -66,7 +66,6 @@ fn default_idle_w() -> f64 {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyntheticFailure {
-    /// What breaks.
     pub kind: SyntheticFailureKind,
     /// Batches of this size and larger fail; 1 by default.
     #[serde(default = "one")]
@@ -77,7 +76,7 @@ fn one() -> usize {
     1
 }
 
-/// What breaks.
+/// The kind of a failure on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyntheticFailureKind {
@@ -229,7 +228,7 @@ pub fn words_to_ids(text: &str) -> Vec<u32> {
     text.split_whitespace().map(id).collect()
 }
 
-/// A made-up word for each token id, the end-of-sequence token left out.
+/// An invented word for each token id, the end-of-sequence token left out.
 ///
 /// Words of a prompt don't come back: their ids are hashes.
 pub fn ids_to_text(ids: &[u32]) -> String {

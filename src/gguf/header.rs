@@ -11,7 +11,7 @@ use super::value::{Reader, Value};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
-/// Where `general.alignment` says nothing.
+/// The alignment if `general.alignment` doesn't set one.
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// The most dimensions of a tensor in ggml.
 const MOST_DIMENSIONS: u32 = 4;
@@ -73,12 +73,14 @@ impl Header {
 fn check_version(version: u32) -> Result<()> {
     match version {
         2 | 3 => Ok(()),
-        1 => Err(Error::input("is GGUF version 1, which isn't served; versions 2 and 3 are")
+        1 => Err(Error::input("is GGUF version 1, which isn't supported; versions 2 and 3 are")
             .hint("convert the model again with a current llama.cpp")),
         // a small number in the other byte order
-        version if version.swap_bytes() <= 0xFFFF => Err(Error::input("is a big-endian GGUF file, which isn't served")
-            .hint("convert it with `gguf_convert_endian.py` of llama.cpp")),
-        other => Err(Error::input(format!("is GGUF version {other}; served are 2 and 3"))),
+        version if version.swap_bytes() <= 0xFFFF => {
+            Err(Error::input("is a big-endian GGUF file, which isn't supported")
+                .hint("convert it with `gguf_convert_endian.py` of llama.cpp"))
+        }
+        other => Err(Error::input(format!("is GGUF version {other}; supported are 2 and 3"))),
     }
 }
 

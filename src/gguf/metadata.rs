@@ -37,7 +37,7 @@ impl GgufFile {
         }
     }
 
-    /// A whole number from 0. An array, as files with a size for each layer have it, counts where all are equal.
+    /// A whole number from 0. An array, which has a size for each layer, is one if all are equal.
     pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         match self.metadata(key) {
             None => Ok(None),
@@ -45,7 +45,7 @@ impl GgufFile {
                 let values = self.integers(key)?.unwrap_or_default();
                 match values.first() {
                     Some(first) if values.iter().all(|value| value == first) => self.as_size(key, *first).map(Some),
-                    _ => Err(self.error(key, "layers of different sizes aren't served".to_owned())),
+                    _ => Err(self.error(key, "layers of different sizes aren't supported".to_owned())),
                 }
             }
             Some(Value::Unsigned(value)) => match usize::try_from(*value) {
@@ -122,7 +122,7 @@ impl GgufFile {
         Ok(Some(elements))
     }
 
-    /// `u32::MAX` (and −1) stand for none.
+    /// A token id below `count`. `u32::MAX` and −1 mean that there is none.
     pub(crate) fn token_id(&self, key: &str, count: usize) -> Result<Option<u32>> {
         match self.optional_integer(key)? {
             None | Some(-1) => Ok(None),

@@ -40,7 +40,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// What it is, for messages.
+    /// The kind of value, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Value::Unsigned(_) | Value::Signed(_) => "an integer",
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
             }
             None if kind == STRING => (0..count).try_for_each(|_| self.skip_text())?,
             None if kind == ARRAY && depth > 0 => (0..count).try_for_each(|_| self.array_value(depth - 1).map(drop))?,
-            None if kind == ARRAY => return Err(Error::input("has arrays inside arrays, too deep to be served")),
+            None if kind == ARRAY => return Err(Error::input("has arrays inside arrays, too deep to be read")),
             None => return Err(Error::input(format!("has elements of unknown type {kind}"))),
         }
         Ok(Value::Array { kind, count, bytes: start..self.at })

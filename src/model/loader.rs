@@ -62,10 +62,10 @@ impl Loader {
         found.map_err(|error| error.at(format!("model `{}`", model.label)))
     }
 
-    /// What a model is, from its configuration and the headers of its weights; `None` for a simulated one.
+    /// A model's summary, from its configuration and the headers of its weights; `None` for a simulated one.
     ///
     /// # Errors
-    /// The model or its adapter can't be found or can't be served.
+    /// The model or its adapter can't be found or isn't supported.
     pub fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         let location = self.locate(model)?;
@@ -140,7 +140,7 @@ impl Loader {
     /// Loads a model for one block, without its tokenizer.
     ///
     /// # Errors
-    /// Its files are missing, malformed or not served, or it doesn't fit.
+    /// Its files are missing, malformed or not supported, or it doesn't fit.
     pub fn engine(&self, model: &ModelSpec, clock: &Clock) -> Result<Box<dyn Engine>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         if let ModelSource::Synthetic(spec) = &model.source {

@@ -9,20 +9,13 @@ use crate::text::{GgufTokenizer, ModelText};
 /// Where a model's files are on this machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Location {
-    /// A folder, with the hub's commit where it comes from there.
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// The hub's commit.
-        commit: Option<String>,
-    },
-    /// A GGUF file; tokenizer files lie beside it, or in `folder` where it comes from the hub.
+    /// A folder, with the hub's commit if it comes from there.
+    Folder { path: PathBuf, commit: Option<String> },
+    /// A GGUF file; tokenizer files are next to it, or in `folder` if it comes from the hub.
     Gguf {
-        /// The file.
         path: PathBuf,
-        /// The folder of what belongs to it: `tokenizer.json` and its like, where they are there.
+        /// Folder of the files that may belong to it, such as `tokenizer.json`.
         folder: PathBuf,
-        /// The hub's commit.
         commit: Option<String>,
     },
     /// Nowhere: it is simulated.
@@ -47,7 +40,7 @@ impl Location {
         }
     }
 
-    /// The text side of the model. A `tokenizer.json` beside a GGUF file wins over what the file says itself.
+    /// The text side of the model. A `tokenizer.json` next to a GGUF file wins over the file's own metadata.
     pub(super) fn text(&self) -> Result<ModelText> {
         match self {
             Location::Folder { path, .. } => ModelText::load(path),

@@ -45,7 +45,7 @@ fn rules(prompts: &PromptSpec, base: &Path, model: &ModelSpec, text: &ModelText)
     Ok(Rules { template, system: prompts.system.clone(), variables, date: prompts.date, limit })
 }
 
-/// What the record keeps of the rules.
+/// The rules as the record has them.
 fn form(rules: &Rules, has_own_template: bool) -> PromptForm {
     let info = |source: &TemplateSource| ChatTemplateInfo {
         source: source.name.clone(),

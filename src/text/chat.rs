@@ -25,7 +25,6 @@ const FIELD: &str = "chat_template";
 pub struct TemplateSource {
     /// The file that it comes from.
     pub name: String,
-    /// The template.
     pub text: String,
 }
 
@@ -112,7 +111,6 @@ pub(super) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
 pub struct Message<'a> {
     /// `system`, `user`, `assistant`.
     pub role: &'a str,
-    /// What is said.
     pub content: &'a str,
 }
 

@@ -1,7 +1,7 @@
 //! A tokenizer out of the metadata of a GGUF file, for models that come without a `tokenizer.json`.
 //!
 //! GGUF stores a byte-level BPE as a list of tokens and merges and *names* the rest: `tokenizer.ggml.pre` says how a
-//! text is split before merging. The splits here are those of the tokenizers that the names stand for, as llama.cpp
+//! text is split before merging. The splits here are those of the tokenizers with these names, as llama.cpp
 //! (`llama-vocab.cpp`) lists them.
 
 use std::collections::HashMap;
@@ -22,15 +22,14 @@ use super::tokenizer::{Tokenizer, around};
 use crate::error::{Context, Error, Result};
 use crate::gguf::GgufFile;
 
-/// What the metadata of a GGUF file say about text; each field is the value of `tokenizer.ggml.<field>` unless it says
-/// otherwise.
+/// The tokenizer's metadata of a GGUF file; each field is the value of `tokenizer.ggml.<field>` unless noted.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GgufTokenizer {
     /// Kind of tokenizer: `gpt2` is a byte-level BPE.
     pub model: String,
     /// How a text is split before merging.
     pub pre: Option<String>,
-    /// The tokens, by id.
+    /// `tokens`, by id.
     pub tokens: Vec<String>,
     /// `token_type`, by id; may be empty. The values are those of
     /// [GGUF's specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
@@ -93,14 +92,14 @@ const DEFAULT: [&str; 4] = [
     r"[0-9][0-9][0-9]",
 ];
 
-/// What the name of a pre-tokenizer stands for.
+/// How a pre-tokenizer works.
 struct Pre {
     splits: Splits,
     /// Compose characters before splitting.
     nfc: bool,
     /// A piece that is a token as a whole isn't put together from merges.
     ignore_merges: bool,
-    /// Whether BOS is added where the metadata don't say.
+    /// Whether BOS is added if the metadata don't say.
     add_bos: bool,
 }
 
@@ -158,7 +157,7 @@ impl Pre {
     }
 }
 
-/// What to do about a tokenizer that the metadata don't describe fully.
+/// The way out if the metadata don't describe a tokenizer fully.
 const HINT: &str = "put the `tokenizer.json` of the model that the file was made from, and its \
                     `tokenizer_config.json`, beside the GGUF file";
 
@@ -256,7 +255,7 @@ impl GgufTokenizer {
         let mut vocab: HashMap<String, u32> = HashMap::with_capacity(self.tokens.len());
         for (index, token) in self.tokens.iter().enumerate() {
             let id = u32::try_from(index).input_context(|| field)?;
-            // llama.cpp names an empty entry so: it stands for nothing and must not collide
+            // llama.cpp gives empty entries this name: they are no tokens, and must not collide
             let token = if token.is_empty() { format!("[EMPTY_{index}]") } else { token.clone() };
             if let Some(first) = vocab.insert(token, id) {
                 return Err(Error::input(format!("{field}: ids {first} and {id} are the same token")));

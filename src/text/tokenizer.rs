@@ -16,9 +16,7 @@ use crate::json::read_object;
 /// An end of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The beginning.
     Left,
-    /// The end.
     Right,
 }
 
@@ -102,7 +100,7 @@ impl Tokenizer {
         Ok(whole.get_ids().to_vec())
     }
 
-    /// Which bytes of a text each of its tokens stands for; special tokens aren't added.
+    /// The byte range of a text that each of its tokens covers; special tokens aren't added.
     ///
     /// # Errors
     /// A text that the tokenizer can't encode.
@@ -178,7 +176,7 @@ fn add_special(backend: &mut Backend, settings: &Map<String, Value>, file: &Path
     Ok(())
 }
 
-/// Follows `add_bos_token` and `add_eos_token` where they are stated and the tokenizer does otherwise.
+/// Follows `add_bos_token` and `add_eos_token` if they are stated and the tokenizer does something else.
 fn set_ends(backend: &mut Backend, settings: &Map<String, Value>) -> Result<()> {
     let flag = |field: &str| settings.get(field).and_then(Value::as_bool);
     let (bos, eos) = (flag("add_bos_token"), flag("add_eos_token"));

@@ -4,7 +4,7 @@
 use super::names::Names;
 use super::rope::Rope;
 
-/// Everything that the decoder has to know about a model beside its weights.
+/// Everything that the decoder has to know about a model, apart from its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// As `config.json` names it.
@@ -21,15 +21,15 @@ pub struct Config {
     pub norm: Norm,
     /// How attention and feed-forward are joined with the residual stream.
     pub residual: Residual,
-    /// What attention and feed-forward are multiplied by before they join the residual stream.
+    /// The factor of attention and feed-forward before they join the residual stream.
     pub residual_scale: f64,
-    /// What all attention layers share.
+    /// The heads and variants of attention, the same in all layers.
     pub attention: Attention,
     /// Rotary embeddings that layers refer to by index.
     pub ropes: Vec<Rope>,
     /// Activation inside the feed-forward.
     pub activation: Activation,
-    /// What differs from layer to layer.
+    /// The settings that differ from layer to layer.
     pub layers: Vec<LayerConfig>,
     /// From the residual stream to logits.
     pub output: Output,
@@ -37,17 +37,17 @@ pub struct Config {
     pub eos_ids: Vec<u32>,
     /// Names and arrangement of the tensors.
     pub names: Names,
-    /// The whole sequence is computed anew once it grows past this length, as transformers does where a Phi-3 model
-    /// changes from its short to its long rotation.
+    /// The whole sequence is recomputed once it grows past this length, as transformers does when a Phi-3 model switches
+    /// from its short to its long rotation.
     pub recompute_past: Option<usize>,
 }
 
 /// From token ids to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Embedding {
-    /// Columns of the table; a projection leads to the hidden size where they differ.
+    /// Columns of the table; if they differ from the hidden size, a projection leads there.
     pub width: usize,
-    /// What the rows are multiplied by.
+    /// The factor of the rows.
     pub scale: f64,
     /// The scale is rounded to the data type of the run first, as in Gemma.
     pub round_scale: bool,
@@ -69,7 +69,6 @@ pub struct LearnedPositions {
 /// A norm over the last dimension.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
-    /// Which.
     pub kind: NormKind,
     /// Added to the variance or the mean square.
     pub eps: f64,
@@ -81,7 +80,6 @@ pub struct Norm {
     pub bias: bool,
 }
 
-/// Which norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
     /// RMSNorm (Zhang and Sennrich 2019).
@@ -113,10 +111,9 @@ pub enum Residual {
     NormAfter,
 }
 
-/// What all attention layers share.
+/// The heads and variants of attention, the same in all layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
-    /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
@@ -139,13 +136,11 @@ pub struct Attention {
 /// Norms of queries and keys before the rotation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QkNorm {
-    /// Which.
     pub norm: Norm,
-    /// Over what.
     pub span: QkSpan,
 }
 
-/// What a norm of queries or keys runs over.
+/// The values that a norm of queries or keys runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkSpan {
     /// Each head; the heads share the weights `(d)`.
@@ -167,16 +162,15 @@ pub enum Alibi {
     Falcon,
 }
 
-/// What differs from layer to layer.
+/// The settings that differ from layer to layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
-    /// A query sees this many columns, its own included; all that came before where there is no window.
+    /// A query sees this many columns, its own included; without a window it sees everything before it.
     pub window: Option<usize>,
-    /// Index of the rotary embedding; none where positions don't enter here.
+    /// Index of the rotary embedding; none for a layer without rotation.
     pub rope: Option<usize>,
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub scale: f64,
-    /// The feed-forward.
     pub feed_forward: FeedForward,
 }
 
@@ -204,7 +198,6 @@ pub enum FeedForward {
 /// A mixture of gated experts (Shazeer et al. 2017).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experts {
-    /// Number of experts.
     pub count: usize,
     /// Experts that each token goes through.
     pub per_token: usize,
@@ -212,7 +205,7 @@ pub struct Experts {
     pub inner: usize,
     /// The weights of the chosen experts are divided by their sum.
     pub normalise: bool,
-    /// Width inside the expert that every token goes through, weighted by a sigmoid gate, where there is one.
+    /// Width inside the expert that every token goes through, if there is one; a sigmoid gate weights it.
     pub shared_inner: Option<usize>,
 }
 
@@ -223,7 +216,7 @@ pub struct Output {
     pub tied: bool,
     /// It has a bias.
     pub bias: bool,
-    /// What logits are multiplied by.
+    /// The factor of the logits.
     pub scale: f64,
     /// Logits l become c · tanh(l / c).
     pub softcap: Option<f64>,

@@ -15,7 +15,7 @@ impl Config {
     /// transformers 4 and 5.
     ///
     /// # Errors
-    /// A file that can't be read, an architecture or a variant that isn't served, or a field with a wrong value; the
+    /// A file that can't be read, an architecture or a variant that isn't supported, or a field with a wrong value; the
     /// message names the file and the field.
     pub fn read(folder: &Path) -> Result<Self> {
         let file = folder.join("config.json");

@@ -1,5 +1,5 @@
-//! The rotary position embedding as `config.json` describes it, in the spellings of transformers 4 (`rope_theta` beside
-//! `rope_scaling`) and 5 (`rope_parameters` with everything inside).
+//! The rotary position embedding as `config.json` describes it, in the spellings of transformers 4 (`rope_theta` next
+//! to `rope_scaling`) and 5 (`rope_parameters` with everything inside).
 
 use crate::error::Result;
 use crate::json::Fields;
@@ -32,10 +32,7 @@ pub enum RopeScaling {
     /// Not at all.
     Default,
     /// All divided by one factor.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
+    Linear { factor: f64 },
     /// Divided by a factor each, as GGUF files store Llama 3's scaling.
     Divisors(Vec<f32>),
     /// The base grows with the longest sequence of the batch once that is past the original length ("NTK-aware").
@@ -101,7 +98,7 @@ impl Rope {
     }
 }
 
-/// What a family takes where `config.json` says nothing, and what the shape of the model adds.
+/// Values for what `config.json` leaves out, and what the shape of the model adds.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
     /// Width of a head.
@@ -130,13 +127,13 @@ pub fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
 /// Reads the one rotary embedding of a model.
 ///
 /// # Errors
-/// A type that isn't served, or a parameter that is missing or wrong.
+/// A type that isn't supported, or a parameter that is missing or wrong.
 pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
     let parameters = parameters(fields)?;
     rope(fields, parameters.as_ref(), defaults)
 }
 
-/// Reads a rotary embedding from its parameters; what they don't state stands beside them in `fields`.
+/// Reads a rotary embedding from its parameters; `fields`, the object around them, has what they leave out.
 ///
 /// # Errors
 /// As for [`read`].
@@ -180,7 +177,7 @@ fn scaling(fields: &Fields, parameters: &Fields, dims: usize, max_positions: usi
         Ok(beside.or(inside).unwrap_or(max_positions as f64))
     };
     match kind {
-        None if parameters.get("factor").is_some() => Err(parameters.error("rope_type", "is missing beside `factor`")),
+        None if parameters.get("factor").is_some() => Err(parameters.error("rope_type", "is missing next to `factor`")),
         None | Some("default") => Ok(RopeScaling::Default),
         Some("linear") => Ok(RopeScaling::Linear { factor: parameters.required_positive("factor")? }),
         Some("dynamic") => Ok(RopeScaling::Dynamic {
@@ -196,8 +193,8 @@ fn scaling(fields: &Fields, parameters: &Fields, dims: usize, max_positions: usi
         }),
         Some("longrope" | "su") => long(parameters, dims, max_positions as f64, original()?),
         Some(other) => {
-            let served = "`default`, `linear`, `dynamic`, `yarn`, `llama3` and `longrope`";
-            Err(parameters.error("rope_type", format!("`{other}` isn't served; served are {served}")))
+            let supported = "`default`, `linear`, `dynamic`, `yarn`, `llama3` and `longrope`";
+            Err(parameters.error("rope_type", format!("`{other}` isn't supported; supported are {supported}")))
         }
     }
 }

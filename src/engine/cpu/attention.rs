@@ -14,7 +14,7 @@ use crate::engine::position_encoding::{AlibiTable, RopeTable};
 /// How scores become weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores {
-    /// What they are multiplied by.
+    /// The factor of the scores before anything else.
     pub scale: f32,
     /// Scores s become c · tanh(s / c).
     pub softcap: Option<f32>,

@@ -19,7 +19,7 @@ use crate::engine::position_encoding::AlibiTable;
 use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
-/// What all layers of one forward pass share.
+/// Data that all layers of one forward pass share.
 pub struct Step<'a> {
     /// First column of each row that isn't padding.
     pub starts: &'a [usize],

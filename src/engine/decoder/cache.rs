@@ -24,13 +24,13 @@ pub struct Sequences {
     pub tables: Vec<TableInUse>,
     /// Linear biases.
     pub alibi: Option<Arc<AlibiTable>>,
-    /// What each part of the model keeps.
+    /// The caches of each part of the model.
     pub parts: Vec<PartState>,
-    /// All token ids so far, each `(b, t)`, where the model may have to compute them anew.
+    /// All token ids so far, each `(b, t)`, for a model that may have to recompute them.
     pub history: Vec<Tensor>,
 }
 
-/// What a part of a model keeps of a batch.
+/// The caches of a part of a model.
 pub struct PartState {
     /// KV cache of each layer.
     pub layers: Vec<LayerCache>,
@@ -55,7 +55,7 @@ pub struct StockCache {
 impl Sequences {
     /// Row r of the batch becomes what row `rows[r]` was; a row may go on several times or not at all.
     ///
-    /// Copies the part of each layer's cache that is in use, and nothing where all rows stay as they are.
+    /// Copies the part of each layer's cache that is in use, and nothing if all rows stay as they are.
     pub fn reorder(&mut self, rows: &[usize]) -> Result<()> {
         if rows.iter().copied().eq(0..self.starts.len()) {
             return Ok(());
@@ -84,7 +84,7 @@ pub struct Columns<'a> {
     pub starts: &'a [usize],
     /// Columns that there has to be room for.
     pub capacity: usize,
-    /// Linear biases, where the model has them.
+    /// Linear biases, if the model has them.
     pub alibi: Option<&'a AlibiTable>,
 }
 
@@ -100,7 +100,7 @@ impl PartState {
         Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
     }
 
-    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` where rows begin at other columns then.
+    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` if rows then begin at other columns.
     fn reorder(&mut self, rows: &[usize], length: usize, moved: bool) -> Result<()> {
         let index = self.positions.as_ref().map(|positions| positions.index(rows)).transpose()?;
         for layer in &mut self.layers {

@@ -202,7 +202,7 @@ struct Routes {
     counts: Vec<usize>,
     /// Where the outputs of each token's experts lie among `rows`, token after token.
     places: Vec<u32>,
-    /// Their shares.
+    /// Weights of each token's experts, token after token.
     shares: Vec<f32>,
 }
 

@@ -36,7 +36,7 @@ pub struct Decoder {
     windows: Vec<Option<usize>>,
     final_norm: Option<Normalise>,
     project_out: Option<Linear>,
-    /// `None` where the embedding table is the output layer.
+    /// `None` if the embedding table is the output layer.
     output: Option<Linear>,
     first: Place,
     last: Place,
@@ -61,7 +61,7 @@ impl Decoder {
             spec.as_ref().map(|spec| Normalise::load(weights, spec, place)).transpose()
         };
         let output = output(weights, places, last)?;
-        // A table that is multiplied by, too, is worth packing.
+        // a table that is only looked up isn't worth packing; one that also computes the logits is
         let table_kernels = if output.is_some() { Kernels::Stock } else { first.kernels };
         let table = weights.load(&layout.embedding, first.dtype, &first.device)?;
         let positions = layout.positions.as_ref().map(|spec| weights.load(spec, first.dtype, &first.device));
@@ -94,7 +94,7 @@ impl Decoder {
         self.largest_scores = largest;
     }
 
-    /// Query tokens that are attended for at a time, where each sees up to `length` columns.
+    /// Query tokens that are attended for at a time, if each sees up to `length` columns.
     fn block(&self, rows: usize, length: usize) -> usize {
         let one = (rows * self.config.attention.heads * length).max(1) as u64;
         usize::try_from((self.largest_scores / one).max(1)).unwrap_or(usize::MAX)
@@ -235,7 +235,7 @@ impl Decoder {
     }
 }
 
-/// The output layer, unless the embedding table serves as it.
+/// The output layer, unless it is the embedding table as it was loaded.
 fn output(weights: &Weights, places: &[Place], last: &Place) -> Result<Option<Linear>> {
     match weights.has_own_output() {
         true => Ok(Some(Linear::load(weights, &[&weights.layout().output], last)?)),
@@ -243,7 +243,7 @@ fn output(weights: &Weights, places: &[Place], last: &Place) -> Result<Option<Li
     }
 }
 
-/// The embedding table as an output layer of its own, where it has to lie on another device or is quantised.
+/// The embedding table as an output layer of its own, if it has to be on another device or is quantised.
 fn tied_output(weights: &Weights, place: &Place, elsewhere: bool) -> Result<Option<Linear>> {
     let layout = weights.layout();
     let quantised = weights.are_quantised();

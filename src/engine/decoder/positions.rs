@@ -1,4 +1,4 @@
-//! What layers need to know of where tokens stand, for candle's own operations: rotations, masks and linear biases.
+//! The positions of tokens as candle's own operations need them: rotations, masks and linear biases.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct Positions {
     place: Place,
     starts: Vec<usize>,
     capacity: usize,
-    /// `(b, 1, 1, capacity)`, where rows are padded.
+    /// `(b, 1, 1, capacity)`, if rows are padded.
     padding: Option<Tensor>,
     /// One for each rotary embedding.
     rotations: Vec<Rotation>,
@@ -30,7 +30,7 @@ pub struct Positions {
 
 struct Rotation {
     key: RopeKey,
-    /// `(capacity, pairs)`, or `(capacity, b, pairs)` where rows are padded.
+    /// `(capacity, pairs)`, or `(capacity, b, pairs)` if rows are padded.
     cos: Tensor,
     /// As `cos`.
     sin: Tensor,
@@ -43,9 +43,9 @@ pub struct Pass<'a> {
     past: usize,
     /// Query tokens of a row that are attended for at a time.
     pub block: usize,
-    /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` where rows are padded.
+    /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` if rows are padded.
     pub rotations: Vec<[Tensor; 2]>,
-    /// One for each window of the model, where all queries go in one block.
+    /// One for each window of the model, if all queries go in one block.
     masks: Vec<Option<Tensor>>,
     /// `(b, h, 1, past + t)`.
     pub alibi: Option<Tensor>,
@@ -96,7 +96,7 @@ impl Positions {
         Ok(())
     }
 
-    /// Takes over the tables in use where they have changed.
+    /// Takes over the tables in use, if they have changed.
     pub fn rotate_by(&mut self, tables: &[TableInUse]) -> Result<()> {
         for (index, (key, table)) in tables.iter().enumerate() {
             match self.rotations.get(index) {
@@ -163,7 +163,7 @@ impl Positions {
         }
     }
 
-    /// What new tokens after `past` see of the columns up to their own: `(1, 1, tokens, past + tokens)`, made on the
+    /// Mask of the columns that new tokens after `past` see, up to their own: `(1, 1, tokens, past + tokens)`, made on the
     /// device.
     fn seen(&self, past: usize, tokens: usize, window: Option<usize>) -> Result<Tensor> {
         let length = past + tokens;

@@ -12,7 +12,7 @@
 //!
 //! The prompts are computed once, and their KV cache is copied to the beams; then the batch has `num_beams` rows for
 //! each prompt. A prompt that is done keeps its rows until all are. The logits `(b · num_beams, vocabulary)` of each
-//! step are brought to the host in f32, and where beams fork, the cache's columns in use are copied.
+//! step are brought to the host in f32, and when beams fork, the cache's columns in use are copied.
 
 use std::cmp::Ordering;
 
@@ -73,7 +73,7 @@ fn parents(searches: &[Search], rows_of_prompt: usize) -> Vec<usize> {
     let of_prompt = |(prompt, search): (usize, &Search)| {
         let parent = move |(index, beam): (usize, &Beam)| {
             let parent = if search.done { index } else { beam.parent };
-            // Where the prompt has only one row, that stands for all beams.
+            // if the prompt has only one row, all beams continue from it
             prompt * rows_of_prompt + parent.min(rows_of_prompt - 1)
         };
         search.open.iter().enumerate().map(parent).collect::<Vec<_>>()
@@ -81,7 +81,7 @@ fn parents(searches: &[Search], rows_of_prompt: usize) -> Vec<usize> {
     searches.iter().enumerate().flat_map(of_prompt).collect()
 }
 
-/// What all searches of a batch go by.
+/// The settings that all searches of a batch share.
 struct Rules<'a> {
     beam: BeamSearch,
     eos: &'a [u32],

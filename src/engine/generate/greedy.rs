@@ -15,7 +15,7 @@ pub struct Picker {
 struct OnDevice {
     /// 0, 1, 2 … `(1, vocabulary)`.
     indices: Tensor,
-    /// −∞ at end-of-sequence tokens `(1, vocabulary)`, where there are some.
+    /// −∞ at end-of-sequence tokens `(1, vocabulary)`, if there are any.
     without_eos: Option<Tensor>,
 }
 
@@ -55,7 +55,7 @@ impl Picker {
     }
 }
 
-/// Index of the first of the largest values, or the length where none is a number.
+/// Index of the first of the largest values, or the length if none is a number.
 fn first_largest(values: &[f32], except: &[u32]) -> u32 {
     let mut largest = (values.len() as u32, f32::NEG_INFINITY);
     for (index, value) in (0..).zip(values) {

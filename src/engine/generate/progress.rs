@@ -5,7 +5,7 @@ use super::choice::Choice;
 use crate::engine::interface::{GenerateOptions, Generation};
 use crate::record::{Finish, OutputLength};
 
-/// What each row has generated so far.
+/// The answers of a batch so far.
 pub struct Progress<'a> {
     eos: &'a [u32],
     options: GenerateOptions,

@@ -36,7 +36,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for a batch; `masked` tokens are told apart.
+    /// A sampler for a batch; a draw among `masked` tokens is noted, and another token drawn.
     pub fn new(sampling: Sampling, masked: &[u32], batch: &[Prompt]) -> Self {
         let rows = batch.iter().map(|prompt| generator(sampling.seed, &prompt.ids)).collect();
         Self { sampling, masked: masked.to_vec(), rows }
@@ -86,7 +86,7 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// What `sampling` leaves of a row's logits without the `masked` tokens: one token at least.
+    /// The tokens that `sampling` leaves of a row's logits, without the `masked` ones: at least one.
     fn of(logits: &[f32], masked: &[u32], sampling: &Sampling) -> Result<Self> {
         let temperature = sampling.temperature as f32;
         let scores = (0..).zip(logits).map(|(id, logit)| Candidate { id, score: logit / temperature });
@@ -122,7 +122,7 @@ impl Candidates {
             return;
         }
         let probabilities = self.probabilities();
-        // So unlikely that all of them together can be dropped: they needn't be sorted.
+        // so unlikely that all of them together can be dropped: they needn't be sorted
         let negligible = ((1.0 - p) / (2.0 * self.0.len() as f64)) as f32;
         let mut dropped: f64 = probabilities.iter().filter(|p| **p < negligible).copied().map(f64::from).sum();
         let rest = self.0.iter().copied().zip(probabilities).filter(|(_, probability)| *probability >= negligible);
@@ -133,7 +133,7 @@ impl Candidates {
             dropped += f64::from(*probability);
             dropped as f32 > limit
         });
-        // Rounding may leave none.
+        // rounding may leave none
         let first_kept = first_kept.unwrap_or(rest.len().saturating_sub(1));
         self.0 = rest.split_off(first_kept).into_iter().map(|(candidate, _)| candidate).collect();
         self.0.sort_unstable_by_key(|candidate| candidate.id);
@@ -165,7 +165,7 @@ impl Candidates {
             sum += f64::from(*probability);
             sum > fraction * all
         });
-        // Rounding may leave the sum short of the fraction.
+        // rounding may leave the sum short of the fraction
         let drawn = drawn.or_else(|| probabilities.iter().rposition(|probability| *probability > 0.0));
         drawn.and_then(|index| self.0.get(index)).map(|candidate| candidate.id).ok_or_else(not_numbers)
     }

@@ -59,7 +59,7 @@ pub fn log_likelihoods(model: &Runner, batch: &[Continuation]) -> Result<Vec<Sco
     let padded = LeftPadded::new(inputs.iter().map(Vec::as_slice));
     let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width)?;
     let hidden = model.decoder.hidden(&padded.ids(&model.place.device)?, &mut sequences)?;
-    // All rows end at the last column: the tokens of a continuation are predicted by the last positions.
+    // all rows end at the last column, so the tokens of a continuation are predicted by the last positions
     let rows = batch.iter().enumerate().flat_map(|(row, item)| {
         let end = (row + 1) * padded.width;
         (end - item.continuation.len()..end).map(|position| position as u32)
@@ -90,7 +90,7 @@ fn token_scores(model: &Runner, hidden: &Tensor, rows: &[u32], targets: &[u32]) 
     Ok(scores)
 }
 
-/// What the model reads: all but the last token.
+/// The tokens that the model reads: all but the last one, which is only predicted.
 fn inputs(item: &Continuation) -> Vec<u32> {
     let all = item.context.iter().chain(&item.continuation).copied();
     all.take(item.context.len() + item.continuation.len() - 1).collect()

@@ -25,7 +25,7 @@ pub(super) fn read_2(fields: &Fields<'_>) -> Result<Definition> {
     let groups = match fields.text("topk_method")?.unwrap_or("greedy") {
         "greedy" => None,
         "group_limited_greedy" => Some((fields.required_size("n_group")?, fields.required_size("topk_group")?)),
-        other => return Err(fields.error("topk_method", format!("`{other}` isn't served"))),
+        other => return Err(fields.error("topk_method", format!("`{other}` isn't supported"))),
     };
     let experts = Expertise {
         experts: fields.size("n_routed_experts")?.unwrap_or(64),
@@ -79,7 +79,7 @@ fn definition(
         (fields.size("qk_nope_head_dim")?.unwrap_or(128), fields.size("qk_rope_head_dim")?.unwrap_or(64));
     split(fields, "qk_rope_head_dim", rotated, 2)?;
     if rotated > WIDEST_ROTATION {
-        return Err(fields.error("qk_rope_head_dim", format!("more than {WIDEST_ROTATION} isn't served")));
+        return Err(fields.error("qk_rope_head_dim", format!("more than {WIDEST_ROTATION} isn't supported")));
     }
     let (rotation, stretch) = rotation(fields, rotated, positions, interleaved)?;
     let dense = fields.get("first_k_dense_replace").map_or(Some(default_dense), Value::as_u64);

@@ -24,10 +24,10 @@ pub struct Definition {
     pub engine: &'static str,
     /// Token ids are below this.
     pub vocab_size: usize,
-    /// Longest sequence; `None` where there is no limit.
+    /// Longest sequence; `None` if there is no limit.
     pub max_positions: Option<usize>,
     pub layers: usize,
-    /// Experts of a layer, where a token meets only some of them.
+    /// Experts of a layer, if each token goes through only some of them.
     pub experts: Option<usize>,
     /// Keys and values that are kept for each token.
     pub cache: KvCache,
@@ -46,7 +46,7 @@ pub struct Definition {
     pub build: Build,
 }
 
-/// Size of the KV cache; all zero where there is none.
+/// Size of the KV cache; all zero if there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KvCache {
     /// Layers that keep keys and values.

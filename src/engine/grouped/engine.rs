@@ -60,10 +60,10 @@ pub fn inspect(config: GroupedConfig, folder: &Path) -> Result<ModelSummary> {
     })
 }
 
-/// Loads a model.
+/// Loads a model of the kind that runs in groups.
 ///
 /// # Errors
-/// Files that are missing or damaged, weights that don't belong to the config, a data type that isn't served, or a
+/// Files that are missing or damaged, weights that don't belong to the config, a data type that isn't supported, or a
 /// device that isn't there or is full.
 pub fn load(
     config: GroupedConfig,

@@ -13,21 +13,21 @@ use crate::json::Fields;
 pub const MOST_LAYERS: usize = 1 << 12;
 
 /// Refuses a field that isn't what the code computes. A field that is left out has the default of transformers.
-pub fn only<T: PartialEq + Display>(fields: &Fields<'_>, field: &str, value: T, served: T) -> Result<()> {
-    match value == served {
+pub fn only<T: PartialEq + Display>(fields: &Fields<'_>, field: &str, value: T, supported: T) -> Result<()> {
+    match value == supported {
         true => Ok(()),
-        false => Err(fields.error(field, format!("`{value}` isn't served; `{served}` is"))),
+        false => Err(fields.error(field, format!("`{value}` isn't supported; `{supported}` is"))),
     }
 }
 
 /// Refuses a flag that isn't what the code computes.
-pub fn only_flag(fields: &Fields<'_>, field: &str, default: bool, served: bool) -> Result<()> {
-    only(fields, field, fields.flag(field)?.unwrap_or(default), served)
+pub fn only_flag(fields: &Fields<'_>, field: &str, default: bool, supported: bool) -> Result<()> {
+    only(fields, field, fields.flag(field)?.unwrap_or(default), supported)
 }
 
 /// Refuses another activation.
-pub fn only_activation(fields: &Fields<'_>, field: &str, default: &str, served: &str) -> Result<()> {
-    only(fields, field, fields.text(field)?.unwrap_or(default), served)
+pub fn only_activation(fields: &Fields<'_>, field: &str, default: &str, supported: &str) -> Result<()> {
+    only(fields, field, fields.text(field)?.unwrap_or(default), supported)
 }
 
 /// A size that has to be a multiple of another one; gives their quotient.
@@ -67,6 +67,6 @@ pub fn layer_types<T>(
     if named.len() != layers {
         return Err(fields.error("layer_types", format!("names {} layers, not {layers}", named.len())));
     }
-    let kind = |name: &str| kind(name).ok_or_else(|| fields.error("layer_types", format!("`{name}` isn't served")));
+    let kind = |name: &str| kind(name).ok_or_else(|| fields.error("layer_types", format!("`{name}` isn't supported")));
     named.into_iter().map(kind).collect()
 }

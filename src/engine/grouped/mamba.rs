@@ -54,7 +54,7 @@ fn check_step_limit(fields: &Fields<'_>) -> Result<()> {
     let Some([lowest, highest]) = limit.map(Vec::as_slice) else { return Ok(()) };
     match lowest.as_f64() == Some(0.0) && highest.as_f64().is_none() {
         true => Ok(()),
-        false => Err(fields.error("time_step_limit", format!("from `{lowest}` to `{highest}` isn't served"))),
+        false => Err(fields.error("time_step_limit", format!("from `{lowest}` to `{highest}` isn't supported"))),
     }
 }
 
@@ -72,7 +72,7 @@ fn definition(fields: &Fields<'_>, mixer: Mixer, tied: bool) -> Result<Definitio
     only_activation(fields, "hidden_act", "silu", "silu")?;
     let kernel = fields.size("conv_kernel")?.unwrap_or(4);
     if kernel < 2 {
-        return Err(fields.error("conv_kernel", "a convolution of one token isn't served"));
+        return Err(fields.error("conv_kernel", "a convolution of one token isn't supported"));
     }
     let sizes = Sizes {
         vocab_size: fields.required_size("vocab_size")?,

@@ -94,7 +94,7 @@ fn block_types(fields: &Fields<'_>) -> Result<Vec<TemporalBlockType>> {
     let kind = |name: &Value| match name.as_str() {
         Some("recurrent") => Ok(TemporalBlockType::Recurrent),
         Some("attention") => Ok(TemporalBlockType::Attention),
-        _ => Err(fields.error(field, format!("`{name}` isn't served; `recurrent` and `attention` are"))),
+        _ => Err(fields.error(field, format!("`{name}` isn't supported; `recurrent` and `attention` are"))),
     };
     if named.is_empty() {
         return Err(fields.error(field, "is empty"));

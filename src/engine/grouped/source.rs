@@ -47,7 +47,7 @@ pub(super) fn checked_names(definition: &Definition, weights: &Safetensors) -> R
     Ok(names)
 }
 
-/// Names of the output layer, where it isn't the embedding table.
+/// Names of an output layer that isn't the embedding table.
 pub(super) const OUTPUTS: [&str; 2] = ["lm_head.weight", "head.weight"];
 
 /// Models make room for as many layers and experts as the config says; each needs a tensor of its own.
@@ -64,7 +64,7 @@ fn check_counts(definition: &Definition, weights: &Safetensors) -> Result<()> {
     }
 }
 
-/// What a backend hands out.
+/// The values of the tensors that a backend hands out.
 #[derive(Clone, Copy)]
 enum Values {
     /// The tensors.

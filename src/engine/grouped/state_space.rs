@@ -7,7 +7,7 @@ use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias
 
 use super::definition::Model;
 
-/// What Mamba and Mamba-2 share.
+/// Sizes and variants of a model, Mamba or Mamba-2.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
     pub vocab_size: usize,
@@ -29,7 +29,7 @@ pub(super) struct Sizes {
     pub kind: Kind,
 }
 
-/// What is peculiar to each.
+/// The generations, with the sizes that only one of them has.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// Mamba: a time step for each channel, from a projection of low rank.
@@ -347,7 +347,7 @@ impl HeadScan {
     }
 }
 
-/// RMSNorm without weights, computed in f32, where there is an epsilon.
+/// RMSNorm without weights, computed in f32; nothing without an epsilon.
 fn normed(x: &Tensor, eps: Option<f64>) -> Result<Tensor> {
     let Some(eps) = eps else { return Ok(x.clone()) };
     let wide = x.to_dtype(DType::F32)?;

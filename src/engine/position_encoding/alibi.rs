@@ -49,8 +49,8 @@ impl AlibiTable {
     }
 }
 
-/// A geometric sequence of slopes, one for each head; where their number is no power of two, every other slope of the
-/// sequence for the next one fills up.
+/// A geometric sequence of slopes, one for each head; if their number is no power of two, the rest are every other
+/// slope of the sequence for the next power of two.
 fn slopes(heads: usize) -> Vec<f32> {
     let whole = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
     let base = |heads: usize| 2f64.powf(-8.0 / heads as f64) as f32;

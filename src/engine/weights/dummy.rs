@@ -1,5 +1,5 @@
-//! Made-up weights: the energy of an architecture doesn't depend on what its weights say, so that it can be measured
-//! before anyone has trained or downloaded it.
+//! Dummy weights: the energy of an architecture doesn't depend on the values of its weights, so it can be measured before
+//! anyone has trained or downloaded the model.
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -22,7 +22,7 @@ const CHUNK: usize = 1 << 16;
 pub struct Dummy {
     /// Varies the numbers.
     pub seed: u64,
-    /// Data type that they stand for on disk.
+    /// Data type that the weights would have on disk.
     pub dtype: DType,
     /// Norms add 1 to their weights.
     pub norms_add_one: bool,

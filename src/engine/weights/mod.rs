@@ -44,7 +44,7 @@ impl Weights {
     /// An adapter is merged into each tensor when it is loaded.
     ///
     /// # Errors
-    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't served; the message names the
+    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't supported; the message names the
     /// file and the tensor.
     pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
@@ -64,13 +64,13 @@ impl Weights {
         &self.layout
     }
 
-    /// Whether the output layer has weights of its own. A stored copy of the embedding table doesn't count where the
+    /// Whether the output layer has weights of its own. A stored copy of the embedding table doesn't count if the
     /// config ties the two, as in transformers 5.
     pub fn has_own_output(&self) -> bool {
         self.own_output
     }
 
-    /// Number of parameters; the output layer counts where it has weights of its own.
+    /// Number of parameters; the output layer counts if it has weights of its own.
     pub fn parameters(&self) -> u64 {
         self.layout.tensors(self.own_output).into_iter().map(TensorSpec::elements).sum()
     }
@@ -133,7 +133,7 @@ impl Weights {
         }
     }
 
-    /// Whether the weights are made up.
+    /// Whether the weights are dummies.
     pub fn are_dummy(&self) -> bool {
         matches!(self.source, Source::Dummy(_))
     }
@@ -157,7 +157,7 @@ impl Weights {
         }
     }
 
-    /// Matrices in one, row over row, as they are stored, where all of them are stored quantised in one type and no
+    /// Matrices stacked row over row, as they are stored; `None` unless all of them are quantised in the same type and no
     /// adapter changes them.
     ///
     /// # Errors
@@ -217,7 +217,7 @@ impl Source {
         match self {
             Source::Safetensors(files) => files.has(name),
             Source::Gguf(file) => file.contains(name),
-            // Made-up tensors have the names that come first.
+            // dummy tensors have the names that come first
             Source::Dummy(_) => false,
         }
     }
@@ -226,7 +226,7 @@ impl Source {
         match self {
             Source::Safetensors(files) => Ok(files.shape(name)?.to_vec()),
             Source::Gguf(file) => file.shape(name),
-            Source::Dummy(_) => Err(Error::new(format!("made-up tensor `{name}` has no file"))),
+            Source::Dummy(_) => Err(Error::new(format!("dummy tensor `{name}` has no file"))),
         }
     }
 
@@ -285,7 +285,7 @@ impl Source {
     }
 }
 
-/// A hint: where it can't be given, pages are read as they are touched.
+/// Only a hint to the system: without it, pages are read as they are touched.
 #[cfg(target_os = "linux")]
 fn read_ahead(path: &Path) {
     use std::os::fd::AsRawFd;

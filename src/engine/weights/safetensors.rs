@@ -123,8 +123,8 @@ impl Safetensors {
                 continue;
             }
             let place = || format!("{}: tensor `{name}`", path.display());
-            let dtype = DType::try_from(view.dtype()).map_err(|_| unserved_dtype(&format!("{:?}", view.dtype())));
-            let dtype = dtype.and_then(served_dtype).map_err(|error| error.at(place()))?;
+            let dtype = DType::try_from(view.dtype()).map_err(|_| unsupported_dtype(&format!("{:?}", view.dtype())));
+            let dtype = dtype.and_then(supported_dtype).map_err(|error| error.at(place()))?;
             let bytes = view.data().len() as u64;
             let stored = Stored { file: self.files.len(), shape: view.shape().to_vec(), dtype, bytes };
             if self.tensors.insert(name.clone(), stored).is_some() {
@@ -199,15 +199,15 @@ pub fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
     })
 }
 
-fn served_dtype(dtype: DType) -> Result<DType> {
+fn supported_dtype(dtype: DType) -> Result<DType> {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => Ok(dtype),
-        other => Err(unserved_dtype(other.as_str())),
+        other => Err(unsupported_dtype(other.as_str())),
     }
 }
 
-fn unserved_dtype(name: &str) -> Error {
-    Error::input(format!("is stored as `{name}`; served are `f32`, `f16` and `bf16`"))
+fn unsupported_dtype(name: &str) -> Error {
+    Error::input(format!("is stored as `{name}`; supported are `f32`, `f16` and `bf16`"))
 }
 
 fn no_weights(folder: &Path) -> Error {
@@ -219,7 +219,7 @@ fn no_weights(folder: &Path) -> Error {
     let error = Error::input(format!("has no `{SINGLE}` and no `{INDEX}`")).at(folder.display());
     if has(&[".bin", ".pt", ".pth", ".ckpt"]) {
         error.hint(
-            "pickled PyTorch weights can run code while they are read and aren't served; convert them: \
+            "pickled PyTorch weights can run code while they are read and aren't supported; convert them: \
              `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)` in transformers writes safetensors",
         )
     } else if has(&[".gguf"]) {

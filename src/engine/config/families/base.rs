@@ -13,10 +13,10 @@ use crate::json::Fields;
 const MOST_LAYERS: usize = 4096;
 pub const MOST_EXPERTS: usize = 4096;
 
-/// Longest sequence where the rotary embedding sets no limit.
+/// Longest sequence if the rotary embedding sets no limit.
 const OPEN_ENDED: usize = 1 << 20;
 
-/// What a family takes where `config.json` says nothing.
+/// A family's values for what `config.json` leaves out.
 pub struct Defaults {
     /// Longest sequence.
     pub positions: usize,
@@ -30,13 +30,12 @@ pub struct Defaults {
     pub rotated: f64,
     /// Which dimensions are rotated together.
     pub style: RopeStyle,
-    /// Key and value heads, where `num_key_value_heads` is left out; as many as query heads for `None`.
+    /// Key and value heads if `num_key_value_heads` is left out; as many as query heads for `None`.
     pub kv_heads: Option<usize>,
-    /// Width of a head, where `head_dim` is left out; the hidden size over the heads for `None`.
+    /// Width of a head if `head_dim` is left out; the hidden size over the heads for `None`.
     pub head_dim: Option<usize>,
     /// Field of the activation.
     pub activation_field: &'static str,
-    /// The activation.
     pub activation: &'static str,
     /// The output layer is the embedding table.
     pub tied: bool,
@@ -112,7 +111,7 @@ pub fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
     })
 }
 
-/// What scores are multiplied by, unless a family says otherwise.
+/// The factor of the scores, unless a family has its own.
 pub fn default_scale(head_dim: usize) -> f64 {
     1.0 / (head_dim as f64).sqrt()
 }
@@ -134,7 +133,7 @@ pub fn layers(fields: &Fields, field: &str) -> Result<usize> {
 pub fn at_most(fields: &Fields, field: &str, most: usize) -> Result<usize> {
     match fields.required_size(field)? {
         size if size <= most => Ok(size),
-        size => Err(fields.error(field, format!("{size} is more than the {most} that are served"))),
+        size => Err(fields.error(field, format!("{size} is more than the {most} that are supported"))),
     }
 }
 
@@ -153,8 +152,8 @@ pub fn activation(fields: &Fields, field: &str, default: &str) -> Result<Activat
         "relu" => Ok(Activation::Relu),
         "relu2" => Ok(Activation::ReluSquared),
         other => {
-            let served = "`silu`, `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`, `relu` and `relu2`";
-            Err(fields.error(field, format!("`{other}` isn't served; served are {served}")))
+            let supported = "`silu`, `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`, `relu` and `relu2`";
+            Err(fields.error(field, format!("`{other}` isn't supported; supported are {supported}")))
         }
     }
 }

@@ -21,7 +21,7 @@ const GEMMA: Defaults = Defaults {
 pub fn gemma(fields: &Fields) -> Result<Config> {
     let mut config = common(fields, &Defaults { kv_heads: Some(16), ..GEMMA })?;
     if config.activation == Activation::Gelu {
-        // An old value of the official releases, which meant the approximation.
+        // an old value of the official releases, which meant the approximation
         config.activation = Activation::GeluTanh;
     }
     Ok(config)
@@ -51,7 +51,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
     let without_ropes = fields.without(&["rope_parameters", "rope_scaling"]);
     let mut config = sandwich(if nested.is_some() { &without_ropes } else { fields }, &defaults)?;
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
-    // `attn_logit_softcapping` is a field of the class that its attention doesn't use.
+    // `attn_logit_softcapping` is a field of transformers' class that its attention doesn't use
     config.output.softcap = cap(fields, "final_logit_softcapping", None)?;
 
     config.ropes = match nested {
@@ -72,7 +72,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
 
 fn common(fields: &Fields, defaults: &Defaults) -> Result<Config> {
     if fields.flag("use_bidirectional_attention")?.unwrap_or(false) {
-        return Err(fields.error("use_bidirectional_attention", "attention to later tokens isn't served"));
+        return Err(fields.error("use_bidirectional_attention", "attention to later tokens isn't supported"));
     }
     let mut config = decoder(fields, defaults)?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);

@@ -10,7 +10,7 @@ use crate::engine::config::rope::{self, Rope, RopeDefaults, RopeScaling, RopeSty
 use crate::error::Result;
 use crate::json::Fields;
 
-/// What these families share, with the names of their fields and tensors.
+/// The names of a family's fields and tensors, and its defaults.
 struct Gpt {
     hidden: &'static [&'static str],
     heads: &'static [&'static str],

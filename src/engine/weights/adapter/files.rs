@@ -48,7 +48,7 @@ impl Adapter {
     /// Reads the configuration and the header of the weights.
     ///
     /// # Errors
-    /// A file that is missing or damaged, another method than LoRA, or a variant of LoRA that isn't served.
+    /// A file that is missing or damaged, another method than LoRA, or a variant of LoRA that isn't supported.
     pub fn open(folder: &Path) -> Result<Self> {
         let config_file = folder.join(CONFIG);
         let weights_file = folder.join(WEIGHTS);
@@ -149,7 +149,7 @@ impl Adapter {
         [&self.config_file, &self.weights_file]
     }
 
-    /// What was merged, for the record: method, rank and alpha.
+    /// A note for the record: method, rank and alpha of what was merged.
     pub fn describe(&self) -> String {
         let settings = &self.settings;
         let method = match (settings.dora, settings.rank_stabilised) {
@@ -175,7 +175,7 @@ impl Adapter {
             match DType::try_from(view.dtype()) {
                 Ok(DType::F32 | DType::F16 | DType::BF16) => {}
                 _ => {
-                    let message = format!("is stored as `{:?}`; served are `f32`, `f16` and `bf16`", view.dtype());
+                    let message = format!("is stored as `{:?}`; supported are `f32`, `f16` and `bf16`", view.dtype());
                     return Err(Error::input(message).at(place(&name)));
                 }
             }
@@ -193,7 +193,7 @@ impl Adapter {
                 }
             };
             if let Some(other) = twice {
-                return Err(Error::input(format!("stands for the same weight as `{other}`"))
+                return Err(Error::input(format!("is the same weight as `{other}`"))
                     .at(place(&name))
                     .hint("save one adapter to a folder: `save_pretrained(folder, selected_adapters=[name])`"));
             }
@@ -225,7 +225,7 @@ fn no_weights(folder: &Path) -> Error {
     let error = Error::input(format!("has no `{WEIGHTS}`")).at(folder.display());
     match folder.join(PICKLED).is_file() {
         true => error.hint(format!(
-            "`{PICKLED}` is a pickle, which can run code while it is read, and isn't served; load the adapter with \
+            "`{PICKLED}` is a pickle, which can run code while it is read, and isn't supported; load the adapter with \
              PEFT and save it again: `PeftModel.save_pretrained(folder)` writes safetensors"
         )),
         false => error.hint("name a folder as PEFT's `save_pretrained` writes it"),

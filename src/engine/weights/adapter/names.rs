@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 
-/// What PEFT puts in front of the base model's names.
+/// PEFT's prefix of the base model's names.
 const PREFIX: &str = "base_model.model.";
 
-/// What a tensor of the adapter's file is.
+/// The role of a tensor in the adapter's file.
 #[derive(Debug, PartialEq)]
 pub enum Part {
     /// Takes the place of the base's tensor with this name.
@@ -40,13 +40,13 @@ pub fn classify(name: &str) -> Result<Part> {
     for (word, which, embedding) in kinds {
         let Some(at) = words.iter().position(|each| *each == word) else { continue };
         return match words.get(at + 1..).unwrap_or_default() {
-            ["bias"] | [_, "bias"] => Err(Error::input("is a bias of LoRA's own (`lora_bias`), which isn't served")),
+            ["bias"] | [_, "bias"] => Err(Error::input("is a bias of LoRA's own (`lora_bias`), which isn't supported")),
             [] | [_] | [_, "weight"] => Ok(Part::OfUpdate { module: words[..at].join("."), which, embedding }),
             _ => Err(Error::input("has a name that isn't one of PEFT's")),
         };
     }
     if let Some(word) = words.iter().find(|word| word.starts_with("lora_")) {
-        return Err(Error::input(format!("`{word}` belongs to a variant of LoRA that isn't served")));
+        return Err(Error::input(format!("`{word}` belongs to a variant of LoRA that isn't supported")));
     }
     // `lm_head.modules_to_save.default.weight` of older versions, `embed_tokens.base_layer.weight` of targeted tables
     let mut plain: Vec<&str> = Vec::with_capacity(words.len());

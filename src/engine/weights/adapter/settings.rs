@@ -47,7 +47,7 @@ const PLAIN_INITIALISATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica
 const PATTERN_BYTES: usize = 1 << 16;
 const MOST_PATTERNS: usize = 4096;
 
-/// What `adapter_config.json` says about merging.
+/// The settings of `adapter_config.json` that merging follows.
 pub struct Settings {
     file: PathBuf,
     pub rank: usize,
@@ -81,7 +81,7 @@ impl Settings {
         let fields = Fields::new(file, &map);
         match fields.text("peft_type")? {
             Some("LORA") => {}
-            Some(other) => return Err(fields.error("peft_type", format!("`{other}` isn't served, `LORA` is"))),
+            Some(other) => return Err(fields.error("peft_type", format!("`{other}` isn't supported, `LORA` is"))),
             None => return Err(fields.error("peft_type", "is missing")),
         }
         refuse_variants(&fields)?;
@@ -147,21 +147,21 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
         "alora_invocation_tokens" => "activated LoRA starts in the middle of a text and can't be merged",
         "arrow_config" => "Arrow chooses between adapters while it runs and can't be merged",
         "kasa_config" => "KaSA truncates the base weights",
-        "layer_replication" => "replicated layers aren't served",
-        "lora_bias" => "biases of LoRA's own aren't served",
-        "megatron_config" => "Megatron's parallel layers aren't served",
+        "layer_replication" => "replicated layers aren't supported",
+        "lora_bias" => "biases of LoRA's own aren't supported",
+        "megatron_config" => "Megatron's parallel layers aren't supported",
         "monteclora_config" => "MonteCLoRA draws random weights and can't be merged",
-        "target_parameters" => "updates of stacked parameters (experts) aren't served",
-        "trainable_token_indices" => "trainable tokens aren't served",
-        "use_bdlora" => "block-diagonal LoRA isn't served",
-        "use_qalora" => "QALoRA isn't served",
-        "velora_config" => "VeLoRA isn't served",
+        "target_parameters" => "updates of stacked parameters (experts) aren't supported",
+        "trainable_token_indices" => "trainable tokens aren't supported",
+        "use_bdlora" => "block-diagonal LoRA isn't supported",
+        "use_qalora" => "QALoRA isn't supported",
+        "velora_config" => "VeLoRA isn't supported",
         _ => "isn't a setting of LoRA that is known here, so that its effect on the merged weights isn't known either",
     };
     let read_here = ["use_dora", "use_rslora"];
-    let unserved =
+    let unsupported =
         fields.entries().find(|(key, value)| !PASSED.contains(key) && !read_here.contains(key) && is_used(value));
-    match unserved {
+    match unsupported {
         None => Ok(()),
         Some((key, _)) => Err(fields.error(key, why(key)).hint(
             "merge with PEFT itself, `model.merge_and_unload().save_pretrained(folder)`, and measure the merged model",
@@ -214,7 +214,7 @@ fn patterns(fields: &Fields<'_>, key: &str) -> Result<Vec<Pattern>> {
         let regex = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
             .delegate_size_limit(PATTERN_BYTES)
             .build()
-            .map_err(|cause| fields.error(key, format!("`{pattern}` isn't a pattern that is served: {cause}")))?;
+            .map_err(|cause| fields.error(key, format!("`{pattern}` isn't a pattern that is supported: {cause}")))?;
         Ok(Pattern { key: regex, value })
     };
     map.iter().map(compile).collect()

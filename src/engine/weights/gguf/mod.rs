@@ -9,7 +9,7 @@
 //! llama.cpp does. Measured in this module's tests, 12 outputs for each type of random blocks and normal activations:
 //! the largest error of an output is 0.6 % (Q4_1) to 1.5 % (Q6_K) of ‖w‖·‖x‖/√n, the size that a product of random
 //! vectors has, and 0 for F32, F16 and BF16. So greedy tokens of a quantised model agree with those of its dequantised
-//! weights except where the two best logits are about as close as that.
+//! weights unless the two best logits are about as close as that.
 
 mod aligned;
 mod config;

@@ -114,7 +114,7 @@ impl Gguf {
                 }
             };
             let tensor = match source.undo {
-                // in f32, where the converter added it
+                // in f32, since the converter added it in f32
                 Undo::MinusOne => (tensor.to_dtype(DType::F32)? - 1.0)?,
                 Undo::Transpose => tensor.t()?.contiguous()?,
                 Undo::Row => tensor.unsqueeze(0)?,
@@ -126,8 +126,8 @@ impl Gguf {
     }
 
     /// Matrices of (out, in) features with the same number of columns in one, row over row, for products x·Wᵀ without
-    /// dequantising where candle has a kernel for their type. That is also the form of GPT-2's matrices, which
-    /// transformers itself has as (in, out). `None` where their types or columns differ.
+    /// dequantising, if candle has a kernel for their type. That is also the form of GPT-2's matrices, which
+    /// transformers itself has as (in, out). `None` if their types or columns differ.
     ///
     /// # Errors
     /// No such tensor, one that isn't a matrix, or a device that is full.
@@ -269,7 +269,7 @@ fn named_tensors(file: &GgufFile, family: &Family, layout: &Layout) -> Result<BT
         let at = |error: Error| error.at(place(file, tensor));
         for (name, source) in sources(tensor, stored, family, layout).map_err(at)? {
             if let Some(other) = tensors.insert(name, source) {
-                return Err(at(Error::input(format!("stands for the same weight as `{}`", other.tensor))));
+                return Err(at(Error::input(format!("is the same weight as `{}`", other.tensor))));
             }
         }
     }
