@@ -1,5 +1,5 @@
-//! JSON files that hold an object, such as `config.json` of a model: reading them, and their fields with errors that name
-//! the file and the field. What a field means is its reader's business.
+//! JSON files that hold an object, such as `config.json` of a model: reading them, and their fields with errors that
+//! name the file and the field. What a field means is its reader's business.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -43,8 +43,8 @@ pub struct Generation {
     pub natural_length: Option<usize>,
 }
 
-/// A text to score, given what comes before it. Accuracy on multiple-choice questions is measured this way: each choice is a
-/// continuation of the question, and the likeliest one is the model's answer.
+/// A text to score, given what comes before it. Accuracy on multiple-choice questions is measured this way: each choice
+/// is a continuation of the question, and the likeliest one is the model's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
     /// Token ids that come before; at least one.
@@ -82,8 +82,8 @@ pub trait Engine {
     /// model's positions, a token id outside the vocabulary, or a failure of the device.
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>>;
 
-    /// Of the last `generate`: the time from its start until the first token of every row was chosen. `None` if the engine
-    /// doesn't read all prompts at once, or chooses no token before the end.
+    /// Of the last `generate`: the time from its start until the first token of every row was chosen. `None` if the
+    /// engine doesn't read all prompts at once, or chooses no token before the end.
     fn time_to_first_token(&self) -> Option<Seconds> {
         None
     }

@@ -163,6 +163,7 @@ pub fn load_decoder(
     };
     let places: Vec<Place> = devices.iter().map(place).collect();
     let Opened { config, weights } = opened;
+    // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
     let decoder = Decoder::load(&config, &weights, &places)?;
     weights.check_all_merged()?;
@@ -220,8 +221,8 @@ fn output_note(config: &Config, weights: &Weights) -> Option<String> {
     }
 }
 
-/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked up
-/// and experts that a token doesn't go through.
+/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked
+/// up and experts that a token doesn't go through.
 fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
     let layout = weights.layout();
     let size = |tensor: &TensorSpec| match weights.are_quantised() {

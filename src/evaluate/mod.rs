@@ -11,9 +11,9 @@ use crate::record::{Finish, ItemScore};
 
 /// Scores an answer, cut at `max_new_tokens`.
 ///
-/// Token by token (greedy or sampled), decoding to a longer output length begins with the same tokens, so one generation is
-/// enough for all shorter ones.
-/// In `fixed` length the answer ends where the model would have ended it (the first end-of-sequence token).
+/// Token by token (greedy or sampled), decoding to a longer output length begins with the same tokens, so one
+/// generation is enough for all shorter ones. In `fixed` length the answer ends where the model would have ended it
+/// (the first end-of-sequence token).
 ///
 /// # Errors
 /// The token ids can't be turned into text.

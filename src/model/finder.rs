@@ -85,7 +85,8 @@ fn or_local(base: &Path, name: &str, error: Error) -> Error {
     }
 }
 
-/// Decides whether a source is local or the hub's. A bare name (`gpt2`) is a folder if there is one, else one of the hub's oldest models.
+/// Decides whether a source is local or the hub's. A bare name (`gpt2`) is a folder if there is one, else one of the
+/// hub's oldest models.
 fn place(base: &Path, name: &str) -> Place {
     if let (Some(rest), Some(home)) = (name.strip_prefix("~/"), std::env::home_dir()) {
         return Place::Local(home.join(rest));

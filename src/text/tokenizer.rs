@@ -125,7 +125,8 @@ impl Tokenizer {
     }
 }
 
-/// Runs a part of the tokenizers library, which panics on some damaged tokenizers (on a bad character map, for example).
+/// Runs a part of the tokenizers library, which panics on some damaged tokenizers (on a bad character map, for
+/// example).
 fn unbroken<T>(work: impl FnOnce() -> T) -> Result<T> {
     let message = "the tokenizer is damaged: the tokenizers library panicked";
     let hint = "fetch `tokenizer.json` again, or write it again with transformers' `save_pretrained`";

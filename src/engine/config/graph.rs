@@ -1,5 +1,5 @@
-//! A model's graph as data: the sizes and variants that the decoder is built from. Families fill it in; the decoder and the
-//! layout of the tensors read it. Nothing here asks for an architecture's name.
+//! A model's graph as data: the sizes and variants that the decoder is built from. Families fill it in; the decoder and
+//! the layout of the tensors read it. Nothing here asks for an architecture's name.
 
 use super::names::Names;
 use super::rope::Rope;
@@ -37,8 +37,8 @@ pub struct Config {
     pub eos_ids: Vec<u32>,
     /// Names and arrangement of the tensors.
     pub names: Names,
-    /// The whole sequence is recomputed once it grows past this length, as transformers does when a Phi-3 model switches
-    /// from its short to its long rotation.
+    /// The whole sequence is recomputed once it grows past this length, as transformers does when a Phi-3 model
+    /// switches from its short to its long rotation.
     pub recompute_past: Option<usize>,
 }
 

@@ -1,4 +1,5 @@
-//! From the files of a model folder to a [`Config`]: finds the family that reads an architecture, and checks what it read.
+//! From the files of a model folder to a [`Config`]: finds the family that reads an architecture, and checks what it
+//! read.
 
 use std::path::Path;
 

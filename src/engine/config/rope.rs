@@ -68,8 +68,8 @@ pub enum RopeScaling {
     },
 }
 
-/// YaRN (Peng et al. 2023, arXiv:2309.00071): pairs that turn often within the original length are kept, pairs that turn
-/// seldom are divided by the factor, with a ramp between.
+/// YaRN (Peng et al. 2023, arXiv:2309.00071): pairs that turn often within the original length are kept, pairs that
+/// turn seldom are divided by the factor, with a ramp between.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
     /// The divisor of long wavelengths.

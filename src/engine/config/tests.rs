@@ -60,8 +60,8 @@ fn what_is_not_supported_is_refused_by_name_with_a_list_of_what_is() {
     let rope = message(r#"{"rope_scaling": {"rope_type": "mrope", "factor": 4.0}}"#);
     assert_eq!(
         rope,
-        "m/config.json: `rope_scaling.rope_type`: `mrope` isn't supported; supported are `default`, `linear`, `dynamic`, \
-         `yarn`, `llama3` and `longrope`"
+        "m/config.json: `rope_scaling.rope_type`: `mrope` isn't supported; supported are `default`, `linear`, \
+         `dynamic`, `yarn`, `llama3` and `longrope`"
     );
     assert!(message(r#"{"hidden_act": "mish"}"#).contains("`hidden_act`: `mish` isn't supported"));
     assert!(message(r#"{"quantization_config": {}}"#).contains("`quantization_config`"));

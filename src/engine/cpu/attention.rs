@@ -236,6 +236,7 @@ fn attend_body<const FMA: bool>(task: HeadTask<'_>, attended: &mut [f32]) {
 fn rotated_queries(step: &Step<'_>, qkv: &[f32], head: usize, start: usize) -> Vec<f32> {
     let heads = step.shape.heads;
     let (width, group) = (heads.width, heads.shared() * heads.width);
+    // scaling a query is cheaper than scaling each of its scores
     let scale = step.query.scores.scale;
     let mut queries = vec![0.0; qkv.len() / heads.qkv() * group];
     let mut used = 0;
@@ -263,8 +264,8 @@ impl Room {
         Self { shape, scores: vec![0.0; TILE * shape.capacity], results: vec![0.0; TILE * shape.heads.width] }
     }
 
-    /// Up to [`TILE`] queries, each over the columns of its `range`, neither end of which may fall from one to the next.
-    /// `adjust` turns the scores of a query from a column on into logits.
+    /// Up to [`TILE`] queries, each over the columns of its `range`, neither end of which may fall from one to the
+    /// next. `adjust` turns the scores of a query from a column on into logits.
     #[inline(always)]
     fn attend<const FMA: bool>(
         &mut self,
@@ -285,6 +286,7 @@ impl Room {
         let mut sums = [1.0; TILE];
         for (index, scores) in self.scores.chunks_mut(capacity).take(count).enumerate() {
             let (from, to) = range(index);
+            // columns that this query doesn't see get weight 0, so that one product serves the whole tile
             scores[start - first..from - first].fill(0.0);
             let seen = &mut scores[from - first..to - first];
             adjust(index, from, seen);
@@ -295,6 +297,7 @@ impl Room {
         let values = PanelView { data: &cache[self.shape.value_slot(0, start)..], stride: capacity * WIDTH };
         let mut rows = rows_of(&mut self.results, width, width);
         multiply_body::<FMA>(scores, values, &mut rows[..count]);
+        // dividing the results takes fewer divisions than dividing the weights
         for (result, sum) in self.results.chunks_mut(width).zip(sums) {
             result.iter_mut().for_each(|value| *value /= sum);
         }
@@ -318,7 +321,8 @@ fn exponentials<const FMA: bool>(scores: &mut [f32]) -> f32 {
     fold(scores, 0.0, |a, b| a + b)
 }
 
-/// Folds values in 16 lanes, then the lanes.
+/// Folds values in 16 lanes, then the lanes. The order is fixed by the number of values alone, so that a row gives the
+/// same bits in any batch.
 #[inline(always)]
 fn fold(values: &[f32], empty: f32, join: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
     let mut lanes = [empty; WIDTH];

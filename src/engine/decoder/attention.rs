@@ -120,9 +120,9 @@ impl AttentionLayer {
     /// Stores the new keys and values and attends, in candle's own operations: `qkv` `(b · t, (h + 2 kv) · d)` gives
     /// `(b · t, h · d)`.
     ///
-    /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores and
-    /// softmax are in f32. A long prompt's queries go in blocks, each over the columns up to its end, so that the scores of
-    /// all of them never lie in memory at once.
+    /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores
+    /// and softmax are in f32. A long prompt's queries go in blocks, each over the columns up to its end, so that the
+    /// scores of all of them never lie in memory at once.
     fn attend(&self, qkv: &Tensor, step: &Step<'_>, pass: &Pass<'_>, cache: &mut StockCache) -> Result<Tensor> {
         let Heads { queries: h, keys: kv, width: d } = self.heads;
         let rows = qkv.dim(0)?;
@@ -159,7 +159,9 @@ impl AttentionLayer {
     ) -> Result<Tensor> {
         let (batch, h, count, d) = queries.dims4()?;
         let (kv, length) = (self.heads.keys, keys.dim(2)?);
+        // query heads that share a key head are neighbours, so their rows form one matrix
         let grouped = queries.reshape((batch, kv, h / kv * count, d))?;
+        // in f32 as in transformers: in half precision the softmax of a long row would lose its small weights
         let scores = grouped.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
         let scores = (scores.reshape((batch, h, count, length))? * f64::from(self.scores.scale))?;
         let scores = match self.scores.softcap {

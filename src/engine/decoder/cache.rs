@@ -135,6 +135,7 @@ impl StockCache {
     fn reorder(&mut self, rows: &Tensor, length: usize) -> Result<()> {
         for cache in [&mut self.keys, &mut self.values] {
             let used = cache.narrow(2, 0, length)?.contiguous()?.index_select(rows, 0)?;
+            // the same memory is used again unless the number of rows changes, as when a prompt's row becomes its beams
             if rows.dim(0)? != cache.dim(0)? {
                 let (_, heads, capacity, width) = cache.dims4()?;
                 *cache = Tensor::zeros((rows.dim(0)?, heads, capacity, width), cache.dtype(), cache.device())?;

@@ -81,6 +81,7 @@ impl Linear {
             Weight::Matrix(matrix) => x.matmul(&matrix.t()?)?,
             Weight::Panels(panels) => panels.multiply(x)?,
             Weight::Quantised(matrices) => {
+                // candle's quantised products take and give f32
                 let dtype = x.dtype();
                 let x = x.to_dtype(DType::F32)?;
                 let parts =

@@ -124,6 +124,7 @@ impl Decoder {
         if past == 0 || past > limit || past + tokens <= limit {
             return self.run(ids, sequences);
         }
+        // keys in the cache are rotated by the short table: all of them have to be computed again with the long one
         let all = Tensor::cat(&sequences.history, 1)?;
         sequences.length = 0;
         let x = self.run(&all, sequences)?;
@@ -213,7 +214,8 @@ impl Decoder {
         }
     }
 
-    /// Sets the tables that rotate a batch whose longest row has this length. Tables are kept from one batch to the next.
+    /// Sets the tables that rotate a batch whose longest row has this length. Tables are kept from one batch to the
+    /// next.
     fn choose_tables(&self, sequences: &mut Sequences, longest: usize) {
         let mut kept = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, (rope, kept)) in self.config.ropes.iter().zip(kept.iter_mut()).enumerate() {
@@ -224,6 +226,7 @@ impl Decoder {
             let fits = |(used, table): &&TableInUse| *used == key && table.positions() >= sequences.capacity;
             let table = match kept.as_ref().filter(fits) {
                 Some(table) => table.clone(),
+                // rounded up, so that a slightly longer batch finds the table long enough
                 None => (key, Arc::new(rope.table(key, sequences.capacity.next_power_of_two()))),
             };
             *kept = Some(table.clone());

@@ -52,7 +52,8 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The mask of a window for `count` query tokens from `first` on: broadcasts to `(b, h, count, past + first + count)`.
+    /// The mask of a window for `count` query tokens from `first` on: broadcasts to
+    /// `(b, h, count, past + first + count)`.
     pub fn mask(&self, window: usize, first: usize, count: usize) -> Result<Option<Tensor>> {
         match self.masks.get(window) {
             Some(mask) => Ok(mask.clone()),
@@ -137,6 +138,7 @@ impl Positions {
             }
         };
         let rotations = self.rotations.iter().map(|rotation| Ok([part(&rotation.cos)?, part(&rotation.sin)?]));
+        // with several blocks each makes its mask: masks for all tokens would take the memory that blocks save
         let kept = if block < tokens { &[] } else { windows };
         let masks = kept.iter().map(|window| self.mask(past, tokens, *window));
         Ok(Pass {
@@ -163,8 +165,8 @@ impl Positions {
         }
     }
 
-    /// Mask of the columns that new tokens after `past` see, up to their own: `(1, 1, tokens, past + tokens)`, made on the
-    /// device.
+    /// Mask of the columns that new tokens after `past` see, up to their own: `(1, 1, tokens, past + tokens)`, made on
+    /// the device.
     fn seen(&self, past: usize, tokens: usize, window: Option<usize>) -> Result<Tensor> {
         let length = past + tokens;
         let range = |from: usize, to: usize| Tensor::arange(from as u32, to as u32, &self.place.device);

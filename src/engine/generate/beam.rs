@@ -248,6 +248,7 @@ impl Best {
 /// ln Σ e^x: what log-softmax subtracts.
 fn log_sum_exp(logits: &[f32]) -> Result<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // in f64: a vocabulary of small terms would add up to a visible error in f32
     let sum: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
     let normaliser = largest + sum.ln() as f32;
     if normaliser.is_finite() { Ok(normaliser) } else { Err(not_numbers()) }

@@ -31,8 +31,8 @@ impl DecoderEngine {
         Self { runner: Runner { config, decoder, place }, info, time_to_first_token: None }
     }
 
-    /// Lets candle's attention hold at most so many scores at a time: a long prompt then goes in more blocks. The kernels
-    /// of the CPU hold none.
+    /// Lets candle's attention hold at most so many scores at a time: a long prompt then goes in more blocks. The
+    /// kernels of the CPU hold none.
     pub fn limit_scores(&mut self, largest: u64) {
         self.runner.decoder.limit_scores(largest);
     }
@@ -70,6 +70,7 @@ impl DecoderEngine {
         let start = Instant::now();
         let device = self.runner.place.device.clone();
         let padded = LeftPadded::prompts(batch);
+        // the last new token is never read
         let capacity = padded.width + options.max_new_tokens - 1;
         let mut sequences = self.runner.decoder.begin(padded.starts.clone(), capacity)?;
         let mut progress = Progress::new(&self.runner.config.eos_ids, batch.len(), options);

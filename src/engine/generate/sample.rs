@@ -51,6 +51,7 @@ impl Sampler {
         let logits = to_host(logits)?;
         let (sampling, masked) = (&self.sampling, self.masked.as_slice());
         let rows = self.rows.par_iter_mut().zip(logits.par_chunks(vocabulary));
+        // two words a step whether or not the second is used: the step alone decides where in the sequence it reads
         rows.map(|(random, logits)| draw_row(logits, masked, sampling, [fraction(random), fraction(random)])).collect()
     }
 }
@@ -152,6 +153,7 @@ impl Candidates {
     fn probabilities(&self) -> Vec<f32> {
         let largest = self.0.iter().map(|candidate| candidate.score).fold(f32::NEG_INFINITY, f32::max);
         let powers: Vec<f32> = self.0.iter().map(|candidate| (candidate.score - largest).exp()).collect();
+        // in f64: a vocabulary of small terms would add up to a visible error in f32
         let sum = powers.iter().copied().map(f64::from).sum::<f64>() as f32;
         powers.into_iter().map(|power| power / sum).collect()
     }

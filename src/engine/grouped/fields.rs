@@ -1,5 +1,5 @@
-//! Reading a `config.json` for code that computes one variant only: what differs is refused, so that nothing is computed
-//! other than the model asks for. A field that is left out has the default of transformers.
+//! Reading a `config.json` for code that computes one variant only: what differs is refused, so that nothing is
+//! computed other than the model asks for. A field that is left out has the default of transformers.
 
 use std::fmt::Display;
 

@@ -255,6 +255,7 @@ impl ChannelScan {
         let c = part(self.rank + state, state)?.to_dtype(DType::F32)?;
         let x = x.to_dtype(DType::F32)?;
         let input = (&step * &x)?;
+        // token by token: a parallel scan would sum in another order than transformers does
         let mut outputs = Vec::with_capacity(tokens);
         for token in 0..tokens {
             let at = |tensor: &Tensor| tensor.narrow(1, token, 1)?.squeeze(1);
@@ -355,7 +356,7 @@ fn normed(x: &Tensor, eps: Option<f64>) -> Result<Tensor> {
     wide.broadcast_div(&scale)?.to_dtype(x.dtype())
 }
 
-/// ln(1 + eˣ), without overflow.
+/// ln(1 + eˣ) as max(x, 0) + ln(1 + e^−|x|), whose exponential can't overflow.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }

@@ -1,5 +1,5 @@
-//! Dummy weights: the energy of an architecture doesn't depend on the values of its weights, so it can be measured before
-//! anyone has trained or downloaded the model.
+//! Dummy weights: the energy of an architecture doesn't depend on the values of its weights, so it can be measured
+//! before anyone has trained or downloaded the model.
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -16,8 +16,8 @@ const CHUNK: usize = 1 << 16;
 
 /// Seeded random weights: the same on every device and machine.
 ///
-/// Matrices and tables are uniform with mean 0 and standard deviation 0.02; biases are 0; norms leave their input's scale
-/// as it is.
+/// Matrices and tables are uniform with mean 0 and standard deviation 0.02; biases are 0; norms leave their input's
+/// scale as it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dummy {
     /// Varies the numbers.

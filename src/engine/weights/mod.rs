@@ -1,5 +1,5 @@
-//! The weights of a model, from wherever they come: checked against the layout before anything is loaded, then handed out
-//! one by one in the data type that the model runs in.
+//! The weights of a model, from wherever they come: checked against the layout before anything is loaded, then handed
+//! out one by one in the data type that the model runs in.
 
 mod adapter;
 mod dummy;
@@ -44,8 +44,8 @@ impl Weights {
     /// An adapter is merged into each tensor when it is loaded.
     ///
     /// # Errors
-    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't supported; the message names the
-    /// file and the tensor.
+    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't supported; the message names
+    /// the file and the tensor.
     pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
         let stored_output = source.check(config, &layout)?;
@@ -95,8 +95,8 @@ impl Weights {
         }
     }
 
-    /// The data type that the weights ask to run in: the one that most of them are stored in, f32 for quantised ones; for
-    /// dummy weights the one that `config.json` names.
+    /// The data type that the weights ask to run in: the one that most of them are stored in, f32 for quantised ones;
+    /// for dummy weights the one that `config.json` names.
     pub fn stored_dtype(&self) -> DType {
         match &self.source {
             Source::Safetensors(files) => files.stored_dtype(),
@@ -157,8 +157,8 @@ impl Weights {
         }
     }
 
-    /// Matrices stacked row over row, as they are stored; `None` unless all of them are quantised in the same type and no
-    /// adapter changes them.
+    /// Matrices stacked row over row, as they are stored; `None` unless all of them are quantised in the same type and
+    /// no adapter changes them.
     ///
     /// # Errors
     /// As for [`Weights::load`].

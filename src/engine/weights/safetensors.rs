@@ -160,8 +160,8 @@ impl Safetensors {
         Ok(self.has(name) && self.has(other) && self.data(name)? == self.data(other)?)
     }
 
-    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config: it
-    /// isn't read.
+    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config:
+    /// it isn't read.
     fn is_recomputed(name: &str) -> bool {
         const ENDINGS: [&str; 6] = [
             ".rotary_emb.inv_freq",

@@ -1,5 +1,5 @@
-//! The architectures of the decoder: each function reads the `config.json` of one family. Defaults are those of the family's
-//! configuration class in transformers 5.
+//! The architectures of the decoder: each function reads the `config.json` of one family. Defaults are those of the
+//! family's configuration class in transformers 5.
 
 mod base;
 mod cohere;

@@ -1,5 +1,5 @@
-//! Merging an adapter into the base model's weights, tensor by tensor. In f32 whatever the base is stored in, as the updates
-//! are small against the weights.
+//! Merging an adapter into the base model's weights, tensor by tensor. In f32 whatever the base is stored in, as the
+//! updates are small against the weights.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -60,6 +60,7 @@ impl Adapter {
         if let Some(magnitude) = &update.magnitude {
             merged = self.with_magnitudes(&self.load(magnitude, base.device())?, &merged)?;
         }
+        // a damaged adapter would otherwise show only as nonsense in the answers
         if !merged.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(Error::input("merging gives numbers that aren't finite"));
         }

@@ -1,5 +1,5 @@
-//! LoRA adapters as PEFT saves them: reads `adapter_config.json` and `adapter_model.safetensors`, and merges the adapter
-//! into the base model's weights, tensor by tensor, in f32. Knows names and shapes, no architecture.
+//! LoRA adapters as PEFT saves them: reads `adapter_config.json` and `adapter_model.safetensors`, and merges the
+//! adapter into the base model's weights, tensor by tensor, in f32. Knows names and shapes, no architecture.
 //!
 //! Implements LoRA (Hu et al. 2021), rank-stabilised LoRA (Kalajdzievski 2023) and DoRA (Liu et al. 2024) as PEFT's
 //! `merge_and_unload` does. What would change the merged weights and isn't implemented is refused when the adapter is

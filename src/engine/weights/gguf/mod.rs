@@ -1,8 +1,8 @@
 //! Models in a GGUF file: tensors under transformers' names, with what llama.cpp's converter changed undone, and the
 //! configuration as a `config.json` would state it.
 //!
-//! Tensors are read from the mapped file when they are asked for, either dequantised or as quantised blocks for candle's
-//! `QMatMul`.
+//! Tensors are read from the mapped file when they are asked for, either dequantised or as quantised blocks for
+//! candle's `QMatMul`.
 //!
 //! **How exact a quantised product is.** Dequantising is exact to f32 rounding. `QMatMul` is not the product with the
 //! dequantised weights: it quantises the activations too, to 8 bits in blocks of 32 (of 256 for the K types), as
