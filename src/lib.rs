@@ -7,9 +7,11 @@ pub mod digest;
 pub mod error;
 pub mod host;
 pub(crate) mod json;
+pub mod stats;
 pub mod units;
 
 pub mod record;
+pub mod validity;
 
 pub mod hub;
 pub mod table;
@@ -41,6 +43,9 @@ pub mod format;
 pub mod figures;
 
 pub mod report;
+
+pub mod console;
+pub mod run;
 
 pub mod cli;
 pub mod commands;

@@ -4,8 +4,8 @@
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cache::{CacheShape, PanelCache};
 use super::exp::exp;
+use super::panel_cache::{CacheShape, PanelCache};
 use super::panels::{PanelView, Rows, TILE, WIDTH, multiply_body};
 use super::{threads_for, values, vectorised};
 use crate::engine::config::RopeStyle;

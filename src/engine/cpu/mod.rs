@@ -8,9 +8,9 @@
 //! batch and on any number of threads.
 
 pub(super) mod attention;
-pub(super) mod cache;
 mod exp;
 pub(super) mod gate;
+pub(super) mod panel_cache;
 pub(super) mod panels;
 
 use candle_core::{CpuStorage, Layout, Result};

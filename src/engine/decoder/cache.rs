@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::place::{Kernels, Place};
 use super::positions::{Positions, TableInUse, row_index};
 use crate::engine::config::Attention;
-use crate::engine::cpu::cache::PanelCache;
+use crate::engine::cpu::panel_cache::PanelCache;
 use crate::engine::heads::Heads;
 use crate::engine::position_encoding::AlibiTable;
 use crate::error::{Error, Result};

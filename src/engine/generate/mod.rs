@@ -12,7 +12,7 @@ mod batch;
 mod beam;
 mod choice;
 mod chooser;
-mod engine;
+mod decoder_engine;
 mod greedy;
 mod progress;
 mod request;
@@ -21,6 +21,6 @@ mod sample;
 mod score;
 
 pub(super) use chooser::Chooser;
-pub use engine::DecoderEngine;
+pub use decoder_engine::DecoderEngine;
 pub(super) use progress::Progress;
 pub(super) use request::{check_batch, check_request};

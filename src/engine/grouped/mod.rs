@@ -3,12 +3,12 @@
 //! `config.json` that refuses what differs; three modules of our own, `state_space`, `latent_attention` and `rwkv`,
 //! replace what it lacks or computes otherwise. docs/architectures.md has the verdicts.
 
-mod config;
 mod deepseek;
 mod definition;
-mod engine;
 mod fields;
 mod granite_hybrid;
+mod grouped_config;
+mod grouped_engine;
 mod latent_attention;
 mod lfm2;
 mod mamba;
@@ -18,6 +18,6 @@ mod rwkv;
 mod source;
 mod state_space;
 
-pub(super) use config::GroupedConfig;
-pub use engine::GroupedEngine;
-pub(super) use engine::{inspect, load};
+pub(super) use grouped_config::GroupedConfig;
+pub use grouped_engine::GroupedEngine;
+pub(super) use grouped_engine::{inspect, load};

@@ -2,7 +2,7 @@
 //! once, on the host; candle's operations upload them, and the kernels of the CPU read them as they are.
 
 mod alibi;
-mod rope;
+mod rope_table;
 
 pub(super) use alibi::AlibiTable;
-pub(super) use rope::{RopeKey, RopeTable};
+pub(super) use rope_table::{RopeKey, RopeTable};

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use serde_json::Value as Json;
 
 use super::*;
-use crate::engine::weights::gguf::config::config_json;
+use crate::engine::weights::gguf::config_json::config_json;
 use crate::gguf::fixture::{Builder, text};
 use crate::text::GgufTokenizer;
 

@@ -12,10 +12,10 @@
 //! weights unless the two best logits are about as close as that.
 
 mod aligned;
-mod config;
+mod config_json;
 mod names;
 mod tensors;
 mod types;
 
-pub use config::config_json;
+pub use config_json::config_json;
 pub use tensors::Gguf;

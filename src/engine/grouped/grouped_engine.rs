@@ -4,8 +4,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::config::GroupedConfig;
 use super::definition::{Definition, Model};
+use super::grouped_config::GroupedConfig;
 use super::source::{self, OUTPUTS};
 use crate::engine::device::{self, DeviceChoice};
 use crate::engine::dtype;
