@@ -15,12 +15,12 @@ pub struct AlibiTable {
 }
 
 impl AlibiTable {
-    /// The table of a model whose scores are multiplied by `scale`.
+    /// The table of a model whose scores are multiplied by `scale`, for positions below `positions`.
     pub fn new(alibi: Alibi, attention: &Attention, scale: f64, positions: usize) -> Self {
         let slopes = slopes(attention.heads);
         let bias = |slope: f32, position: usize| match alibi {
             Alibi::Bloom => slope * position as f32,
-            // Slope and product are rounded, and the sum with the score is scaled.
+            // transformers computes slope and product in bf16, and scales the bias together with the score
             Alibi::Falcon => {
                 let slope = bf16::from_f32(slope).to_f32();
                 bf16::from_f32(slope * bf16::from_f32(position as f32).to_f32()).to_f32() * scale as f32
@@ -49,8 +49,8 @@ impl AlibiTable {
     }
 }
 
-/// A geometric sequence of slopes, one for each head; where their number is no power of two, every other slope of the
-/// sequence for the next one fills up.
+/// A geometric sequence of slopes, one for each head; if their number is no power of two, the rest are every other
+/// slope of the sequence for the next power of two.
 fn slopes(heads: usize) -> Vec<f32> {
     let whole = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
     let base = |heads: usize| 2f64.powf(-8.0 / heads as f64) as f32;

@@ -1,12 +1,15 @@
 //! Merging against PEFT's own merged models (scripts/make_adapter_goldens.py), and what is refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
-use super::*;
+use super::files::{Adapter, CONFIG, PICKLED, WEIGHTS};
+use super::names::{Factor, Part, classify};
+use super::settings::Settings;
 use crate::engine::weights::Safetensors;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -224,13 +227,13 @@ fn names_are_read_with_and_without_prefix_and_adapter_name() {
     let update = |module: &str, which, embedding| Part::OfUpdate { module: module.to_owned(), which, embedding };
     let q = "model.layers.0.self_attn.q_proj";
     for (name, part) in [
-        (format!("base_model.model.{q}.lora_A.weight"), update(q, Which::Down, false)),
-        (format!("base_model.model.{q}.lora_B.default.weight"), update(q, Which::Up, false)),
-        (format!("{q}.lora_A.student.weight"), update(q, Which::Down, false)),
-        (format!("base_model.model.{q}.lora_magnitude_vector"), update(q, Which::Magnitude, false)),
-        (format!("base_model.model.{q}.lora_magnitude_vector.default.weight"), update(q, Which::Magnitude, false)),
-        ("base_model.model.wte.lora_embedding_A".to_owned(), update("wte", Which::Down, true)),
-        ("base_model.model.wte.lora_embedding_B.default".to_owned(), update("wte", Which::Up, true)),
+        (format!("base_model.model.{q}.lora_A.weight"), update(q, Factor::Down, false)),
+        (format!("base_model.model.{q}.lora_B.default.weight"), update(q, Factor::Up, false)),
+        (format!("{q}.lora_A.student.weight"), update(q, Factor::Down, false)),
+        (format!("base_model.model.{q}.lora_magnitude_vector"), update(q, Factor::Magnitude, false)),
+        (format!("base_model.model.{q}.lora_magnitude_vector.default.weight"), update(q, Factor::Magnitude, false)),
+        ("base_model.model.wte.lora_embedding_A".to_owned(), update("wte", Factor::Down, true)),
+        ("base_model.model.wte.lora_embedding_B.default".to_owned(), update("wte", Factor::Up, true)),
         ("base_model.model.lm_head.weight".to_owned(), Part::Whole("lm_head.weight".to_owned())),
         (
             "base_model.model.lm_head.modules_to_save.default.weight".to_owned(),

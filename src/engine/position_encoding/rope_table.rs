@@ -1,11 +1,11 @@
 //! The rotations of the rotary position embedding: frequencies as transformers computes them, and tables of cosines and
-//! sines by position, computed on the host (angles in f32) and cast to the type that the model runs in.
+//! sines by position, computed on the host and cast to the type that the model runs in.
 
 use std::f64::consts::PI;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::engine::config::{Rope, RopeScaling, RopeStyle};
+use crate::engine::config::{Rope, RopeScaling, RopeStyle, Yarn};
 use crate::error::Result;
 
 /// Cosines and sines of the positions from 0 on, each `(positions, pairs)`, on the host.
@@ -35,6 +35,7 @@ impl Rope {
     pub fn table(&self, key: RopeKey, positions: usize) -> RopeTable {
         let frequencies = self.frequencies(key);
         let factor = self.attention_factor();
+        // transformers multiplies position and frequency in f32, and far positions show the rounding
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |frequency| p as f32 * frequency));
         RopeTable {
             cos: angles().map(|angle| f64::from(angle).cos() as f32 * factor).collect(),
@@ -44,58 +45,42 @@ impl Rope {
         }
     }
 
-    /// What cosines and sines are multiplied by.
+    /// The factor of cosines and sines.
     fn attention_factor(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Long { attention_factor, .. } => {
+            RopeScaling::Yarn(Yarn { attention_factor, .. }) | RopeScaling::Long { attention_factor, .. } => {
                 attention_factor as f32
             }
             _ => 1.0,
         }
     }
 
-    /// Angle per position of each pair of dimensions, the fastest first.
+    /// Angle per position of each pair of dimensions, the fastest first, rounded once.
     fn frequencies(&self, key: RopeKey) -> Vec<f32> {
+        self.exact_frequencies(key).into_iter().map(|frequency| frequency as f32).collect()
+    }
+
+    /// Angle per position of each pair of dimensions, the fastest first.
+    pub fn exact_frequencies(&self, key: RopeKey) -> Vec<f64> {
         let dims = self.dims as f64;
         let plain = |theta: f64| (0..self.dims / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / dims));
-        let cast = |frequencies: &mut dyn Iterator<Item = f64>| frequencies.map(|frequency| frequency as f32).collect();
         match &self.scaling {
-            RopeScaling::Default => cast(&mut plain(self.theta)),
-            RopeScaling::Linear { factor } => cast(&mut plain(self.theta).map(|frequency| frequency / factor)),
+            RopeScaling::Default => plain(self.theta).collect(),
+            RopeScaling::Linear { factor } => plain(self.theta).map(|frequency| frequency / factor).collect(),
             RopeScaling::Divisors(divisors) => divided(plain(self.theta), divisors),
             RopeScaling::Long { short, long, .. } => {
                 divided(plain(self.theta), if key == RopeKey(0) { short } else { long })
             }
             RopeScaling::Dynamic { factor, original_positions } => {
                 let growth = factor * key.0 as f64 / original_positions - (factor - 1.0);
-                cast(&mut plain(self.theta * growth.powf(dims / (dims - 2.0))))
+                plain(self.theta * growth.powf(dims / (dims - 2.0))).collect()
             }
-            RopeScaling::Yarn { .. } => {
-                let kept = self.kept_by_yarn();
-                cast(
-                    &mut plain(self.theta)
-                        .zip(kept)
-                        .map(|(frequency, (kept, factor))| frequency / factor * (1.0 - kept) + frequency * kept),
-                )
+            RopeScaling::Yarn(yarn) => {
+                let stretch = |(pair, frequency)| yarn.stretched(frequency, yarn.kept(pair, self.theta, dims));
+                plain(self.theta).enumerate().map(stretch).collect()
             }
-            RopeScaling::Llama3 { .. } => cast(&mut plain(self.theta).map(|frequency| self.llama3(frequency))),
+            RopeScaling::Llama3 { .. } => plain(self.theta).map(|frequency| self.llama3(frequency)).collect(),
         }
-    }
-
-    /// How much of each plain frequency YaRN keeps, with the divisor of the rest.
-    fn kept_by_yarn(&self) -> Vec<(f64, f64)> {
-        let RopeScaling::Yarn { factor, beta_fast, beta_slow, original_positions, truncate, .. } = self.scaling else {
-            return Vec::new();
-        };
-        let dims = self.dims as f64;
-        // The dimension whose pair turns this often within the original length.
-        let turning = |turns: f64| dims * (original_positions / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
-        let (low, high) = (turning(beta_fast), turning(beta_slow));
-        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
-        let (low, high) = (low.max(0.0), high.min(dims - 1.0));
-        let high = if low == high { high + 0.001 } else { high };
-        let ramp = |pair: usize| ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
-        (0..self.dims / 2).map(|pair| (1.0 - ramp(pair), factor)).collect()
     }
 
     fn llama3(&self, frequency: f64) -> f64 {
@@ -114,8 +99,26 @@ impl Rope {
     }
 }
 
-fn divided(plain: impl Iterator<Item = f64>, divisors: &[f32]) -> Vec<f32> {
-    plain.zip(divisors).map(|(frequency, divisor)| (frequency / f64::from(*divisor)) as f32).collect()
+fn divided(plain: impl Iterator<Item = f64>, divisors: &[f32]) -> Vec<f64> {
+    plain.zip(divisors).map(|(frequency, divisor)| frequency / f64::from(*divisor)).collect()
+}
+
+impl Yarn {
+    /// How much of a pair's frequency is kept as it is, from 0 to 1.
+    fn kept(&self, pair: usize, theta: f64, dims: f64) -> f64 {
+        // the dimension whose pair turns this often within the original length
+        let turning = |turns: f64| dims * (self.original_positions / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+        let (low, high) = (turning(self.beta_fast), turning(self.beta_slow));
+        let (low, high) = if self.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(dims - 1.0));
+        // transformers avoids the division by zero with the same constant
+        let high = if low == high { high + 0.001 } else { high };
+        1.0 - ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0)
+    }
+
+    fn stretched(&self, frequency: f64, kept: f64) -> f64 {
+        frequency / self.factor * (1.0 - kept) + frequency * kept
+    }
 }
 
 impl RopeTable {

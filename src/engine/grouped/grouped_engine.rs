@@ -4,13 +4,17 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::super::device;
-use super::super::generate::{Chooser, Progress, check_batch};
-use super::super::load::{self, DeviceChoice, LoadOptions, ModelSummary};
-use super::super::weights::Safetensors;
-use super::super::{Engine, GenerateOptions, Generation, Prompt};
+use super::definition::{Definition, Model};
+use super::grouped_config::GroupedConfig;
 use super::source::{self, OUTPUTS};
-use super::{Blueprint, Card, Model};
+use crate::engine::device::{self, DeviceChoice};
+use crate::engine::dtype;
+use crate::engine::generate::{Chooser, Progress, check_batch, check_request};
+use crate::engine::identity::digests;
+use crate::engine::interface::{Engine, GenerateOptions, Generation, Prompt};
+use crate::engine::options::LoadOptions;
+use crate::engine::summary::ModelSummary;
+use crate::engine::weights::Safetensors;
 use crate::error::{Error, Result};
 use crate::record::{Decoding, GROUPED, ModelInfo};
 
@@ -33,12 +37,12 @@ pub struct GroupedEngine {
 ///
 /// # Errors
 /// Files that are missing or damaged, or weights that don't belong to the config.
-pub fn inspect(card: Card, folder: &Path) -> Result<ModelSummary> {
+pub fn inspect(config: GroupedConfig, folder: &Path) -> Result<ModelSummary> {
     let weights = Safetensors::open(folder)?;
-    let names = source::checked_names(&card.blueprint, &weights)?;
-    let Blueprint { cache, max_positions, vocab_size, only_f32, .. } = card.blueprint;
+    let names = source::checked_names(&config.definition, &weights)?;
+    let Definition { cache, max_positions, vocab_size, only_f32, .. } = config.definition;
     Ok(ModelSummary {
-        architecture: card.architecture,
+        architecture: config.architecture,
         parameters: parameters(&weights, names.iter())?,
         max_positions: max_positions.unwrap_or(usize::MAX),
         vocab_size,
@@ -56,40 +60,45 @@ pub fn inspect(card: Card, folder: &Path) -> Result<ModelSummary> {
     })
 }
 
-/// Loads a model.
+/// Loads a model of the kind that runs in groups.
 ///
 /// # Errors
-/// Files that are missing or damaged, weights that don't belong to the config, a data type that isn't served, or a
+/// Files that are missing or damaged, weights that don't belong to the config, a data type that isn't supported, or a
 /// device that isn't there or is full.
-pub fn load(card: Card, folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<GroupedEngine> {
-    let Card { architecture, eos_ids, blueprint } = card;
+pub fn load(
+    config: GroupedConfig,
+    folder: &Path,
+    options: &LoadOptions<'_>,
+    device: DeviceChoice,
+) -> Result<GroupedEngine> {
+    let GroupedConfig { architecture, eos_ids, definition } = config;
     let weights = Safetensors::open(folder)?;
-    let names = source::checked_names(&blueprint, &weights)?;
+    let names = source::checked_names(&definition, &weights)?;
     let device = device.open()?;
-    let (dtype, mut notes) = run_dtype(&blueprint, &architecture, options.dtype, weights.stored_dtype(), &device)?;
-    let model = source::build(&blueprint, &weights, dtype, &device)?;
+    let (dtype, mut notes) = run_dtype(&definition, &architecture, options.dtype, weights.stored_dtype(), &device)?;
+    let model = source::build(&definition, &weights, dtype, &device)?;
     notes.push(GROUPED.to_owned());
-    let most_rows = if blueprint.one_row { 1 } else { usize::MAX };
-    notes.extend(blueprint.one_row.then(|| ONE_ROW.to_owned()));
-    notes.extend(blueprint.notes.iter().cloned());
+    let most_rows = if definition.one_row { 1 } else { usize::MAX };
+    notes.extend(definition.one_row.then(|| ONE_ROW.to_owned()));
+    notes.extend(definition.notes.iter().cloned());
     let has_output = OUTPUTS.iter().any(|name| names.contains(*name));
-    let looked_up = |name: &&String| has_output && *name == blueprint.embedding;
+    let looked_up = |name: &&String| has_output && *name == definition.embedding;
     let read = parameters(&weights, names.iter().filter(|name| !looked_up(name)))? * dtype.size_in_bytes() as u64;
     let info = ModelInfo {
         architecture,
-        engine: blueprint.engine.to_owned(),
+        engine: definition.engine.to_owned(),
         parameters: Some(parameters(&weights, names.iter())?),
         // how many experts a step reads depends on the tokens
-        weight_bytes: blueprint.experts.is_none().then_some(read),
+        weight_bytes: definition.experts.is_none().then_some(read),
         dtype: dtype.as_str().to_owned(),
         stored_dtype: Some(weights.stored_dtype().as_str().to_owned()),
         device: device::name(&device),
         revision: options.revision.clone(),
-        files: load::digests(folder, weights.paths())?,
+        files: digests(folder, weights.paths())?,
         notes,
     };
-    let max_positions = blueprint.max_positions.unwrap_or(usize::MAX);
-    Ok(GroupedEngine { model, most_rows, vocab_size: blueprint.vocab_size, max_positions, eos_ids, device, info })
+    let max_positions = definition.max_positions.unwrap_or(usize::MAX);
+    Ok(GroupedEngine { model, most_rows, vocab_size: definition.vocab_size, max_positions, eos_ids, device, info })
 }
 
 fn parameters<'a>(weights: &Safetensors, names: impl Iterator<Item = &'a String>) -> Result<u64> {
@@ -97,15 +106,15 @@ fn parameters<'a>(weights: &Safetensors, names: impl Iterator<Item = &'a String>
     names.map(count).sum()
 }
 
-/// The data type to run in, and what a reader has to know about it.
+/// The data type to run in, with notes for the record.
 fn run_dtype(
-    blueprint: &Blueprint,
+    definition: &Definition,
     architecture: &str,
     asked: Option<&str>,
     stored: DType,
     device: &Device,
 ) -> Result<(DType, Vec<String>)> {
-    let Some(reason) = blueprint.only_f32 else { return load::run_dtype(asked, stored, device.is_cpu()) };
+    let Some(reason) = definition.only_f32 else { return dtype::run_dtype(asked, stored, device.is_cpu()) };
     match asked {
         None | Some("f32") if stored == DType::F32 => Ok((DType::F32, Vec::new())),
         None | Some("f32") => Ok((DType::F32, vec![format!("run in f32: {reason}")])),
@@ -179,15 +188,11 @@ impl Engine for GroupedEngine {
     }
 
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
-        if options.max_new_tokens == 0 {
-            return Err(Error::input("`max_new_tokens` has to be at least 1"));
-        }
-        options.decoding.check().map_err(|bad| Error::input(bad.message).hint(bad.hint))?;
+        check_request(batch, options, self.vocab_size, self.max_positions)?;
         if matches!(options.decoding, Decoding::Beam(_)) {
             return Err(Error::input(format!("the `{}` engine has no beam search", self.info.engine))
                 .hint("use greedy decoding or sampling for this model"));
         }
-        check_batch(batch, options.max_new_tokens, self.vocab_size, self.max_positions)?;
         self.decode_groups(batch, options)
     }
 }

@@ -6,8 +6,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Gguf, ROPE_DIVISORS, ROPE_LONG, ROPE_SHORT};
+use super::tensors::{Gguf, MOST_STACKED, ROPE_DIVISORS, ROPE_LONG, ROPE_SHORT};
 use crate::error::Result;
+use crate::gguf::GgufFile;
 
 /// `config.json` of the model, made from the metadata and from which tensors there are.
 ///
@@ -37,20 +38,20 @@ impl Keys<'_> {
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        self.gguf.size(&self.key(key))
+        self.gguf.file.size(&self.key(key))
     }
 
     fn size_or_none(&self, key: &str) -> Result<Option<usize>> {
-        self.gguf.optional_size(&self.key(key))
+        self.gguf.file.optional_size(&self.key(key))
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
-        let value = self.gguf.optional_number(&self.key(key))?;
+        let value = self.gguf.file.optional_number(&self.key(key))?;
         Ok(value.map(shortest_f32))
     }
 
     fn has(&self, tensor: &str) -> bool {
-        self.gguf.header.tensors.contains_key(tensor)
+        self.gguf.file.tensors().contains_key(tensor)
     }
 
     fn head_dim(&self) -> Result<usize> {
@@ -60,11 +61,11 @@ impl Keys<'_> {
         }
     }
 
-    /// What every decoder has.
+    /// The fields that every decoder has.
     fn common(&self) -> Result<Map<String, Value>> {
         let family = self.gguf.family;
         let heads = self.size("attention.head_count")?;
-        let ends = self.gguf.end_ids()?;
+        let ends = end_ids(&self.gguf.file)?;
         let eps = ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"];
         let eps = eps.iter().map(|key| self.number(key)).collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
         let config = json!({
@@ -80,9 +81,9 @@ impl Keys<'_> {
             "max_position_embeddings": self.size("context_length")?,
             "rms_norm_eps": eps,
             "tie_word_embeddings": !self.has("output.weight"),
-            "bos_token_id": self.gguf.token_id("tokenizer.ggml.bos_token_id", usize::MAX)?,
+            "bos_token_id": self.gguf.file.token_id("tokenizer.ggml.bos_token_id", usize::MAX)?,
             "eos_token_id": ends,
-            "pad_token_id": self.gguf.token_id("tokenizer.ggml.padding_token_id", usize::MAX)?,
+            "pad_token_id": self.gguf.file.token_id("tokenizer.ggml.padding_token_id", usize::MAX)?,
             "hidden_act": "silu",
         });
         match config {
@@ -93,9 +94,9 @@ impl Keys<'_> {
 
     /// Rows of the embedding table, which may be padded past the tokenizer's tokens.
     fn vocab_size(&self) -> Result<usize> {
-        match self.gguf.header.tensors.get("token_embd.weight").and_then(|table| table.shape.first()) {
+        match self.gguf.file.tensors().get("token_embd.weight").and_then(|table| table.shape.first()) {
             Some(rows) => Ok(*rows),
-            None => self.gguf.required("token_embd.weight", None),
+            None => self.gguf.file.required("token_embd.weight", None),
         }
     }
 
@@ -107,7 +108,7 @@ impl Keys<'_> {
             config.insert("partial_rotary_factor".to_owned(), json!(rotated as f64 / head_dim.max(1) as f64));
         }
         let original = self.size_or_none("rope.scaling.original_context_length")?;
-        let kind = self.gguf.optional_text(&self.key("rope.scaling.type"))?;
+        let kind = self.gguf.file.optional_text(&self.key("rope.scaling.type"))?;
         let scaling = match kind.as_deref() {
             _ if self.has(ROPE_LONG) => self.longrope(config, original)?,
             // the divisors say it all
@@ -141,7 +142,7 @@ impl Keys<'_> {
         Ok(json!({ "rope_type": "longrope", "long_factor": list(ROPE_LONG)?, "short_factor": list(ROPE_SHORT)? }))
     }
 
-    /// What only some families have.
+    /// The fields that only some families have.
     fn family(&self, config: &mut Map<String, Value>) -> Result<()> {
         let own = match self.gguf.family.model_type {
             "llama" | "granite" | "smollm3" | "olmo" => self.llama_like()?,
@@ -198,7 +199,7 @@ impl Keys<'_> {
     fn llama_like(&self) -> Result<Value> {
         let layers = self.size("block_count")?;
         // each fourth layer has no rotary embedding: `n_no_rope_layer_step` of llama.cpp
-        let no_rope = (self.arch == "smollm3" && layers <= super::MOST_STACKED)
+        let no_rope = (self.arch == "smollm3" && layers <= MOST_STACKED)
             .then(|| (0..layers).map(|layer| usize::from((layer + 1) % 4 != 0)).collect::<Vec<_>>());
         Ok(json!({
             "attention_bias": self.has("blk.0.attn_q.bias"),
@@ -223,9 +224,9 @@ impl Keys<'_> {
 
     fn experts(&self) -> Result<Value> {
         let count = self.size("expert_count")?;
-        let inner = self.gguf.header.tensors.get("blk.0.ffn_gate_exps.weight").and_then(|stacked| stacked.shape.get(1));
+        let inner = self.gguf.file.tensors().get("blk.0.ffn_gate_exps.weight").and_then(|stacked| stacked.shape.get(1));
         let inner = self.size_or_none("expert_feed_forward_length")?.or(inner.copied());
-        let shared = self.gguf.header.tensors.get("blk.0.ffn_gate_shexp.weight").and_then(|gate| gate.shape.first());
+        let shared = self.gguf.file.tensors().get("blk.0.ffn_gate_shexp.weight").and_then(|gate| gate.shape.first());
         let mut config = json!({
             "num_experts": count,
             "num_experts_per_tok": self.size("expert_used_count")?,
@@ -298,13 +299,25 @@ impl Keys<'_> {
 
     fn neox(&self, config: &Map<String, Value>) -> Result<Value> {
         Ok(json!({
-            "use_parallel_residual": self.gguf.optional_flag(&self.key("use_parallel_residual"))?.unwrap_or(true),
+            "use_parallel_residual": self.gguf.file.optional_flag(&self.key("use_parallel_residual"))?.unwrap_or(true),
             "rotary_pct": config.get("partial_rotary_factor").cloned().unwrap_or(json!(1.0)),
             "rotary_emb_base": config.get("rope_theta"),
             "attention_bias": self.has("blk.0.attn_qkv.bias"),
             "hidden_act": "gelu",
         }))
     }
+}
+
+/// Ids that end a generation: end of sequence, of turn, of message.
+fn end_ids(file: &GgufFile) -> Result<Vec<u32>> {
+    let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+    let mut ids = Vec::new();
+    for key in keys {
+        if let Some(id) = file.token_id(key, u32::MAX as usize)?.filter(|id| !ids.contains(id)) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
 }
 
 /// The f64 that is written as shortly as the f32 was meant: 1e-5 and not 9.999999747378752e-6, as `config.json` has it.

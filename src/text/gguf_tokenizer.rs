@@ -1,7 +1,7 @@
 //! A tokenizer out of the metadata of a GGUF file, for models that come without a `tokenizer.json`.
 //!
 //! GGUF stores a byte-level BPE as a list of tokens and merges and *names* the rest: `tokenizer.ggml.pre` says how a
-//! text is split before merging. The splits here are those of the tokenizers that the names stand for, as llama.cpp
+//! text is split before merging. The splits here are those of the tokenizers with these names, as llama.cpp
 //! (`llama-vocab.cpp`) lists them.
 
 use std::collections::HashMap;
@@ -16,18 +16,20 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Backend};
 
-use super::{ModelText, TemplateSource, Tokenizer, template};
+use super::chat::TemplateSource;
+use super::model_text::ModelText;
+use super::tokenizer::{Tokenizer, around};
 use crate::error::{Context, Error, Result};
+use crate::gguf::GgufFile;
 
-/// What the metadata of a GGUF file say about text; each field is the value of `tokenizer.ggml.<field>` unless it says
-/// otherwise.
+/// The tokenizer's metadata of a GGUF file; each field is the value of `tokenizer.ggml.<field>` unless noted.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GgufTokenizer {
     /// Kind of tokenizer: `gpt2` is a byte-level BPE.
     pub model: String,
     /// How a text is split before merging.
     pub pre: Option<String>,
-    /// The tokens, by id.
+    /// `tokens`, by id.
     pub tokens: Vec<String>,
     /// `token_type`, by id; may be empty. The values are those of
     /// [GGUF's specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
@@ -49,6 +51,8 @@ pub struct GgufTokenizer {
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// Values of `token_type`.
 const CONTROL: i32 = 3;
@@ -88,14 +92,14 @@ const DEFAULT: [&str; 4] = [
     r"[0-9][0-9][0-9]",
 ];
 
-/// What the name of a pre-tokenizer stands for.
+/// How a pre-tokenizer works.
 struct Pre {
     splits: Splits,
     /// Compose characters before splitting.
     nfc: bool,
     /// A piece that is a token as a whole isn't put together from merges.
     ignore_merges: bool,
-    /// Whether BOS is added where the metadata don't say.
+    /// Whether BOS is added if the metadata don't say.
     add_bos: bool,
 }
 
@@ -153,11 +157,34 @@ impl Pre {
     }
 }
 
-/// What to do about a tokenizer that the metadata don't describe fully.
+/// The way out if the metadata don't describe a tokenizer fully.
 const HINT: &str = "put the `tokenizer.json` of the model that the file was made from, and its \
                     `tokenizer_config.json`, beside the GGUF file";
 
 impl GgufTokenizer {
+    /// The tokenizer's metadata of a file.
+    ///
+    /// # Errors
+    /// No tokenizer in the file, lists of different lengths, or an id that is no token's.
+    pub(crate) fn read(file: &GgufFile) -> Result<Self> {
+        let tokens = file.required(TOKENS, file.texts(TOKENS)?)?;
+        let id = |key: &str| file.token_id(key, tokens.len());
+        Ok(Self {
+            model: file.text("tokenizer.ggml.model")?,
+            pre: file.optional_text("tokenizer.ggml.pre")?,
+            merges: file.texts("tokenizer.ggml.merges")?.unwrap_or_default(),
+            token_types: token_types(file, tokens.len())?,
+            bos: id("tokenizer.ggml.bos_token_id")?,
+            eos: id("tokenizer.ggml.eos_token_id")?,
+            unknown: id("tokenizer.ggml.unknown_token_id")?,
+            padding: id("tokenizer.ggml.padding_token_id")?,
+            add_bos: file.optional_flag("tokenizer.ggml.add_bos_token")?,
+            add_eos: file.optional_flag("tokenizer.ggml.add_eos_token")?,
+            chat_template: file.optional_text("tokenizer.chat_template")?,
+            tokens,
+        })
+    }
+
     /// The text side of the model; `file` is what errors and records call the GGUF file.
     ///
     /// # Errors
@@ -198,9 +225,9 @@ impl GgufTokenizer {
         let bos = self.end(self.add_bos.unwrap_or(pre.add_bos), self.bos, "bos")?;
         let eos = self.end(self.add_eos.unwrap_or(false), self.eos, "eos")?;
         if bos.is_some() || eos.is_some() {
-            backend.with_post_processor(Some(template(bos, eos).input_context(|| "`tokenizer.ggml.add_bos_token`")?));
+            backend.with_post_processor(Some(around(bos, eos).input_context(|| "`tokenizer.ggml.add_bos_token`")?));
         }
-        Ok(Tokenizer { backend, file: file.into() })
+        Ok(Tokenizer::new(backend, file.into()))
     }
 
     fn pre(&self) -> Result<Pre> {
@@ -228,7 +255,7 @@ impl GgufTokenizer {
         let mut vocab: HashMap<String, u32> = HashMap::with_capacity(self.tokens.len());
         for (index, token) in self.tokens.iter().enumerate() {
             let id = u32::try_from(index).input_context(|| field)?;
-            // llama.cpp names an empty entry so: it stands for nothing and must not collide
+            // llama.cpp gives empty entries this name: they are no tokens, and must not collide
             let token = if token.is_empty() { format!("[EMPTY_{index}]") } else { token.clone() };
             if let Some(first) = vocab.insert(token, id) {
                 return Err(Error::input(format!("{field}: ids {first} and {id} are the same token")));
@@ -265,5 +292,44 @@ impl GgufTokenizer {
             Some(token) if !token.is_empty() => Ok(Some((token.clone(), id))),
             _ => Err(Error::input(format!("`tokenizer.ggml.{name}_token_id` is {id}, which is no token"))),
         }
+    }
+}
+
+fn token_types(file: &GgufFile, count: usize) -> Result<Vec<i32>> {
+    const KEY: &str = "tokenizer.ggml.token_type";
+    let types = file.integers(KEY)?.unwrap_or_default();
+    if !types.is_empty() && types.len() != count {
+        return Err(file.error(KEY, format!("has {} entries for {count} tokens", types.len())));
+    }
+    types
+        .into_iter()
+        .map(|kind| i32::try_from(kind).map_err(|_| file.error(KEY, format!("{kind} isn't a token's type"))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(golden: &str) -> Result<GgufTokenizer> {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf");
+        GgufTokenizer::read(&GgufFile::open(&goldens.join(golden)).unwrap())
+    }
+
+    #[test]
+    fn the_tokenizers_data_is_what_was_written() {
+        let data = read("llama_f16/model.gguf").unwrap();
+        assert_eq!((data.model.as_str(), data.pre.as_deref()), ("gpt2", Some("gpt-2")));
+        assert_eq!((data.tokens.len(), data.token_types.len(), data.merges.len()), (300, 300, 41));
+        assert_eq!(data.tokens[..3], ["<pad>", "<s>", "</s>"]);
+        assert_eq!(data.merges[..2], ["e n", "e t"]);
+        assert_eq!(data.token_types[..4], [3, 3, 3, 1]);
+        assert_eq!((data.bos, data.padding, data.unknown), (Some(1), Some(0), None));
+        assert_eq!((data.add_bos, data.add_eos), (Some(false), None));
+        assert!(data.chat_template.unwrap().contains("messages"));
+        let none = read("types.gguf").unwrap_err();
+        assert!(none.message().contains("`tokenizer.ggml."), "{none}");
     }
 }
