@@ -73,7 +73,10 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
         for row in &rows {
             assert_eq!(row["decoding"], name);
             assert!(!row["warnings"].contains("nondeterministic_output"), "{row:?}");
-            assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+            // student-kd writes ` 1783`, ` 97`, ` 219` and a list longer than 8 tokens, with either decoding: ` 219` is
+            // right and takes five tokens, the other numbers are wrong
+            let right = if row["max_new_tokens"] == "3" { 0.0 } else { 1.0 };
+            assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 4.0, "{row:?}");
             let most = 4 * row["max_new_tokens"].parse::<u64>().unwrap() * row["passes"].parse::<u64>().unwrap();
             assert!((1..=most).contains(&row["T_out"].parse::<u64>().unwrap()), "{row:?}");
         }

@@ -131,6 +131,12 @@ fn an_exported_model_gives_the_same_tokens_and_probabilities_in_the_library() {
 }
 
 #[test]
+fn the_description_of_the_bundled_instructions_is_the_one_that_the_program_writes() {
+    let written = include_str!("instructions.md").replace("{seed}", "20260101");
+    assert_eq!(fs::read_to_string(bundled("instructions/README.md")).unwrap(), written);
+}
+
+#[test]
 fn a_loaded_folder_is_the_model_that_was_exported() {
     let folder = Folder::new();
     let model = Model::new(TINY, 3, &Device::Cpu).unwrap();
