@@ -6,9 +6,11 @@ pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod host;
+pub mod stats;
 pub mod units;
 
 pub mod record;
+pub mod validity;
 
 pub mod hub;
 pub mod table;
@@ -38,6 +40,9 @@ pub mod format;
 pub mod figures;
 
 pub mod report;
+
+pub mod console;
+pub mod run;
 
 pub mod cli;
 pub mod commands;

@@ -35,7 +35,10 @@ fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled
         assert!(row["warnings"].contains("modelled"));
         assert!(row["E_run_J"].parse::<f64>().unwrap() > 0.0);
         assert_eq!(row["T_out"].parse::<u64>().unwrap(), 64 * row["passes"].parse::<u64>().unwrap());
-        assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+        // from a run of the bundled models: with 8 tokens longer answers are cut off, and over all 800 prompts in
+        // full length the same engine gives the 777 and 612 of the models' training.json
+        let right = if row["model"] == "teacher" { 25.0 } else { 17.0 };
+        assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 32.0, "{row:?}");
     }
     for name in ["report.html", "report.md"] {
         let text = fs::read_to_string(out.join(name)).unwrap();

@@ -151,8 +151,8 @@ pub(crate) fn wait(clock: &Clock, duration: Seconds, stop: &AtomicBool) -> Resul
 mod tests {
     use super::*;
     use crate::clock::SimulatedDevice;
-    use crate::meter::{MeterChoice, MeterOptions, open};
-    use crate::record::EnergyMethod;
+    use crate::meter::{MeterOptions, open};
+    use crate::record::{EnergyMethod, MeterChoice};
     use crate::units::{Joules, Watts};
 
     fn simulated() -> (SimulatedDevice, Clock, Box<dyn Meter>) {

@@ -11,8 +11,8 @@ use ept_sweep::engine::load::{self, DeviceChoice};
 use ept_sweep::error::Result;
 use ept_sweep::host;
 use ept_sweep::meter::span::{self, Rest, Span};
-use ept_sweep::meter::{self, EngineGpu, Meter, MeterChoice, MeterOptions};
-use ept_sweep::record::{EnergyMethod, Host, IdleBaseline, MeterInfo, TrainingCost};
+use ept_sweep::meter::{self, EngineGpu, Meter, MeterOptions};
+use ept_sweep::record::{EnergyMethod, Host, IdleBaseline, MeterChoice, MeterInfo, TrainingCost};
 use ept_sweep::units::{Joules, Seconds};
 use serde::Serialize;
 
