@@ -1,15 +1,21 @@
-//! The seeded instruction generator: ten kinds of short tasks in Dolly's schema, split into train and held-out by a hash of the prompt.
+//! The seeded instruction generator: ten kinds of short tasks in Dolly's schema, split into train and held-out by a hash
+//! of the prompt.
+
+mod draw;
+mod facts;
+mod lists;
+mod words;
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use ept_sweep::digest::sha256;
+use ept_sweep::prompts::Row;
+use serde::Serialize;
 
-use crate::words::Draw;
-use crate::{facts, lists};
+pub use draw::Draw;
 
-/// One instruction in Dolly's schema.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One instruction in Dolly's schema, as it is written to a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
     pub instruction: String,
     pub context: String,
@@ -18,24 +24,24 @@ pub struct Item {
 }
 
 /// What a skill draws: instruction, context (may be empty) and response.
-pub type Drawn = (String, String, String);
+type Drawn = (String, String, String);
 
 type Skill = fn(&mut Draw) -> Drawn;
 
-pub fn drawn(instruction: impl Into<String>, context: impl Into<String>, response: impl ToString) -> Drawn {
+fn drawn(instruction: impl Into<String>, context: impl Into<String>, response: impl ToString) -> Drawn {
     (instruction.into(), context.into(), response.to_string())
 }
 
-pub fn join<T: ToString>(items: &[T]) -> String {
+fn join<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-pub fn article(noun: &str) -> &'static str {
+fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// Fills `{0}`, `{1}` … of a template drawn from `templates`.
-pub fn phrase(d: &mut Draw, templates: &[&'static str], values: &[&str]) -> String {
+fn phrase(d: &mut Draw, templates: &[&'static str], values: &[&str]) -> String {
     let mut text = d.pick(templates).to_string();
     for (i, value) in values.iter().enumerate() {
         text = text.replace(&format!("{{{i}}}"), value);
@@ -57,7 +63,7 @@ const CATEGORIES: [(&str, Skill, u64); 10] = [
     ("pattern", lists::pattern, 5),
 ];
 
-/// Prompts whose hash starts with a byte below this are held out: one in sixteen.
+/// Items whose hash starts with a byte below this are held out: one in sixteen.
 const HELD_OUT_BYTES: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +73,15 @@ pub enum Split {
 }
 
 impl Item {
-    /// The prompt in Dolly's form; the context paragraph only where there is one.
+    /// The prompt as the library makes it of a row of that file.
     pub fn prompt(&self) -> String {
-        let (instruction, context) = (self.instruction.trim(), self.context.trim());
-        if context.is_empty() {
-            format!("Instruction: {instruction}\n\nAnswer:")
-        } else {
-            format!("Instruction: {instruction}\n\nContext: {context}\n\nAnswer:")
-        }
+        let row = Row {
+            instruction: self.instruction.clone(),
+            context: self.context.clone(),
+            response: None,
+            category: None,
+        };
+        row.prompt().text
     }
 
     /// What the model is to write after the prompt, up to the end-of-text token.
@@ -84,7 +91,7 @@ impl Item {
 
     pub fn split(&self) -> Split {
         let text = format!("{}\n{}", self.instruction, self.context);
-        if Sha256::digest(text.as_bytes())[0] < HELD_OUT_BYTES { Split::HeldOut } else { Split::Train }
+        if sha256(text.as_bytes())[0] < HELD_OUT_BYTES { Split::HeldOut } else { Split::Train }
     }
 }
 
@@ -142,12 +149,20 @@ pub fn categories() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::bundled;
 
     #[test]
     fn items_depend_on_seed_and_index_only() {
         assert_eq!(train_item(7, 3), train_item(7, 3));
         assert_ne!(train_item(7, 3), train_item(7, 4));
         assert_eq!(held_out(7, 50), held_out(7, 50));
+    }
+
+    #[test]
+    fn the_bundled_held_out_split_is_the_one_that_the_seed_gives() {
+        let kept = std::fs::read_to_string(bundled("instructions/heldout.jsonl")).unwrap();
+        let made = held_out(20_260_101, 800).into_iter().map(|item| serde_json::to_string(&item).unwrap() + "\n");
+        assert_eq!(made.collect::<String>(), kept);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! candle's fused kernels, which have no backward pass, given one; and an embedding lookup whose backward pass is a matrix product.
+//! Gradients for candle's fused kernels, which have no backward pass of their own, and an embedding lookup whose backward
+//! pass is a matrix product.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
@@ -147,7 +148,8 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 }
 
 /// Distinct rows of `x`; the backward pass reads the gradient through the inverse index.
-/// `inverse` has, for each row of `x`, its place in `rows`, or `rows.len()` where it isn't taken.
+///
+/// `inverse` has, for each row of `x`, its place in `rows`, or `rows.len()` if it isn't taken.
 pub fn take_rows(x: &Tensor, rows: &Tensor, inverse: &Tensor) -> Result<Tensor> {
     let y = x.detach().index_select(rows, 0)?;
     let inverse = inverse.clone();
@@ -192,20 +194,20 @@ mod tests {
 
         let (scores, mask) = (random(&[2, 3, 4, 4])?, random(&[4, 4])?.as_detached_tensor());
         let plain = candle_nn::ops::softmax(&(scores.as_tensor() * 0.3)?.broadcast_add(&mask)?, D::Minus1);
-        agree(&[scores.clone()], masked_softmax(&scores, &mask, 0.3), plain)?;
+        agree(std::slice::from_ref(&scores), masked_softmax(&scores, &mask, 0.3), plain)?;
 
         let (q, angle) = (random(&[2, 3, 4, 8])?, random(&[4, 4])?.as_detached_tensor());
         let (cos, sin) = (angle.cos()?, angle.sin()?);
-        agree(&[q.clone()], rope(&q, &cos, &sin), candle_nn::rotary_emb::rope_slow(&q, &cos, &sin))?;
+        agree(std::slice::from_ref(&q), rope(&q, &cos, &sin), candle_nn::rotary_emb::rope_slow(&q, &cos, &sin))?;
 
         let (gate, up) = (random(&[5, 7])?, random(&[5, 7])?);
         agree(&[gate.clone(), up.clone()], swiglu(&gate, &up), gate.silu()? * up.as_tensor())?;
 
         let ids = Tensor::new(&[3u32, 1, 3, 0], &Device::Cpu)?;
-        agree(&[x.clone()], embedding(&x, &ids), x.index_select(&ids, 0))?;
+        agree(std::slice::from_ref(&x), embedding(&x, &ids), x.index_select(&ids, 0))?;
 
         let (rows, inverse) =
             (Tensor::new(&[4u32, 1], &Device::Cpu)?, Tensor::new(&[2u32, 1, 2, 2, 0, 2], &Device::Cpu)?);
-        agree(&[x.clone()], take_rows(&x, &rows, &inverse), x.index_select(&rows, 0))
+        agree(std::slice::from_ref(&x), take_rows(&x, &rows, &inverse), x.index_select(&rows, 0))
     }
 }

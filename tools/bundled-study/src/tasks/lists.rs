@@ -1,7 +1,8 @@
-//! Skills that work on numbers and lists of words: sorting, reckoning, counting, editing and continuing.
+//! Skills that work on numbers and lists of words: sorting, arithmetic, counting, editing and continuing.
 
-use crate::tasks::{Drawn, drawn, join, phrase};
-use crate::words::{Draw, THINGS};
+use super::draw::Draw;
+use super::words::THINGS;
+use super::{Drawn, drawn, join, phrase};
 
 /// Four to six numbers or four or five words in order.
 pub fn sorting(d: &mut Draw) -> Drawn {
@@ -51,7 +52,7 @@ pub fn arithmetic(d: &mut Draw) -> Drawn {
     drawn(phrase(d, templates, &[&x, &y]), "", result)
 }
 
-/// How often a word stands in a list, or how many words or how many of a kind there are.
+/// How often a word occurs in a list, or how many words the list has.
 pub fn counting(d: &mut Draw) -> Drawn {
     let kinds = d.int(2, 3) as usize;
     let pool = d.words(kinds);

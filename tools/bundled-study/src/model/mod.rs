@@ -1,59 +1,29 @@
-//! The Llama decoder that is trained here: RMSNorm, rotary grouped-query attention, SwiGLU, tied embeddings, right-padded batches.
+//! The Llama decoder that is trained here: RMSNorm, rotary grouped-query attention, SwiGLU, tied embeddings, right-padded
+//! batches.
+//!
+//! It is a model of its own, since the library's decoder has no gradients: that one runs fused and cached kernels on
+//! weights that stay as they are, and a backward pass needs every intermediate result of whole sequences. The two are held
+//! together by a test: what is exported here gives the same tokens and log-probabilities there.
+
+mod fused;
+mod shape;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use rand::Rng;
-use rand::SeedableRng;
+use ept_sweep::error::{Context, Error, Result};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::fused;
-use crate::vocab::{MAX_LENGTH, VOCAB_SIZE};
-use crate::{Failure, Res};
+use crate::vocab::MAX_LENGTH;
+
+pub use fused::{one_hot, with_gradient};
+pub use shape::Shape;
 
 pub const ROPE_THETA: f64 = 10_000.0;
 pub const NORM_EPS: f64 = 1e-5;
-
-/// The dimensions in which the models differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    pub hidden: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    pub intermediate: usize,
-}
-
-pub const TEACHER: Shape = Shape { hidden: 320, layers: 5, heads: 10, kv_heads: 5, head_dim: 32, intermediate: 864 };
-pub const STUDENT: Shape = Shape { hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, intermediate: 352 };
-
-impl Shape {
-    /// Every parameter's Hugging Face name and shape, in file order.
-    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, i) = (self.hidden, self.intermediate);
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut all = vec![("model.embed_tokens.weight".to_string(), vec![VOCAB_SIZE, h])];
-        for layer in 0..self.layers {
-            let parts: [(&str, Vec<usize>); 9] = [
-                ("input_layernorm", vec![h]),
-                ("self_attn.q_proj", vec![q, h]),
-                ("self_attn.k_proj", vec![kv, h]),
-                ("self_attn.v_proj", vec![kv, h]),
-                ("self_attn.o_proj", vec![h, q]),
-                ("post_attention_layernorm", vec![h]),
-                ("mlp.gate_proj", vec![i, h]),
-                ("mlp.up_proj", vec![i, h]),
-                ("mlp.down_proj", vec![h, i]),
-            ];
-            all.extend(parts.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)));
-        }
-        all.push(("model.norm.weight".to_string(), vec![h]));
-        all
-    }
-}
 
 /// Sequences padded on the right to one length, and the rows (flat positions) whose next token is wanted.
 #[derive(Clone, Debug)]
@@ -76,6 +46,7 @@ struct Layer {
     down: Tensor,
 }
 
+/// A model with its parameters on one device, in f32.
 pub struct Model {
     pub shape: Shape,
     pub device: Device,
@@ -101,7 +72,7 @@ fn normal(rng: &mut ChaCha8Rng, n: usize, std: f64) -> Vec<f32> {
 
 impl Model {
     /// Seeded initial weights: norms one, matrices normal, those that write to the residual stream scaled down.
-    pub fn new(shape: Shape, seed: u64, device: &Device) -> Res<Self> {
+    pub fn new(shape: Shape, seed: u64, device: &Device) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let residual = 1.0 / (2.0 * shape.layers as f64).sqrt();
         let mut vars = Vec::new();
@@ -121,36 +92,35 @@ impl Model {
     }
 
     /// Weights from an exported folder, without a graph.
-    pub fn load(shape: Shape, dir: &Path, device: &Device) -> Res<Self> {
+    ///
+    /// # Errors
+    /// The file can't be read, or a tensor is missing or of another shape.
+    pub fn load(shape: Shape, dir: &Path, device: &Device) -> Result<Self> {
         let path = dir.join("model.safetensors");
-        let tensors = candle_core::safetensors::load(&path, device).map_err(|e| format!("{}: {e}", path.display()))?;
+        let tensors = candle_core::safetensors::load(&path, device).input_context(|| path.display())?;
         let mut vars = Vec::new();
         for (name, dims) in shape.parameters() {
-            let tensor = tensors.get(&name).ok_or_else(|| format!("{}: no tensor {name}", path.display()))?;
+            let wrong = |why: String| Error::input(format!("tensor `{name}` {why}")).at(path.display());
+            let tensor = tensors.get(&name).ok_or_else(|| wrong("is missing".to_owned()))?;
             if tensor.dims() != dims {
-                return Err(format!("{}: {name} is {:?}, not {dims:?}", path.display(), tensor.dims()).into());
+                return Err(wrong(format!("is {:?}, not {dims:?}", tensor.dims())));
             }
             vars.push((name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?));
         }
         Self::from_vars(shape, vars, device, false)
     }
 
-    /// The same weights (shared, not copied) without a graph.
-    pub fn frozen(&self) -> Res<Self> {
-        Self::from_vars(self.shape, self.vars.clone(), &self.device, false)
-    }
-
-    fn from_vars(shape: Shape, vars: Vec<(String, Var)>, device: &Device, graph: bool) -> Res<Self> {
+    fn from_vars(shape: Shape, vars: Vec<(String, Var)>, device: &Device, graph: bool) -> Result<Self> {
         let mut tensors = vars
             .iter()
             .map(|(_, v)| if graph { v.as_tensor().clone() } else { v.as_detached_tensor() })
             .collect::<Vec<_>>()
             .into_iter();
-        let mut next = || tensors.next().ok_or_else(|| Failure::from("too few parameters"));
+        let mut next = || tensors.next().ok_or_else(|| Error::new("the model has too few parameters"));
         let embedding = next()?;
         let mut layers = Vec::new();
         for _ in 0..shape.layers {
-            // The order of `Shape::parameters`.
+            // in the order of `Shape::parameters`
             layers.push(Layer {
                 attention_norm: next()?,
                 q: next()?,
@@ -168,11 +138,22 @@ impl Model {
         Ok(Self { shape, device: device.clone(), vars, embedding, layers, norm, cos, sin, masks: RefCell::default() })
     }
 
+    /// Rounds the weights to half precision in place, so that what is loaded again is what was trained.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn round_to_f16(&self) -> Result<()> {
+        for (_, var) in &self.vars {
+            var.set(&var.as_detached_tensor().to_dtype(DType::F16)?.to_dtype(DType::F32)?)?;
+        }
+        Ok(())
+    }
+
     pub fn parameter_count(&self) -> usize {
         self.vars.iter().map(|(_, v)| v.elem_count()).sum()
     }
 
-    fn causal_mask(&self, length: usize) -> Res<Tensor> {
+    fn causal_mask(&self, length: usize) -> Result<Tensor> {
         if let Some(mask) = self.masks.borrow().get(&length) {
             return Ok(mask.clone());
         }
@@ -183,7 +164,10 @@ impl Model {
     }
 
     /// Logits (rows, vocabulary) at the batch's wanted rows.
-    pub fn logits(&self, batch: &Batch) -> Res<Tensor> {
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
         let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
         let mut x = fused::embedding(&self.embedding, &ids)?;
         for layer in &self.layers {
@@ -203,7 +187,7 @@ impl Model {
         Ok(fused::rms_norm(&x, &self.norm, NORM_EPS)?.matmul(&self.embedding.t()?)?)
     }
 
-    fn attention(&self, layer: &Layer, x: &Tensor, batch: &Batch) -> Res<Tensor> {
+    fn attention(&self, layer: &Layer, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         let Shape { heads, kv_heads, head_dim, .. } = self.shape;
         let (size, length) = (batch.size, batch.length);
         let h = fused::rms_norm(x, &layer.attention_norm, NORM_EPS)?;
@@ -214,7 +198,7 @@ impl Model {
         let q = fused::rope(&split(&layer.q, heads)?, &cos, &sin)?;
         let k = fused::rope(&split(&layer.k, kv_heads)?, &cos, &sin)?;
         let v = split(&layer.v, kv_heads)?;
-        // The query heads of one key head are stacked along the rows, so keys and values aren't repeated.
+        // the query heads of one key head are stacked along the rows, so that keys and values aren't repeated
         let stacked = heads / kv_heads * length;
         let scores = q.reshape((size, kv_heads, stacked, head_dim))?.matmul(&k.transpose(2, 3)?)?;
         let scores = scores.reshape((size, heads, length, length))?;
@@ -226,7 +210,7 @@ impl Model {
     }
 }
 
-fn rotary_tables(head_dim: usize, device: &Device) -> Res<(Tensor, Tensor)> {
+fn rotary_tables(head_dim: usize, device: &Device) -> Result<(Tensor, Tensor)> {
     let half = head_dim / 2;
     let angle = |i: usize| (i / half) as f64 * ROPE_THETA.powf(-2.0 * (i % half) as f64 / head_dim as f64);
     let table = |f: fn(f64) -> f64| -> candle_core::Result<Tensor> {

@@ -1,38 +1,39 @@
 //! Skills that read facts out of a text or table: each draws one instruction, its context and the only right answer.
 
-use crate::tasks::{Drawn, article, drawn, join, phrase};
-use crate::words::{ANIMALS, COLOURS, Draw, JOBS, MONTHS, THINGS, TOOLS, VEGETABLES};
+use super::draw::Draw;
+use super::words::{ANIMALS, COLOURS, JOBS, MONTHS, THINGS, TOOLS, VEGETABLES};
+use super::{Drawn, article, drawn, join, phrase};
 
-/// One attribute of an invented person: how it is told, asked, and asked the other way round.
+/// One attribute of an invented person: as a statement, as a question about its value, and about whose it is.
 struct Attribute {
-    told: &'static [&'static str],
+    stated: &'static [&'static str],
     asked: &'static [&'static str],
     reversed: &'static [&'static str],
 }
 
 const ATTRIBUTES: [Attribute; 5] = [
     Attribute {
-        told: &["{0} lives in {1}.", "{0}'s home is in {1}."],
+        stated: &["{0} lives in {1}.", "{0}'s home is in {1}."],
         asked: &["Where does {0} live?", "In which town does {0} live?"],
         reversed: &["Who lives in {0}?"],
     },
     Attribute {
-        told: &["{0} works as {2} {1}.", "{0} is {2} {1}."],
+        stated: &["{0} works as {2} {1}.", "{0} is {2} {1}."],
         asked: &["What is {0}'s job?", "What does {0} work as?"],
         reversed: &["Who works as {1} {0}?"],
     },
     Attribute {
-        told: &["{0} is {1} years old.", "{0}'s age is {1}."],
+        stated: &["{0} is {1} years old.", "{0}'s age is {1}."],
         asked: &["How old is {0}?", "What is the age of {0}?"],
         reversed: &["Who is {0} years old?"],
     },
     Attribute {
-        told: &["{0}'s favourite colour is {1}.", "{0} likes {1} best."],
+        stated: &["{0}'s favourite colour is {1}.", "{0} likes {1} best."],
         asked: &["What is {0}'s favourite colour?", "Which colour does {0} like best?"],
         reversed: &["Who likes {0} best?"],
     },
     Attribute {
-        told: &["{0} has {2} {1}.", "{0} owns {2} {1}."],
+        stated: &["{0} has {2} {1}.", "{0} owns {2} {1}."],
         asked: &["Which animal does {0} have?", "What pet does {0} own?"],
         reversed: &["Who has {1} {0}?"],
     },
@@ -63,7 +64,7 @@ pub fn closed_qa(d: &mut Draw) -> Drawn {
         facts.push((person, which, value));
     }
     let sentences: Vec<String> =
-        facts.iter().map(|(p, w, v)| phrase(d, ATTRIBUTES[*w].told, &[&people[*p], v, article(v)])).collect();
+        facts.iter().map(|(p, w, v)| phrase(d, ATTRIBUTES[*w].stated, &[&people[*p], v, article(v)])).collect();
     let (person, which, value) = d.pick(&facts);
     let (question, answer) = if d.index(3) == 0 {
         (phrase(d, ATTRIBUTES[which].reversed, &[&value, article(&value)]), people[person].clone())
@@ -218,7 +219,7 @@ pub fn comparison(d: &mut Draw) -> Drawn {
     drawn(instruction, format!("{}.", people.join(", ")), &names[winner])
 }
 
-/// A cell of a small table: what stands beside a name, or which name stands beside it.
+/// A cell of a small table: the value listed for a name, or the name listed with a value.
 pub fn table_lookup(d: &mut Draw) -> Drawn {
     let rows = d.int(3, 5) as usize;
     let names = d.distinct(rows, Draw::name);
