@@ -12,10 +12,11 @@ use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::error::Result;
 use crate::figures::{self, PowerTrace};
+use crate::file::write_atomic;
 use crate::meter::conditions::{PREFILL, WORK};
 use crate::record::{CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, Quantity, Sample, SourceTrace, Trace};
 use crate::report;
-use crate::store::{self, Stored, samples_path, write_atomic};
+use crate::store::{self, Stored, samples_path};
 use crate::sweep::TrialKey;
 use crate::{frame, table};
 
