@@ -11,6 +11,22 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Result};
 
+/// The SHA-256 of bytes that come in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct Running(Sha256);
+
+impl Running {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of the bytes so far, in lower-case hex.
+    pub fn hex(&self) -> String {
+        hex(&self.0.clone().finalize())
+    }
+}
+
 /// SHA-256 in lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -28,14 +44,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 pub fn sha256_file(path: &Path) -> Result<String> {
     let what = || format!("can't read `{}`", path.display());
     let mut file = File::open(path).context(what)?;
-    let mut hasher = Sha256::new();
+    let mut digest = Running::default();
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).context(what)?;
         if read == 0 {
-            return Ok(hex(&hasher.finalize()));
+            return Ok(digest.hex());
         }
-        hasher.update(&buffer[..read]);
+        digest.update(&buffer[..read]);
     }
 }
 

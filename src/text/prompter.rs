@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{ChatTemplate, Message, ModelText, TemplateSource, Tokenizer};
+use crate::calendar::Date;
 use crate::error::{Error, Kind, Result};
-use crate::template::date::Date;
 
 /// How prompts are put to a model.
 #[derive(Debug, Clone, Default)]
