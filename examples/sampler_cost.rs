@@ -9,12 +9,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use ept_sweep::analysis::estimate;
 use ept_sweep::clock::Clock;
 use ept_sweep::engine::load::{self, DeviceChoice, LoadOptions, load_decoder};
 use ept_sweep::engine::{Engine, GenerateOptions, Prompt};
-use ept_sweep::meter::{self, Edge, EngineGpu, Meter, MeterChoice, MeterOptions};
-use ept_sweep::record::OutputLength;
+use ept_sweep::meter::{self, Edge, EngineGpu, Meter, MeterOptions};
+use ept_sweep::record::{MeterChoice, OutputLength};
+use ept_sweep::stats;
 use rand::{Rng as _, SeedableRng as _};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -57,7 +57,7 @@ fn main() -> Outcome<()> {
         ratios.push(on / off);
     }
     let show = |name: &str, values: &[f64]| {
-        let mean = estimate::mean(values)?;
+        let mean = stats::mean(values)?;
         let ends = mean.interval.map_or_else(String::new, |ends| format!(" [{:.4}, {:.4}]", ends.low, ends.high));
         println!("{name}: {:.4}{ends}, n = {}", mean.value, mean.n);
         Some(())

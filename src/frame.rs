@@ -275,7 +275,7 @@ fn energy_columns(rows: &[Row<'_>]) -> Vec<Column> {
 
 fn domain_columns(rows: &[Row<'_>]) -> Vec<Column> {
     vec![
-        number("E_sum_J", rows, |m| m.energy.seed_sum_j.map(Joules::get)),
+        number("E_sum_J", rows, |m| m.energy.ept_bench_sum_j.map(Joules::get)),
         of_row("gpu_J", rows, |row| row.energy_of(GPU)),
         of_row("cpu_J", rows, |row| row.energy_of(PACKAGE)),
         of_row("dram_J", rows, |row| row.energy_of(DRAM)),
@@ -289,7 +289,7 @@ fn window_columns(rows: &[Row<'_>]) -> Vec<Column> {
     };
     vec![
         number("window_s", rows, |m| Some(m.window.duration().get())),
-        number("phase_s", rows, |m| Some(m.window.phase_s.get())),
+        number("offset_s", rows, |m| Some(m.window.offset_s.get())),
         whole("passes", rows, of_window(|m| Some(m.window.passes.into()))),
         whole("batches", rows, of_window(|m| Some(m.window.batches.into()))),
         whole("prompts", rows, of_window(|m| Some(m.window.prompts.into()))),

@@ -8,9 +8,11 @@ pub mod digest;
 pub mod error;
 pub mod file;
 pub mod host;
+pub mod stats;
 pub mod units;
 
 pub mod record;
+pub mod validity;
 
 pub mod hub;
 pub mod table;
@@ -40,6 +42,9 @@ pub mod format;
 pub mod figures;
 
 pub mod report;
+
+pub mod console;
+pub mod run;
 
 pub mod cli;
 pub mod commands;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ept_sweep::cli::console::Console;
 use ept_sweep::cli::exit::Exit;
 use ept_sweep::cli::{Cli, Command};
 use ept_sweep::commands::dispatch;
+use ept_sweep::console::Console;
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());

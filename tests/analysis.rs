@@ -42,7 +42,7 @@ impl Run {
                 settle_s: Seconds(0.0),
                 order: Order::Blocks,
                 adaptive: None,
-                random_phase_s: Seconds(0.0),
+                random_offset_s: Seconds(0.0),
             },
             prompts: PromptInfo { source: "prompts.txt".to_owned(), count: 20, sha256: "00".to_owned() },
             accuracy_sha256: None,
@@ -177,7 +177,7 @@ fn measurement(watts: f64) -> Measurement {
             passes: 2,
             batches: 10,
             prompts: 40,
-            phase_s: Seconds(0.03),
+            offset_s: Seconds(0.03),
         },
         tokens_in: Tokens(500),
         tokens_out: Tokens(1000),
@@ -623,7 +623,7 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
     measurement.energy.domains = vec![domain("gpu0", 2000.0, Some(0.012)), domain("gpu1", 1000.0, Some(-0.02))];
     measurement.energy.host = vec![domain("package-0", 500.0, None), domain("dram-0", 50.0, None)];
     measurement.energy.residual = Some(0.001);
-    measurement.energy.seed_sum_j = Some(Joules(2850.0));
+    measurement.energy.ept_bench_sum_j = Some(Joules(2850.0));
     measurement.conditions = vec![gpu(0, 70.0, 0.85, 0), gpu(1, 61.0, 0.5, 2)];
     measurement.phases = Some(PhaseSplit {
         prefill_j: Joules(600.0),
@@ -648,7 +648,7 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
         ("prefill_J", 600.0),
         ("decode_J", 2300.0),
         ("prefill_s", 1.5),
-        ("phase_s", 0.03),
+        ("offset_s", 0.03),
     ] {
         assert_eq!(number(name), expected, "{name}");
     }
@@ -658,7 +658,7 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
     let cell = &run.study().cells[0];
     assert_eq!(cell.windows.clock_events, Some(vec![(ClockEvent::SoftwarePowerCap, 0.85)]));
     close(cell.domains.total_j.unwrap().value, 3550.0 / 2.0);
-    close(cell.seed_sum.unwrap().ratio.value, 0.95);
+    close(cell.ept_bench_sum.unwrap().ratio.value, 0.95);
 
     run.measurement_mut("t.b8.n32", 0).energy.host.clear();
     let frame = run.frame();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ept_sweep::clock::Clock;
 use ept_sweep::error::Result;
 use ept_sweep::meter::integrate::window_energy;
-use ept_sweep::meter::{Meter, MeterChoice, MeterOptions, ModelCoefficients, during, open};
-use ept_sweep::record::{EnergyMethod, Quantity, Reason};
+use ept_sweep::meter::{Meter, MeterOptions, during, open};
+use ept_sweep::record::{EnergyMethod, MeterChoice, ModelCoefficients, Quantity, Reason};
 
 fn watts(meter: &mut dyn Meter, clock: &Clock, work: impl FnOnce()) -> f64 {
     let recorded = during(meter, clock, || -> Result<()> {

@@ -17,8 +17,10 @@ use common::{Folder, program, records, repository, stderr, stdout};
 use ept_sweep::clock::Clock;
 use ept_sweep::error::{Error, Kind, Result};
 use ept_sweep::meter::judge::{Findings, Work, judge};
-use ept_sweep::meter::{Edge, EngineGpu, Meter, MeterChoice, MeterOptions, NvmlMeter, open, probe, recording};
-use ept_sweep::record::{ClockEvent, EnergyMethod, Quantity, Reason, SourceInfo, SourceRole, SourceStatus, Trace};
+use ept_sweep::meter::{Edge, EngineGpu, Meter, MeterOptions, NvmlMeter, open, probe, recording};
+use ept_sweep::record::{
+    ClockEvent, EnergyMethod, MeterChoice, Quantity, Reason, SourceInfo, SourceRole, SourceStatus, Trace,
+};
 use ept_sweep::units::Seconds;
 use serde_json::Value;
 
@@ -235,7 +237,7 @@ fn what_ept_bench_would_have_summed_is_recorded_beside_the_energy() {
     let mut bench = Bench::open(&[0]).unwrap();
     let seen = bench.window(|| sleep(730)).unwrap();
     let steps = (seen.seconds() / 0.1).floor();
-    near(seen.found.energy.seed_sum_j.unwrap().0, 30.0 * steps, 1e-6);
+    near(seen.found.energy.ept_bench_sum_j.unwrap().0, 30.0 * steps, 1e-6);
 }
 
 #[test]
@@ -644,7 +646,7 @@ fn a_sweep_on_the_gpus_meter_records_gpus_sources_and_conditions() {
     let window = find("window");
     let seconds = window["t1_s"].as_f64().unwrap() - window["t0_s"].as_f64().unwrap();
     near(energy["integral_j"].as_f64().unwrap(), 300.0 * seconds, 0.01);
-    assert!(energy["residual"].is_number() && energy["seed_sum_j"].is_number(), "{energy}");
+    assert!(energy["residual"].is_number() && energy["ept_bench_sum_j"].is_number(), "{energy}");
     let idle = find("idle");
     near(idle["segments_w"][4].as_f64().unwrap(), 300.0, 0.01);
     let invalid = find("validity")["invalid_reasons"].clone();

@@ -151,7 +151,7 @@ fn without_guard_work_reading_through_the_next_tick_always_adds_a_tail() {
 #[test]
 fn summing_the_trailing_average_loses_several_percent_of_a_short_run() {
     for (window, least) in [(2.0, 0.15), (5.0, 0.05), (10.0, 0.025)] {
-        let Errors { bias, spread, .. } = Errors::of(&errors(Estimator::SeedSum, Workload::LongBatches, window));
+        let Errors { bias, spread, .. } = Errors::of(&errors(Estimator::EptBenchSum, Workload::LongBatches, window));
         assert!(bias < -least && spread < 0.02, "{window} s: {bias} ± {spread}");
     }
 }
@@ -310,7 +310,7 @@ fn another_kind_of_reading_beside_them_changes_no_energy() {
     let alone = energy(rig.trace().sources);
     let beside = energy(std::iter::once(temperature).chain(rig.trace().sources).chain([rig.usage()]).collect());
     assert_eq!((alone.total_j, alone.residual), (beside.total_j, beside.residual));
-    assert!(alone.seed_sum_j.is_none() && beside.seed_sum_j.is_some());
+    assert!(alone.ept_bench_sum_j.is_none() && beside.ept_bench_sum_j.is_some());
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn the_residual_cannot_see_a_part_time_sensor_and_the_rhythm_can() {
 }
 
 #[test]
-fn random_phases_remove_the_bias_of_a_part_time_sensor_and_their_spread_is_honest() {
+fn random_offsets_remove_the_bias_of_a_part_time_sensor_and_their_spread_is_honest() {
     for estimator in [Estimator::Counter, Estimator::Ring] {
         let all = part_time_errors(estimator, Workload::InStep, 10.0, None);
         let Errors { bias, spread, .. } = Errors::of(&all);

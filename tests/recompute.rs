@@ -8,12 +8,12 @@ use std::path::Path;
 
 use common::{Folder, experiment, run, stderr, stdout, sweep};
 use ept_sweep::meter::judge::{Findings, Work, judge};
+use ept_sweep::record::TrialKey;
 use ept_sweep::record::{
     CellId, CellSpec, Cost, Decoding, Domain, EnergyMethod, FORMAT, GpuInfo, Host, Measurement, MeterInfo, ModelInfo,
     Outcome, OutputLength, Part, PromptInfo, Quantity, RunInfo, Sample, SourceTrace, Trace, Trial, Window,
 };
 use ept_sweep::store::{Existing, RunDir, samples_path};
-use ept_sweep::sweep::TrialKey;
 use ept_sweep::sweep::measure::MeasureSpec;
 use ept_sweep::units::{Joules, Seconds, Tokens};
 use serde_json::Value;
@@ -272,7 +272,7 @@ fn gpu_run(root: &Path) {
         };
         let Findings { energy, conditions, phases, validity } = judge(&trace, &meter, &work, None);
         let measurement = Measurement {
-            window: Window { t0_s: t0, t1_s: t1, passes: 7, batches: 7, prompts: 14, phase_s: Seconds(0.0) },
+            window: Window { t0_s: t0, t1_s: t1, passes: 7, batches: 7, prompts: 14, offset_s: Seconds(0.0) },
             tokens_in: Tokens(50),
             tokens_out: Tokens(112),
             tokens_pad: Tokens(0),
@@ -305,7 +305,7 @@ fn each_method_gives_the_figure_that_the_record_keeps_of_it() {
     assert_eq!(same.status.code(), Some(0), "{}{}", stdout(&same), stderr(&same));
     assert_eq!(stdout(&same).trim(), "2 of 2 windows give the same energy");
     for (method, key, watts) in
-        [("counter", "total_j", 310.0), ("power", "integral_j", 300.0), ("seed", "seed_sum_j", 290.0)]
+        [("counter", "total_j", 310.0), ("power", "integral_j", 300.0), ("seed", "ept_bench_sum_j", 290.0)]
     {
         let found = json(&root, &["--method", method]);
         let recomputed: Vec<f64> =

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::estimate::{mean, paired_difference, paired_proportions, proportion, proportion_stderr};
 use super::{Accuracy, Estimate};
 use crate::record::{CellSpec, Evaluation, ItemScore, Role, RunInfo};
+use crate::stats::{mean, paired_difference, paired_proportions, proportion, proportion_stderr};
 
 /// The evaluations that have scores.
 pub struct Scores<'a>(Vec<&'a Evaluation>);
@@ -140,7 +140,7 @@ fn rouge(items: &[ItemScore]) -> Vec<f64> {
 
 /// Standard error of a mean: NaN for a single value, of which it isn't known.
 fn stderr(values: &[f64]) -> f64 {
-    let spread = super::estimate::Contrast::of_mean(values).and_then(|contrast| contrast.spread);
+    let spread = crate::stats::Contrast::of_mean(values).and_then(|contrast| contrast.spread);
     spread.map_or(f64::NAN, |spread| spread.standard_error)
 }
 

@@ -53,8 +53,8 @@ fn tokens(energy_j: f64, saved: Estimate) -> Estimate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::estimate::mean;
     use super::*;
+    use crate::stats::mean;
     use crate::units::Joules;
 
     fn training(energy_j: Option<f64>, energy_method: Option<EnergyMethod>) -> TrainingCost {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::estimate::mean;
 use super::trials::{CellTrials, Row, RowOutcome, WindowRow, share};
-use super::{CellSummary, Domains, Estimate, PassTokens, SeedSum, TrialCounts, WindowFacts};
+use super::{CellSummary, Domains, EptBenchSum, Estimate, PassTokens, TrialCounts, WindowFacts};
 use crate::record::{ClockEvent, Reason};
+use crate::stats::mean;
 
 /// Summary of a cell: each quantity is a ratio within one window, averaged over the valid windows with the Student-t
 /// interval. Energies are unknown where the windows mix energy methods.
@@ -43,7 +43,7 @@ pub fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
             dram_j: energy(|window| share(window.dram_j, window.passes)),
             total_j: energy(|window| share(window.sum_j, window.passes)),
         },
-        seed_sum: method.and_then(|_| seed_sum(cell)),
+        ept_bench_sum: method.and_then(|_| ept_bench_sum(cell)),
         failures: failures(&cell.rows),
     }
 }
@@ -53,10 +53,10 @@ fn over_valid(cell: &CellTrials<'_>, get: impl Fn(&WindowRow) -> Option<f64>) ->
 }
 
 /// What EPT-Bench's estimator gives in the valid windows in which it was recorded, and its ratio to the energy there.
-fn seed_sum(cell: &CellTrials<'_>) -> Option<SeedSum> {
-    Some(SeedSum {
-        per_pass_j: over_valid(cell, |window| share(window.seed_sum_j, window.passes))?,
-        ratio: over_valid(cell, |window| share(window.seed_sum_j, window.energy_j?))?,
+fn ept_bench_sum(cell: &CellTrials<'_>) -> Option<EptBenchSum> {
+    Some(EptBenchSum {
+        per_pass_j: over_valid(cell, |window| share(window.ept_bench_sum_j, window.passes))?,
+        ratio: over_valid(cell, |window| share(window.ept_bench_sum_j, window.energy_j?))?,
     })
 }
 

@@ -14,8 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use super::estimate::{Contrast, holm_known, ln};
 use super::{Comparison, Estimate, Verdict};
+use crate::stats::{Contrast, holm_known, ln};
 
 /// Relative difference below which two energies count as the same: 1 %, the size of the residual between two
 /// sources of one window that counts as fine.

@@ -1,6 +1,6 @@
 //! How small a difference a design can see: for planning, before anything is measured.
 
-use super::estimate::{ln, t_quantile};
+use crate::stats::{ln, t_quantile};
 
 /// Probability of finding a difference that is there.
 pub const POWER: f64 = 0.8;

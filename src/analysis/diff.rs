@@ -10,11 +10,11 @@ use polars::prelude::DataFrame;
 
 use super::accuracy::{Scores, exact_match_difference, of_compared_cells, rouge_l_difference};
 use super::comparison::{Design, Effect, Unit, Units, compare_family, compare_one, effect, over_cells};
-use super::estimate::mean;
 use super::trials::{CellTrials, Trials};
 use super::{Comparison, Estimate, Verdict};
 use crate::error::{Error, Result};
 use crate::record::{CellSpec, Decoding, EnergyMethod, Evaluation, OutputLength, RunInfo};
+use crate::stats::mean;
 
 /// What is known of one run.
 #[derive(Debug, Clone, Copy)]

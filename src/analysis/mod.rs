@@ -15,7 +15,6 @@ mod cells;
 pub mod comparison;
 pub mod detectable;
 pub mod diff;
-pub mod estimate;
 mod overall;
 mod pareto;
 mod phases;
@@ -24,6 +23,8 @@ mod trials;
 
 use accuracy::Scores;
 use trials::Trials;
+
+pub use crate::stats::{Estimate, Interval};
 
 /// Everything about a run, from its tidy frame and its evaluations. Verdicts use the run's floor.
 ///
@@ -83,35 +84,6 @@ fn reason_counts(trials: &Trials<'_>) -> Vec<ReasonCount> {
         }
     }
     counts.into_iter().map(|(reason, (invalid, warned))| ReasonCount { reason, invalid, warned }).collect()
-}
-
-/// A point estimate with its interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
-    /// The estimate.
-    pub value: f64,
-    /// The 95 % interval; `None` at n = 1.
-    pub interval: Option<Interval>,
-    /// Number of independent units (windows, or prompts for accuracy).
-    pub n: usize,
-}
-
-impl Estimate {
-    /// Half the width of the interval relative to the estimate: ± 2 % is 0.02.
-    pub fn relative_half_width(&self) -> Option<f64> {
-        let Interval { low, high } = self.interval?;
-        let width = (high - low) / 2.0 / self.value.abs();
-        width.is_finite().then_some(width)
-    }
-}
-
-/// A two-sided interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
 }
 
 /// Everything that the figures and the report show.
@@ -189,7 +161,7 @@ pub struct CellSummary {
     /// Energy of one pass by what drew it, where that was measured.
     pub domains: Domains,
     /// What EPT-Bench's own estimator gives, where it was recorded.
-    pub seed_sum: Option<SeedSum>,
+    pub ept_bench_sum: Option<EptBenchSum>,
     /// Messages of its failed or skipped trials, without repeats.
     pub failures: Vec<String>,
 }
@@ -240,7 +212,7 @@ pub struct Domains {
 
 /// What EPT-Bench's own estimator gives for the same windows: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SeedSum {
+pub struct EptBenchSum {
     /// Energy of one pass in joules.
     pub per_pass_j: Estimate,
     /// Its ratio to the measured energy of the same window.

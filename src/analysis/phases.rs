@@ -4,10 +4,10 @@
 //! (b) by a weighted straight line through the energy of a pass against its decoding steps, over all lengths;
 //! (c) from power samples inside windows whose prefill lasts long enough for them.
 
-use super::estimate::{Contrast, WeightedPoint, mean, weighted_polynomial};
 use super::trials::{CellTrials, Trials, WindowRow, share};
 use super::{Estimate, PhaseEnergy, Phases};
 use crate::record::{EnergyMethod, OutputLength};
+use crate::stats::{Contrast, WeightedPoint, mean, weighted_polynomial};
 
 /// A line through fewer lengths than this shows nothing of how well it fits.
 const LENGTHS_NEEDED: usize = 3;
@@ -261,7 +261,7 @@ mod tests {
         close(found.decode_j_per_step.value, 2.0);
         let (a, b) = (4.0f64 / 3.0, 16.0f64 / 3.0);
         let freedom = (a + b).powi(2) / (a * a / 2.0 + b * b / 2.0);
-        let t = super::super::estimate::t_quantile(0.975, freedom);
+        let t = crate::stats::t_quantile(0.975, freedom);
         close(half_width(found.decode_j_per_step), t * (20.0f64 / 3.0).sqrt() / 75.0);
         close(half_width(found.decode_j_per_token), t * (20.0f64 / 3.0).sqrt() / 300.0);
         // prefill: 100 ± t(2) · 2/√3 over 20 prompts

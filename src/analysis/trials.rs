@@ -75,7 +75,7 @@ pub struct WindowRow {
     /// Prompts in all passes.
     pub prompts: f64,
     /// What EPT-Bench's own estimator gives, in joules.
-    pub seed_sum_j: Option<f64>,
+    pub ept_bench_sum_j: Option<f64>,
     /// Energy of the GPUs in joules.
     pub gpu_j: Option<f64>,
     /// Energy of the processor packages in joules.
@@ -273,7 +273,7 @@ fn read_window(cells: &Cells<'_>, row: usize) -> Result<WindowRow> {
         passes: count(cells, "passes", row)?,
         batches: count(cells, "batches", row)?,
         prompts: count(cells, "prompts", row)?,
-        seed_sum_j: cells.f64("E_sum_J", row)?,
+        ept_bench_sum_j: cells.f64("E_sum_J", row)?,
         gpu_j: cells.f64("gpu_J", row)?,
         cpu_j: cells.f64("cpu_J", row)?,
         dram_j: cells.f64("dram_J", row)?,

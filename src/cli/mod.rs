@@ -1,6 +1,5 @@
 //! The command line: what can be said, and how it ends.
 
-pub mod console;
 pub mod exit;
 
 use std::ffi::{OsStr, OsString};

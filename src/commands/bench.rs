@@ -8,21 +8,21 @@ use serde::Serialize;
 
 use crate::calendar;
 use crate::cli::BenchArgs;
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
+use crate::console::Console;
 use crate::engine::load;
 use crate::error::{Context, Error, Result};
 use crate::file::write_atomic;
 use crate::format;
 use crate::host;
 use crate::hub;
-use crate::meter::{self, EngineGpu, Meter, MeterChoice, MeterOptions};
+use crate::meter::{self, EngineGpu, Meter, MeterOptions};
 use crate::model::{Loader, Model};
 use crate::prompts::PromptSet;
 use crate::record::{
-    CellId, CellSpec, Decoding, EnergyMethod, FailureKind, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength,
-    Protocol, Reason, Role,
+    CellId, CellSpec, Decoding, EnergyMethod, FailureKind, Measurement, MeterChoice, MeterInfo, ModelInfo, Outcome,
+    OutputLength, Protocol, Reason, Role,
 };
 use crate::stage::{self, Stage};
 use crate::sweep::measure::MeasureSpec;
@@ -92,7 +92,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
         prompts: &prompts,
         protocol: &protocol,
         idle: None,
-        phase: Seconds(0.0),
+        offset: Seconds(0.0),
         load,
         stop,
     };
@@ -219,7 +219,7 @@ fn record<'a>(
         EPT_out_J_per_tok: measurement.ept_out(),
         EPT_total_J_per_tok: measurement.ept_total(),
         energy_method: measurement.energy.method,
-        E_sum_J: measurement.energy.seed_sum_j,
+        E_sum_J: measurement.energy.ept_bench_sum_j,
         valid: measurement.validity.is_valid(),
         invalid_reasons: &measurement.validity.invalid_reasons,
         warnings: &measurement.validity.warnings,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::analysis::detectable::{ASSUMED_SPREAD, pooled_spread, smallest_difference};
-use crate::commands::prepare::Prepared;
 use crate::commands::run::default_root;
 use crate::error::{Error, Result};
 use crate::format;
 use crate::record::{MeterInfo, Outcome, Preset};
+use crate::run::prepare::Prepared;
 use crate::store::{self, Stored};
 use crate::sweep::budget::{Design, Known, best, by_preset, least};
 use crate::units::Seconds;

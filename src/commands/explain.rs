@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::format;
 use crate::record::{Baseline, BaselineTime, Conditions, Measurement, Outcome, PhaseSplit, Protocol, Reason, Trial};
 use crate::store::samples_path;
-use crate::sweep::TrialKey;
 
 /// Prints it.
 ///
@@ -121,7 +120,7 @@ fn print_trial(trial: &Trial, baselines: &[Baseline], root: &Path) {
     match &trial.outcome {
         Outcome::Measured(measurement) => {
             print_measurement(measurement, &around(trial, baselines));
-            let path = samples_path(root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+            let path = samples_path(root, &trial.key());
             println!("    raw samples  {}", path.display());
         }
         Outcome::Failed { failure, message } => println!("    failed ({failure:?}): {message}"),
@@ -179,7 +178,7 @@ fn print_measurement(measurement: &Measurement, baselines: &[&Baseline]) {
             format::method(domain.method)
         );
     }
-    if let Some(sum) = energy.seed_sum_j {
+    if let Some(sum) = energy.ept_bench_sum_j {
         let ratio = energy.total_j.map(|total| format!(", {} of it", format::fraction(sum.0 / total.0)));
         println!(
             "    E_sum_J      {}{} (EPT-Bench's estimator: power × 0.1 s, added up)",

@@ -8,7 +8,7 @@ use crate::engine::load::{self, DeviceChoice};
 use crate::error::{Context, Result};
 use crate::format;
 use crate::meter::{self, EngineGpu, MeterOptions, SourceReport};
-use crate::record::{GpuInfo, MeterInfo, Preset, Protocol, SourceInfo, SourceRole, SourceStatus};
+use crate::record::{GpuInfo, MeterChoice, MeterInfo, Preset, Protocol, SourceInfo, SourceRole, SourceStatus};
 use crate::sweep::measure::MeasureSpec;
 use crate::units::Seconds;
 
@@ -116,7 +116,7 @@ fn print_text(reports: &[Report], on_gpu: bool) {
         }
         println!();
     }
-    let usable = |report: &&Report| report.meter.available && (on_gpu || report.meter.name != meter::MeterChoice::Nvml);
+    let usable = |report: &&Report| report.meter.available && (on_gpu || report.meter.name != MeterChoice::Nvml);
     match reports.iter().find(usable) {
         Some(report) => println!("`meter: auto` takes {} here", report.meter.name),
         None => println!("`meter: auto` finds nothing here"),

@@ -3,27 +3,21 @@
 mod bench;
 mod budget;
 mod diff;
-mod evaluate;
 mod explain;
-mod fit;
-mod info;
-mod measure;
 mod meter;
 mod plan;
-mod prepare;
 mod recompute;
 mod report;
 mod run;
-mod spread;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::CommandFactory;
 
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::cli::{Cli, Command};
+use crate::console::Console;
 use crate::error::Result;
 
 /// Carries out what the command line says.

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::cli::PlanArgs;
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::commands::budget;
-use crate::commands::fit::{self, Device, Fit};
-use crate::commands::prepare::Prepared;
+use crate::console::Console;
 use crate::engine::load::ModelSummary;
 use crate::error::{Error, Result};
 use crate::format;
@@ -15,6 +13,8 @@ use crate::hub::Watch;
 use crate::meter;
 use crate::model::{self, Codec};
 use crate::record::{CellSpec, MeterInfo, OutputLength, PromptForm, Protocol};
+use crate::run::fit::{self, Device, Fit};
+use crate::run::prepare::Prepared;
 use crate::sweep::plan::CellFilter;
 use crate::units::Seconds;
 
@@ -139,7 +139,7 @@ fn meter_info(prepared: &Prepared, problems: &mut Vec<Error>) -> Option<MeterInf
     let clock = prepared.clock();
     let opened = meter::open(prepared.meter_choice(&clock), &prepared.meter_options(), &clock);
     let info = opened.map(|meter| meter.info().clone());
-    match info.and_then(|info| crate::commands::info::run_info(prepared, &info).map(|_| info)) {
+    match info.and_then(|info| crate::run::info::run_info(prepared, &info).map(|_| info)) {
         Ok(info) => Some(info),
         Err(error) => {
             problems.push(error);

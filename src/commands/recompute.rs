@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
-use crate::analysis::estimate::Contrast;
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
 use crate::cli::{Format, RecomputeArgs};
+use crate::console::Console;
 use crate::error::{Context, Error, Result};
 use crate::meter::recompute::{Cut, Known, Method, differences, recompute as again};
 use crate::record::{Measurement, Outcome, Reason, Trial};
+use crate::stats::Contrast;
 use crate::store::{self, Stored, samples_path};
-use crate::sweep::TrialKey;
 use crate::sweep::plan::CellFilter;
 use crate::units::Seconds;
 use crate::{format, host, table};
@@ -169,7 +168,9 @@ fn outcomes(stored: &Stored, method: Method, cut: Cut, only: Option<&CellFilter>
 
 fn no_source(method: Method) -> Error {
     let (what, hint) = match method {
-        Method::Seed => ("`power_usage` readings", "only NVML gives them; `--method power` takes the second source"),
+        Method::EptBench => {
+            ("`power_usage` readings", "only NVML gives them; `--method power` takes the second source")
+        }
         _ => ("a second source of power", "`ept-sweep meter` says what this machine can measure"),
     };
     Error::input(format!("`--method {method}` needs {what}, and this run has none")).hint(hint)
@@ -180,7 +181,7 @@ fn row(stored: &Stored, trial: &Trial, measurement: &Measurement, method: Method
         Error::input(format!("run.json has no part {}, to which this trial belongs", trial.part))
             .hint("restore the file from a copy")
     })?;
-    let path = samples_path(&stored.root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+    let path = samples_path(&stored.root, &trial.key());
     let trace = table::read_samples(&path)?;
     let known = Known {
         measurement,
@@ -320,7 +321,7 @@ fn explanation(method: Method) -> &'static str {
     match method {
         Method::Counter => "the primary source, a difference of the energy counter where there is one",
         Method::Power => "the second source, the time integral of power",
-        Method::Seed => "E_sum_J of EPT-Bench, the sum of `power_usage` times 0.1 s; for comparison only",
+        Method::EptBench => "E_sum_J of EPT-Bench, the sum of `power_usage` times 0.1 s; for comparison only",
     }
 }
 

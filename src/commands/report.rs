@@ -8,16 +8,16 @@ use polars::prelude::DataFrame;
 
 use crate::analysis::{self, Study};
 use crate::cli::ReportArgs;
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
+use crate::console::Console;
 use crate::error::Result;
 use crate::figures::{self, PowerTrace};
 use crate::file::write_atomic;
-use crate::meter::conditions::{PREFILL, WORK};
-use crate::record::{CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, Quantity, Sample, SourceTrace, Trace};
+use crate::record::{
+    CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, PREFILL, Quantity, Sample, SourceTrace, Trace, WORK,
+};
 use crate::report;
 use crate::store::{self, Stored, samples_path};
-use crate::sweep::TrialKey;
 use crate::{frame, table};
 
 /// What was written.
@@ -133,7 +133,7 @@ fn shown_trial<'a>(stored: &'a Stored, label: &str) -> Option<(&'a Measurement, 
         _ => None,
     });
     let with_samples = measured.filter_map(|(trial, measurement)| {
-        let path = samples_path(&stored.root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+        let path = samples_path(&stored.root, &trial.key());
         path.exists().then_some((trial, measurement, path))
     });
     let shown = with_samples.max_by_key(|(trial, _, _)| (size(&trial.cell), Reverse(trial.block)));

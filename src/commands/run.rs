@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::RunArgs;
-use crate::cli::console::Console;
 use crate::cli::exit::Exit;
-use crate::commands::fit::Fit;
-use crate::commands::measure::Measuring;
-use crate::commands::prepare::Prepared;
-use crate::commands::spread::Spread;
-use crate::commands::{evaluate, info, report};
+use crate::commands::report;
+use crate::console::Console;
 use crate::error::{Error, Kind, Result};
 use crate::meter;
-use crate::record::{EnergyMethod, MeterInfo, Outcome, RunInfo, Trial};
+use crate::record::{EnergyMethod, MeterInfo, Outcome, RunInfo, Trial, TrialKey};
+use crate::run::fit::Fit;
+use crate::run::measure::Measuring;
+use crate::run::prepare::Prepared;
+use crate::run::spread::Spread;
+use crate::run::{evaluate, info};
 use crate::store::{Existing, Opened, RunDir};
-use crate::sweep::TrialKey;
 use crate::sweep::plan::{CellFilter, Session};
 
 /// Runs a sweep.
@@ -42,7 +42,7 @@ pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Re
         console.say(format!("moved the earlier run to `{}`", path.display()));
     }
     let done = done_trials(&trials, arguments.retry_failed);
-    let kept = |trial: &&Trial| done.contains(&TrialKey { cell: trial.cell.id.clone(), block: trial.block });
+    let kept = |trial: &&Trial| done.contains(&trial.key());
     let (fit, spread) = (Fit::new(trials.iter().filter(kept)), Spread::new(trials.iter().filter(kept)));
     let further = begun(&done, run_info.blocks);
     let sessions = left(prepared.plan.remaining(&done, only.as_ref()), &run_info, &spread, &further);
@@ -115,7 +115,7 @@ fn left(sessions: Vec<Session>, run: &RunInfo, spread: &Spread, begun: &BTreeMap
 
 fn done_trials(trials: &[Trial], retry_failed: bool) -> HashSet<TrialKey> {
     let done = trials.iter().filter(|trial| !retry_failed || matches!(trial.outcome, Outcome::Measured(_)));
-    done.map(|trial| TrialKey { cell: trial.cell.id.clone(), block: trial.block }).collect()
+    done.map(|trial| trial.key()).collect()
 }
 
 fn require_match(prepared: &Prepared, only: Option<&CellFilter>) -> Result<()> {

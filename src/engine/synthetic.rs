@@ -4,116 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Engine, GenerateOptions, Generation, Prompt};
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Kind, Result};
-use crate::record::{Decoding, Finish, ModelInfo, OutputLength};
+use crate::record::{Decoding, Finish, ModelInfo, OutputLength, SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
 use crate::units::{Seconds, Watts};
 
 /// Number of token ids.
 pub const VOCAB_SIZE: u32 = 4096;
-/// Watts and seconds above this are no device's, and sums of them would not stay finite.
-const LARGEST: f64 = 1e6;
-/// A shorter step would take for ever to fill a window.
-const SHORTEST_STEP: f64 = 1e-6;
 /// The id that ends an answer.
 pub const EOS: u32 = 0;
-
-/// A simulated model.
-///
-/// A batch takes `prefill_s + steps · step_s`, whatever its size. There are `max_new_tokens` steps in `fixed` length,
-/// and as many as the longest answer of the batch needs in `natural` length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SyntheticSpec {
-    /// Watts while decoding.
-    pub power_w: f64,
-    /// Seconds of a decoding step.
-    pub step_s: f64,
-    /// Seconds of the prefill of a batch; 0 by default.
-    #[serde(default)]
-    pub prefill_s: f64,
-    /// Watts during prefill; `power_w` by default.
-    #[serde(default)]
-    pub prefill_w: Option<f64>,
-    /// Watts without work; 60 by default. One device is simulated for a whole run: it idles as the first model says.
-    #[serde(default = "default_idle_w")]
-    pub idle_w: f64,
-    /// Tokens of each natural answer, its end-of-sequence token included; by default answers never end.
-    #[serde(default)]
-    pub eos_after: Option<usize>,
-    /// Answers are up to this many tokens longer than `eos_after`, depending on the prompt; 0 by default.
-    #[serde(default)]
-    pub eos_spread: usize,
-    /// Number of parameters to report; unknown by default.
-    #[serde(default)]
-    pub parameters: Option<u64>,
-    /// Varies the token ids (and the lengths within `eos_spread`); 0 by default.
-    #[serde(default)]
-    pub seed: u64,
-    /// Makes large batches fail; by default nothing fails.
-    #[serde(default)]
-    pub fail: Option<SyntheticFailure>,
-}
-
-fn default_idle_w() -> f64 {
-    60.0
-}
-
-/// A failure on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SyntheticFailure {
-    /// What breaks.
-    pub kind: SyntheticFailureKind,
-    /// Batches of this size and larger fail; 1 by default.
-    #[serde(default = "one")]
-    pub from_batch_size: usize,
-}
-
-fn one() -> usize {
-    1
-}
-
-/// What breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SyntheticFailureKind {
-    /// The device runs out of memory.
-    Oom,
-    /// The engine fails.
-    Engine,
-}
-
-impl SyntheticSpec {
-    /// # Errors
-    /// A time or a power that no device could have.
-    pub fn check(&self) -> Result<()> {
-        let powers = [("power_w", self.power_w), ("prefill_w", self.prefill_power()), ("idle_w", self.idle_w)];
-        let times = [("step_s", self.step_s), ("prefill_s", self.prefill_s)];
-        if let Some((name, value)) = powers.iter().chain(&times).find(|(_, value)| !value.is_finite() || *value < 0.0) {
-            return Err(Error::input(format!("`{name}: {value}` of a synthetic model must be 0 or more")));
-        }
-        if powers.iter().chain(&times).any(|(_, value)| *value > LARGEST) {
-            return Err(Error::input(format!("a power or time of a synthetic model above {LARGEST:e}")));
-        }
-        if self.step_s < SHORTEST_STEP {
-            return Err(Error::input(format!("`step_s` of a synthetic model must be {SHORTEST_STEP:e} or more"))
-                .hint("time has to pass in each step"));
-        }
-        if self.eos_after == Some(0) {
-            return Err(Error::input("`eos_after: 0` leaves no room for the end-of-sequence token")
-                .hint("1 is an answer of the end-of-sequence token alone"));
-        }
-        Ok(())
-    }
-
-    fn prefill_power(&self) -> f64 {
-        self.prefill_w.unwrap_or(self.power_w)
-    }
-}
 
 /// The synthetic engine: spends time and power on a simulated device.
 pub struct Synthetic {

@@ -3,17 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::integrate::power_energy;
-use crate::record::{ClockEvent, Conditions, MeterInfo, PhaseSplit, Quantity, Sample, SourceTrace, Trace};
+use crate::record::{
+    ClockEvent, Conditions, DECODE, MeterInfo, PREFILL, PhaseSplit, Quantity, Sample, SourceTrace, Trace, WORK,
+};
 use crate::units::{Joules, Seconds};
-
-/// Value of [`Quantity::Phase`] while the engine reads prompts.
-pub const PREFILL: f64 = 1.0;
-/// Value of [`Quantity::Phase`] while it generates.
-pub const DECODE: f64 = 2.0;
-/// Value of [`Quantity::Phase`] between batches.
-pub const NEITHER: f64 = 0.0;
-/// The domain of [`Quantity::Phase`].
-pub const WORK: &str = "work";
 
 /// Prefill has to last this long, on average, for samples of 20 ms to tell its energy.
 pub const SHORTEST_PREFILL: Seconds = Seconds(0.5);

@@ -16,7 +16,7 @@ pub const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
 /// Time between updates from which on power samples count as coarse.
 const COARSE: Seconds = Seconds(0.05);
 /// The interval of EPT-Bench's own estimator.
-const SEED_INTERVAL: f64 = 0.1;
+const EPT_BENCH_INTERVAL: f64 = 0.1;
 
 /// Power samples have to cover this share of a window.
 pub const COVERAGE_NEEDED: f64 = 0.95;
@@ -297,8 +297,8 @@ pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) 
     }
     let readings: Vec<_> = info.domains.iter().map(|domain| Reading::of(trace, domain, t0, t1)).collect();
     let mut energy = combine(&readings);
-    let sum = |domain: &Domain| seed_sum(trace.find(&domain.name, Quantity::PowerUsage)?, t0, t1);
-    energy.seed_sum_j = info.domains.iter().map(sum).sum();
+    let sum = |domain: &Domain| ept_bench_sum(trace.find(&domain.name, Quantity::PowerUsage)?, t0, t1);
+    energy.ept_bench_sum_j = info.domains.iter().map(sum).sum();
     // what is measured beside the charged domains is null where it is unknown, and makes no window invalid
     energy.host = info.host_domains.iter().filter_map(|domain| Reading::of(trace, domain, t0, t1).energy()).collect();
     judge(&energy, &readings, &mut validity);
@@ -388,16 +388,16 @@ impl Power {
 /// power × 0.1 s, and drops what is left at the end. The reading in force at each of those instants is taken.
 ///
 /// `None` without a reading at or before the first of those instants, or for an empty window.
-pub fn seed_sum(usage: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<Joules> {
-    let steps = ((t1 - t0).0 / SEED_INTERVAL + 1e-9).floor();
+pub fn ept_bench_sum(usage: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<Joules> {
+    let steps = ((t1 - t0).0 / EPT_BENCH_INTERVAL + 1e-9).floor();
     if steps.is_nan() || steps < 0.0 {
         return None;
     }
     let mut sum = 0.0;
     for step in 1..=steps as u64 {
-        let t = t0.0 + step as f64 * SEED_INTERVAL;
+        let t = t0.0 + step as f64 * EPT_BENCH_INTERVAL;
         let after = usage.samples.partition_point(|sample| sample.t.0 <= t);
-        sum += usage.samples.get(after.checked_sub(1)?)?.value * SEED_INTERVAL;
+        sum += usage.samples.get(after.checked_sub(1)?)?.value * EPT_BENCH_INTERVAL;
     }
     Some(Joules(sum))
 }
@@ -427,7 +427,7 @@ fn combine(readings: &[Reading]) -> WindowEnergy {
             .iter()
             .filter_map(|reading| reading.counter.as_ref()?.1)
             .reduce(|a, b| if a < b { b } else { a }),
-        seed_sum_j: None,
+        ept_bench_sum_j: None,
         host: Vec::new(),
         domains,
     }

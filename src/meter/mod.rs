@@ -13,17 +13,16 @@ pub mod sampler;
 mod survey;
 mod synthetic;
 
-use std::fmt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::record::{Domain, EnergyMethod, GpuInfo, MeterInfo, SourceInfo, Trace};
+use crate::record::{Domain, EnergyMethod, GpuInfo, MeterChoice, MeterInfo, ModelCoefficients, SourceInfo, Trace};
 use crate::units::Seconds;
 
-pub use modelled::{ModelCoefficients, Modelled};
+pub use modelled::Modelled;
 pub use nvml::NvmlMeter;
 pub use rapl::{Rapl, beside};
 pub use sampler::Edge;
@@ -57,35 +56,6 @@ pub trait Meter {
     /// Temperature in °C of the hottest device that is charged, where it can be read.
     fn temperature(&self) -> Option<f64> {
         None
-    }
-}
-
-/// Which meter to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MeterChoice {
-    /// NVML where the engine runs on a GPU; on the CPU RAPL, else the modelled meter.
-    #[default]
-    Auto,
-    /// The GPU's energy counter and power sensor.
-    Nvml,
-    /// The processor's energy counters (Linux powercap).
-    Rapl,
-    /// Processor time and stated coefficients: not a measurement.
-    Modelled,
-    /// A simulated device.
-    Synthetic,
-}
-
-impl fmt::Display for MeterChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            MeterChoice::Auto => "auto",
-            MeterChoice::Nvml => "nvml",
-            MeterChoice::Rapl => "rapl",
-            MeterChoice::Modelled => "modelled",
-            MeterChoice::Synthetic => "synthetic",
-        })
     }
 }
 

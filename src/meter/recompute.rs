@@ -20,19 +20,19 @@ pub enum Method {
     /// The second source: the time integral of power by the trapezoid rule.
     Power,
     /// `E_sum_J` of EPT-Bench: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the last partial interval dropped.
-    Seed,
+    EptBench,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 3] = [Method::Counter, Method::Power, Method::Seed];
+    pub const ALL: [Method; 3] = [Method::Counter, Method::Power, Method::EptBench];
 
     /// The name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Method::Counter => "counter",
             Method::Power => "power",
-            Method::Seed => "seed",
+            Method::EptBench => "ept-bench",
         }
     }
 
@@ -41,7 +41,7 @@ impl Method {
         match self {
             Method::Counter => window.total_j,
             Method::Power => window.integral_j,
-            Method::Seed => window.seed_sum_j,
+            Method::EptBench => window.ept_bench_sum_j,
         }
     }
 }
@@ -222,7 +222,7 @@ mod tests {
                 passes: 1,
                 batches: 4,
                 prompts: 4,
-                phase_s: Seconds(0.0),
+                offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(10),
             tokens_out: Tokens(100),
@@ -306,9 +306,9 @@ mod tests {
     fn the_other_methods_are_those_that_the_record_keeps() {
         let energy = record().energy;
         assert_eq!(joules(Method::Power, Cut::Whole), energy.integral_j.unwrap().0);
-        assert_eq!(joules(Method::Seed, Cut::Whole), energy.seed_sum_j.unwrap().0);
+        assert_eq!(joules(Method::EptBench, Cut::Whole), energy.ept_bench_sum_j.unwrap().0);
         // readings at 1.1, 1.2 … 11.0 s: 49 of them before 6 s, 51 from then on
-        assert!((joules(Method::Seed, Cut::Whole) - (49.0 * 10.0 + 51.0 * 30.0)).abs() < 20.0 + 1e-9);
+        assert!((joules(Method::EptBench, Cut::Whole) - (49.0 * 10.0 + 51.0 * 30.0)).abs() < 20.0 + 1e-9);
     }
 
     #[test]

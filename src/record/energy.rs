@@ -28,8 +28,8 @@ pub struct WindowEnergy {
     pub tick_s: Option<Seconds>,
     /// `E_sum_J`: what EPT-Bench's own estimator gives for this window (Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the
     /// last partial interval dropped), summed over the GPUs. For comparison only.
-    #[serde(default)]
-    pub seed_sum_j: Option<Joules>,
+    #[serde(default, alias = "seed_sum_j")]
+    pub ept_bench_sum_j: Option<Joules>,
     /// The processor's domains beside those that are charged: `package-0`, `dram-0`. Not in `total_j`.
     #[serde(default)]
     pub host: Vec<DomainEnergy>,

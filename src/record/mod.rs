@@ -3,11 +3,14 @@
 //! Everything downstream of measuring reads these types and nothing else. Derived numbers are not stored:
 //! they are recomputed from what is here.
 
+mod baseline;
+mod choice;
 mod decoding;
 mod energy;
 mod meter;
 mod reason;
 mod run;
+mod synthetic;
 mod trace;
 mod trial;
 
@@ -15,6 +18,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::baseline::Around;
+pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, PhaseSplit, WindowEnergy};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
@@ -23,16 +28,18 @@ pub use self::run::{
     Adaptive, ChatTemplateInfo, GROUPED, Host, ModelInfo, ModelMeta, Order, Part, Preset, PromptForm, PromptInfo,
     PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
 };
-pub use self::trace::{Quantity, Sample, SourceTrace, Trace};
+pub use self::synthetic::{SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
+pub use self::trace::{DECODE, NEITHER, PREFILL, Quantity, Sample, SourceTrace, Trace, WORK};
 pub use self::trial::{
     Baseline, BaselineTime, Cost, Evaluation, FailureKind, Finish, GenerationLine, ItemScore, Line, Measurement,
-    Outcome, Trial, Window,
+    Outcome, Trial, TrialKey, Window,
 };
 
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///
-/// 2 added baselines around a model's trials, the conditions of a window, and further quantities of a trace.
-pub const FORMAT: u32 = 2;
+/// 2 added baselines around a model's trials, the conditions of a window, and further quantities of a trace. 3 renames
+/// what format 2 called `phase_s`, `random_phase_s` and `seed_sum_j`; all three are still read.
+pub const FORMAT: u32 = 3;
 
 /// A readable name of a cell, unique in its sweep: `teacher.b8.n32`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -110,8 +110,8 @@ pub struct Protocol {
     #[serde(default)]
     pub adaptive: Option<Adaptive>,
     /// Each trial begins with a random wait of up to this long.
-    #[serde(default)]
-    pub random_phase_s: Seconds,
+    #[serde(default, alias = "random_phase_s")]
+    pub random_offset_s: Seconds,
 }
 
 /// How thoroughly is measured, where the sweep file sets no key of its own.

@@ -50,7 +50,7 @@ pub enum Quantity {
     PerformanceState,
     /// Compute processes of others.
     ForeignProcesses,
-    /// What the engine does from this instant on: 1 prefill, 2 decode, 0 neither.
+    /// What the engine does from this instant on: [`PREFILL`], [`DECODE`] or [`NEITHER`].
     Phase,
 }
 
@@ -86,6 +86,16 @@ impl Quantity {
     ];
 }
 
+/// The domain of [`Quantity::Phase`], whose readings come from the engine and not from a device.
+pub const WORK: &str = "work";
+
+/// Value of [`Quantity::Phase`] between batches.
+pub const NEITHER: f64 = 0.0;
+/// Value of [`Quantity::Phase`] while the engine reads prompts.
+pub const PREFILL: f64 = 1.0;
+/// Value of [`Quantity::Phase`] while it generates.
+pub const DECODE: f64 = 2.0;
+
 impl Trace {
     /// The source of one quantity of one domain.
     pub fn find(&self, domain: &str, quantity: Quantity) -> Option<&SourceTrace> {
@@ -98,6 +108,6 @@ impl Trace {
 pub struct Sample {
     /// When, on the clock of the run.
     pub t: Seconds,
-    /// Joules or watts, as the source's quantity says.
+    /// In the unit of the source's [`Quantity`]: joules, watts, °C, MHz, bits or a plain number.
     pub value: f64,
 }

@@ -61,6 +61,28 @@ pub struct Trial {
     pub outcome: Outcome,
 }
 
+/// Names a trial within its run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrialKey {
+    pub cell: CellId,
+    /// From 0.
+    pub block: u32,
+}
+
+impl Trial {
+    pub fn key(&self) -> TrialKey {
+        TrialKey { cell: self.cell.id.clone(), block: self.block }
+    }
+
+    /// What was measured; `None` if the trial failed or was skipped.
+    pub fn measurement(&self) -> Option<&Measurement> {
+        match &self.outcome {
+            Outcome::Measured(measurement) => Some(measurement),
+            Outcome::Failed { .. } | Outcome::Skipped { .. } => None,
+        }
+    }
+}
+
 /// What came of a trial. A failure is a row with a kind and a message, never a zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -142,8 +164,8 @@ pub struct Window {
     /// Prompts in all passes together.
     pub prompts: u32,
     /// Random wait before the trial's warm-up: it shifts the work against the sensor's own rhythm.
-    #[serde(default)]
-    pub phase_s: Seconds,
+    #[serde(default, alias = "phase_s")]
+    pub offset_s: Seconds,
 }
 
 impl Window {

@@ -212,7 +212,7 @@ impl Page {
             method: method::method(run, study),
             all_valid: validity.is_empty().then(|| all_valid(study)),
             validity,
-            windows: [trust::windows(study), trust::seed_sum(study)].into_iter().flatten().collect(),
+            windows: [trust::windows(study), trust::ept_bench_sum(study)].into_iter().flatten().collect(),
             provenance: provenance::provenance(run),
         }
     }

@@ -191,17 +191,17 @@ fn windows(run: &RunInfo) -> String {
     } else {
         String::new()
     };
-    let phase = if p.random_phase_s.get() > 0.0 {
+    let offset = if p.random_offset_s.get() > 0.0 {
         format!(
             " A random wait of up to {} before each trial shifts its work against the sensor's own rhythm.",
-            format::duration(p.random_phase_s)
+            format::duration(p.random_offset_s)
         )
     } else {
         String::new()
     };
     format!(
         "A window is whole passes over the same {} ({}) until at least {} have passed, after a warm-up of at least {}\
-         {longest}.{guard}{phase}",
+         {longest}.{guard}{offset}",
         format::plural(run.prompts.count, "prompt"),
         run.prompts.source,
         format::duration(p.min_window_s),

@@ -158,17 +158,17 @@ pub fn domains(study: &Study) -> Option<Table> {
 }
 
 /// EPT-Bench's own estimator against the measured energy.
-pub fn seed_sum(study: &Study) -> Option<Table> {
-    let cells: Vec<&CellSummary> = study.cells.iter().filter(|cell| cell.seed_sum.is_some()).collect();
-    let energies = cells.iter().flat_map(|cell| [cell.energy_per_pass_j, cell.seed_sum.map(|sum| sum.per_pass_j)]);
+pub fn ept_bench_sum(study: &Study) -> Option<Table> {
+    let cells: Vec<&CellSummary> = study.cells.iter().filter(|cell| cell.ept_bench_sum.is_some()).collect();
+    let energies = cells.iter().flat_map(|cell| [cell.energy_per_pass_j, cell.ept_bench_sum.map(|sum| sum.per_pass_j)]);
     let scale = Scale::joules(energies.flatten().map(|e| e.value));
     let energy = |of: Option<Estimate>| of.as_ref().map(|e| estimate(Some(e), scale));
     let columns = vec![
         Filled::new(Column::words("Cell"), &cells, |cell| Some(Cell::new(cell.id.clone()))),
         Filled::new(Column::numbers("E", scale.unit), &cells, |cell| energy(cell.energy_per_pass_j)),
-        Filled::new(Column::numbers("E_sum", scale.unit), &cells, |cell| energy(Some(cell.seed_sum?.per_pass_j))),
+        Filled::new(Column::numbers("E_sum", scale.unit), &cells, |cell| energy(Some(cell.ept_bench_sum?.per_pass_j))),
         Filled::new(Column::numbers("E_sum / E", "%"), &cells, |cell| {
-            Some(estimate(Some(&cell.seed_sum?.ratio), Scale::PERCENT))
+            Some(estimate(Some(&cell.ept_bench_sum?.ratio), Scale::PERCENT))
         }),
     ];
     let caption = "EPT-Bench's estimator beside ours, for one pass: E_sum = Σ Pᵢ·Δtᵢ over the driver's power reading \

@@ -34,7 +34,7 @@ pub struct Stage<'a> {
     /// Idle baseline of this load.
     pub idle: Option<IdleBaseline>,
     /// Random wait before the trial, which shifts its work against the sensor's rhythm.
-    pub phase: Seconds,
+    pub offset: Seconds,
     /// What loading took.
     pub load: Cost,
     /// Set when the user asks to stop.
@@ -157,7 +157,7 @@ impl Stage<'_> {
         let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
         let mut batches = Batches::new(self.prompts, cell.batch_size, options, clock, stop);
         let engine = &mut *self.engine;
-        idle(clock, self.phase, stop)?;
+        idle(clock, self.offset, stop)?;
         let (marks, mut trace) = meter::recording(self.meter, |meter| {
             let start = clock.now();
             let steady = batches.warm_up(engine, meter, protocol)?;
@@ -190,7 +190,7 @@ impl Stage<'_> {
             passes: totals.passes,
             batches: totals.batches,
             prompts: totals.passes * self.prompts.len() as u32,
-            phase_s: self.phase,
+            offset_s: self.offset,
         };
         let work = Work {
             t0: marks.t0,
@@ -237,7 +237,7 @@ struct Marks {
 }
 
 /// The random wait before a trial: the same for the same seed, cell and block, anywhere in `0 … longest`.
-pub fn random_phase(seed: u64, cell: &CellSpec, block: u32, longest: Seconds) -> Seconds {
+pub fn random_offset(seed: u64, cell: &CellSpec, block: u32, longest: Seconds) -> Seconds {
     let digest = sha256_hex(format!("{seed}\u{0}{}\u{0}{block}", cell.id).as_bytes());
     let share = u32::from_str_radix(digest.get(..8).unwrap_or("0"), 16).unwrap_or(0);
     longest * (f64::from(share) / f64::from(u32::MAX))
@@ -263,8 +263,7 @@ mod tests {
 
     use super::*;
     use crate::clock::SimulatedDevice;
-    use crate::engine::synthetic::SyntheticSpec;
-    use crate::record::{CellId, Decoding, Finish, MeterInfo, ModelInfo, OutputLength};
+    use crate::record::{CellId, Decoding, Finish, MeterChoice, MeterInfo, ModelInfo, OutputLength, SyntheticSpec};
     use crate::units::Watts;
 
     /// Writes `answer(n)` in its n-th batch, each of one second.
@@ -333,7 +332,7 @@ mod tests {
     fn trial(slope: f64, answer: fn(u32) -> u32) -> (Vec<Reason>, f64) {
         let device = SimulatedDevice::new(Watts(60.0));
         let clock = Clock::Simulated(device.clone());
-        let meter = meter::open(meter::MeterChoice::Auto, &meter::MeterOptions::default(), &clock).unwrap();
+        let meter = meter::open(MeterChoice::Auto, &meter::MeterOptions::default(), &clock).unwrap();
         let mut meter = Warming { meter, slope, looks: Cell::new(0.0) };
         let spec: SyntheticSpec = serde_json::from_str(r#"{"step_s": 1, "power_w": 300, "idle_w": 60}"#).unwrap();
         let info = crate::engine::synthetic::Synthetic::new(spec, device.clone()).unwrap().info().clone();
@@ -347,7 +346,7 @@ mod tests {
             prompts: &[Prompt { text: "a".into(), ids: vec![1] }],
             protocol: &protocol,
             idle: None,
-            phase: Seconds(0.0),
+            offset: Seconds(0.0),
             load: Cost::default(),
             stop: &AtomicBool::new(false),
         };
@@ -373,12 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn a_random_phase_is_the_same_for_the_same_trial_and_spreads_over_the_whole_range() {
-        let phase = |block| random_phase(42, &cell(), block, Seconds(0.1)).0;
-        assert_eq!(phase(3), phase(3));
-        let phases: Vec<f64> = (0..200).map(phase).collect();
-        let mean = phases.iter().sum::<f64>() / 200.0;
+    fn a_random_offset_is_the_same_for_the_same_trial_and_spreads_over_the_whole_range() {
+        let offset = |block| random_offset(42, &cell(), block, Seconds(0.1)).0;
+        assert_eq!(offset(3), offset(3));
+        let offsets: Vec<f64> = (0..200).map(offset).collect();
+        let mean = offsets.iter().sum::<f64>() / 200.0;
         assert!((mean - 0.05).abs() < 0.008, "the mean of a uniform spread: {mean}");
-        assert!(phases.iter().all(|phase| (0.0..=0.1).contains(phase)));
+        assert!(offsets.iter().all(|offset| (0.0..=0.1).contains(offset)));
     }
 }

@@ -6,8 +6,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::Result;
 use crate::meter::Meter;
-use crate::meter::conditions::{DECODE, NEITHER, PREFILL, WORK};
-use crate::record::{EnergyMethod, Protocol, Quantity, Sample, SourceTrace};
+use crate::record::{DECODE, EnergyMethod, NEITHER, PREFILL, Protocol, Quantity, Sample, SourceTrace, WORK};
 use crate::stage::check_stop;
 use crate::units::Seconds;
 

@@ -21,8 +21,8 @@ use crate::error::{Context, Error, Result};
 use crate::file::write_atomic;
 use crate::record::{
     Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
+    TrialKey,
 };
-use crate::sweep::TrialKey;
 use crate::table;
 
 pub use read::{Stored, read, read_generations};
@@ -178,7 +178,7 @@ impl RunDir {
     /// # Errors
     /// The disk fails; the trial then isn't committed.
     pub fn commit(&mut self, trial: Trial, generations: &[GenerationLine], trace: Option<&Trace>) -> Result<()> {
-        let key = TrialKey { cell: trial.cell.id.clone(), block: trial.block };
+        let key = trial.key();
         if let Some(trace) = trace {
             let path = samples_path(&self.root, &key);
             table::write_samples(&path, trace)?;
@@ -303,10 +303,7 @@ fn is_samples_file(path: &Path) -> bool {
 
 /// Removes what an interrupted start wrote for trials that it never committed.
 fn drop_orphans(root: &Path, trials: &[Trial]) -> Result<File> {
-    let committed: HashSet<PathBuf> = trials
-        .iter()
-        .map(|trial| samples_path(root, &TrialKey { cell: trial.cell.id.clone(), block: trial.block }))
-        .collect();
+    let committed: HashSet<PathBuf> = trials.iter().map(|trial| samples_path(root, &trial.key())).collect();
     let samples = root.join(SAMPLES);
     let entries = fs::read_dir(&samples).context(|| format!("can't read `{}`", samples.display()))?;
     for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
-use crate::record::{Baseline, Evaluation, FORMAT, GenerationLine, Line, ModelInfo, Part, RunInfo, Trial};
+use crate::record::{Baseline, Evaluation, FORMAT, GenerationLine, Line, ModelInfo, Part, RunInfo, Trial, TrialKey};
 use crate::store::{GENERATIONS, RECORDS, RUN, journal};
-use crate::sweep::TrialKey;
 
 /// Everything that a run directory holds, but for generations and raw samples.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +80,7 @@ pub(super) fn split(lines: Vec<Line>) -> Lines {
     for (order, line) in lines.into_iter().enumerate() {
         match line {
             Line::Trial(trial) => {
-                let key = TrialKey { cell: trial.cell.id.clone(), block: trial.block };
+                let key = trial.key();
                 trials.insert(key, (order, *trial));
             }
             Line::Evaluation(evaluation) => evaluations.push(*evaluation),

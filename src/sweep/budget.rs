@@ -69,7 +69,7 @@ impl Design {
         // a meter without a thermometer never prolongs a warm-up
         let longest_warmup = if meter.gpus.is_empty() { protocol.warmup_s } else { protocol.max_warmup_s };
         let most = protocol.adaptive.map_or(repeats, |adaptive| adaptive.max_repeats);
-        let (warmup, wait) = (protocol.warmup_s, protocol.random_phase_s);
+        let (warmup, wait) = (protocol.warmup_s, protocol.random_offset_s);
         let times = Times {
             typical: total(&protocol, cells, &labels, repeats, wait * 0.5 + warmup, known),
             longest: total(&protocol, cells, &labels, most, wait + longest_warmup, known),

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-use crate::meter::{MeterChoice, ModelCoefficients};
-use crate::record::{Adaptive, MeterInfo, Order, OutputLength, Preset, Protocol};
+use crate::record::{Adaptive, MeterChoice, MeterInfo, ModelCoefficients, Order, OutputLength, Preset, Protocol};
 use crate::sweep::spec::{Auto, default_seed};
 use crate::units::Seconds;
 
@@ -36,14 +35,15 @@ pub struct MeasureSpec {
     pub idle_s: Auto<f64>,
     /// `blocks`, or `by_model` for models too large to be loaded in every block.
     pub order: Order,
-    /// A random wait before each trial, so that the work meets another phase of the sensor's rhythm in each repeat.
-    pub random_phase: bool,
+    /// A random wait before each trial, so that each repeat meets the sensor's rhythm at another offset.
+    #[serde(alias = "random_phase")]
+    pub random_offset: bool,
     /// Adds cells of 1 and 8 new tokens, from which prefill and decode are told apart; `auto`: in `publication`, in
     /// `fixed` length.
     pub prefill: Auto<bool>,
     /// Measures the processor next to the GPU where RAPL is readable.
     pub cpu_energy: bool,
-    /// Seed of the order of trials and of their phases.
+    /// Seed of the order of trials and of their offsets.
     pub seed: u64,
     /// GPUs to charge; left out, the one that the engine runs on.
     pub gpu_indices: Option<Vec<u32>>,
@@ -65,7 +65,7 @@ impl Default for MeasureSpec {
             max_warmup_s: Auto::Auto,
             idle_s: Auto::Auto,
             order: Order::default(),
-            random_phase: true,
+            random_offset: true,
             prefill: Auto::Auto,
             cpu_energy: true,
             seed: default_seed(),
@@ -143,7 +143,7 @@ impl MeasureSpec {
             preset: self.preset,
             order: self.order,
             adaptive: self.adaptive(),
-            random_phase_s: if self.random_phase { meter.sensing_period_s.unwrap_or_default() } else { Seconds(0.0) },
+            random_offset_s: if self.random_offset { meter.sensing_period_s.unwrap_or_default() } else { Seconds(0.0) },
         }
     }
 }
@@ -205,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn guards_and_random_phases_are_those_of_the_meter() {
+    fn guards_and_random_offsets_are_those_of_the_meter() {
         let protocol = MeasureSpec::default().protocol(&gpu());
-        assert_eq!((protocol.guard_s, protocol.random_phase_s), (Seconds(1.0), Seconds(0.1)));
-        assert_eq!(MeasureSpec::default().protocol(&modelled()).random_phase_s, Seconds(0.0), "it has no rhythm");
-        let fixed = MeasureSpec { random_phase: false, guard_s: Auto::Value(2.0), ..MeasureSpec::default() };
+        assert_eq!((protocol.guard_s, protocol.random_offset_s), (Seconds(1.0), Seconds(0.1)));
+        assert_eq!(MeasureSpec::default().protocol(&modelled()).random_offset_s, Seconds(0.0), "it has no rhythm");
+        let fixed = MeasureSpec { random_offset: false, guard_s: Auto::Value(2.0), ..MeasureSpec::default() };
         let protocol = fixed.protocol(&gpu());
-        assert_eq!((protocol.guard_s, protocol.random_phase_s), (Seconds(2.0), Seconds(0.0)));
+        assert_eq!((protocol.guard_s, protocol.random_offset_s), (Seconds(2.0), Seconds(0.0)));
     }
 
     #[test]

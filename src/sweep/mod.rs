@@ -7,5 +7,5 @@ pub mod spec;
 mod validate;
 mod yaml;
 
-pub use plan::{Plan, TrialKey};
+pub use plan::Plan;
 pub use spec::SweepSpec;

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
-use crate::record::{CellId, CellSpec, Order, OutputLength};
+use crate::record::{CellId, CellSpec, Order, TrialKey};
 use crate::sweep::spec::{ModelSpec, SweepSpec, WeightsChoice};
 
 /// What is run: every cell once in each block.
@@ -32,15 +32,6 @@ pub struct Session {
     pub model: String,
     /// Indices into `Plan::cells`, in the order in which they run.
     pub cells: Vec<usize>,
-}
-
-/// Names a trial: a cell in a block.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TrialKey {
-    /// The cell.
-    pub cell: CellId,
-    /// The block.
-    pub block: u32,
 }
 
 impl Plan {
@@ -171,9 +162,4 @@ fn block_sessions(spec: &SweepSpec, cells: &[CellSpec], block: u32) -> Vec<Sessi
         Session { block, model: model.to_owned(), cells: own }
     };
     models.into_iter().map(&mut session).collect()
-}
-
-/// Most output tokens of one pass: exact in `fixed` length, an upper bound in `natural`.
-pub fn pass_tokens_out(cell: &CellSpec, prompts: usize) -> (usize, bool) {
-    (prompts.saturating_mul(cell.max_new_tokens), cell.output_length == OutputLength::Fixed)
 }

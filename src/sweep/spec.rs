@@ -8,9 +8,8 @@ use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, SeqAccess, Vi
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
 use crate::calendar::Date;
-use crate::engine::synthetic::SyntheticSpec;
 use crate::error::{Context, Result};
-use crate::record::{Decoding, OutputLength, Role, Truncate};
+use crate::record::{Decoding, OutputLength, Role, SyntheticSpec, Truncate};
 use crate::sweep::measure::MeasureSpec;
 use crate::sweep::{validate, yaml};
 

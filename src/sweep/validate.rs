@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use crate::error::{Error, Result};
-use crate::meter::MeterChoice;
-use crate::record::{Decoding, Order, OutputLength, Role, Truncate};
+use crate::record::{Decoding, MeterChoice, Order, OutputLength, Role, Truncate};
 use crate::sweep::spec::{
     Auto, Axis, ModelSource, ModelSpec, RandomPrompts, SweepSpec, TemplateChoice, Variables, WeightsChoice,
 };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ept_sweep::meter::integrate::{power_energy, seed_sum, window_energy};
+use ept_sweep::meter::integrate::{ept_bench_sum, power_energy, window_energy};
 use ept_sweep::record::{SourceTrace, Trace};
 use ept_sweep::units::Seconds;
 use rand::{Rng, SeedableRng};
@@ -42,7 +42,7 @@ pub enum Estimator {
     /// power_usage as if it were the power now.
     Usage,
     /// EPT-Bench: Σ P·Δt every 0.1 s.
-    SeedSum,
+    EptBenchSum,
     /// Trapezoid over those readings that differ from the one before.
     Deduplicated,
 }
@@ -58,7 +58,7 @@ impl Estimator {
         Estimator::UsageShifted,
         Estimator::NextTick,
         Estimator::Usage,
-        Estimator::SeedSum,
+        Estimator::EptBenchSum,
         Estimator::Deduplicated,
     ];
 
@@ -72,7 +72,7 @@ impl Estimator {
             Estimator::UsageShifted => "power_usage, trapezoid, shifted 0.5 s",
             Estimator::NextTick => "counter through the next tick, idle around",
             Estimator::Usage => "power_usage, trapezoid, unshifted, idle around",
-            Estimator::SeedSum => "Σ P·Δt on power_usage, idle around",
+            Estimator::EptBenchSum => "Σ P·Δt on power_usage, idle around",
             Estimator::Deduplicated => "trapezoid without repeated readings, idle around",
         }
     }
@@ -83,7 +83,7 @@ impl Estimator {
             Estimator::Counter | Estimator::Straight | Estimator::Polled => Some(GUARD),
             Estimator::Ring | Estimator::Instant => Some(GUARD),
             Estimator::UsageShifted => Some(GUARD_AVERAGED),
-            Estimator::NextTick | Estimator::Usage | Estimator::SeedSum | Estimator::Deduplicated => None,
+            Estimator::NextTick | Estimator::Usage | Estimator::EptBenchSum | Estimator::Deduplicated => None,
         }
     }
 
@@ -104,7 +104,7 @@ impl Estimator {
             Estimator::Instant => integral(rig.instant()),
             Estimator::UsageShifted => integral(rig.usage()),
             Estimator::Usage => integral(SourceTrace { lag: Seconds(0.0), ..rig.usage() }),
-            Estimator::SeedSum => seed_sum(&rig.usage(), t0, t1),
+            Estimator::EptBenchSum => ept_bench_sum(&rig.usage(), t0, t1),
             Estimator::Deduplicated => integral(deduplicated(rig.instant())),
         };
         found.map_or(f64::NAN, |energy| energy.0)

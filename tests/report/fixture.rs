@@ -99,7 +99,7 @@ fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: us
             ..WindowFacts::default()
         },
         domains: Domains::default(),
-        seed_sum: None,
+        ept_bench_sum: None,
         failures: Vec::new(),
     }
 }
@@ -266,7 +266,7 @@ pub fn run() -> RunInfo {
             settle_s: Seconds(0.0),
             order: Order::Blocks,
             adaptive: None,
-            random_phase_s: Seconds(0.0),
+            random_offset_s: Seconds(0.0),
         },
         prompts: PromptInfo {
             source: "data/heldout.jsonl".to_owned(),
@@ -352,7 +352,7 @@ pub fn gpu_run() -> RunInfo {
         preset: Preset::Publication,
         order: Order::ByModel,
         settle_s: Seconds(3.0),
-        random_phase_s: Seconds(0.1),
+        random_offset_s: Seconds(0.1),
         adaptive: Some(Adaptive { half_width: 0.02, max_repeats: 15 }),
         ..run.protocol
     };
@@ -442,7 +442,7 @@ pub fn gpu_study() -> Study {
             idle_drift_w: Some(-1.2),
         };
         cell.domains = Domains { gpu_j: part(1.0), cpu_j: part(0.2), dram_j: part(0.05), total_j: part(1.25) };
-        cell.seed_sum = Some(SeedSum { per_pass_j: part(0.962).unwrap(), ratio: estimate(0.962, 0.004, 5) });
+        cell.ept_bench_sum = Some(EptBenchSum { per_pass_j: part(0.962).unwrap(), ratio: estimate(0.962, 0.004, 5) });
         cell.counts = TrialCounts { planned: 7, valid: 7, ..TrialCounts::default() };
     }
     study.cells[1].warnings = vec![Reason::ResidualNoticeable, Reason::IdleDrift];

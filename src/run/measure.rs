@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::calendar;
-use crate::cli::console::{Console, Progress};
 use crate::clock::Clock;
-use crate::commands::fit::{Device, Fit};
-use crate::commands::prepare::Prepared;
-use crate::commands::spread::Spread;
+use crate::console::{Console, Progress};
 use crate::engine::{Engine, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::format;
@@ -18,6 +15,9 @@ use crate::record::{
     Baseline, BaselineTime, CellSpec, Cost, FORMAT, FailureKind, GenerationLine, IdleBaseline, Order, Outcome,
     PromptForm, Protocol, Trial,
 };
+use crate::run::fit::{Device, Fit};
+use crate::run::prepare::Prepared;
+use crate::run::spread::Spread;
 use crate::stage::{self, Measured, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
@@ -203,7 +203,7 @@ impl Measuring<'_> {
             prompts,
             protocol,
             idle: idle.clone(),
-            phase: stage::random_phase(protocol.seed, cell, block, protocol.random_phase_s),
+            offset: stage::random_offset(protocol.seed, cell, block, protocol.random_offset_s),
             load: *load,
             stop: self.stop,
         };

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::cli::console::Console;
 use crate::clock::Clock;
-use crate::commands::prepare::Prepared;
+use crate::console::Console;
 use crate::engine::{GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::score;
 use crate::model::Model;
 use crate::prompts::PromptSet;
 use crate::record::{CellSpec, Evaluation, FORMAT, ItemScore, OutputLength, PromptForm};
+use crate::run::prepare::Prepared;
 use crate::store::RunDir;
 use crate::sweep::plan::CellFilter;
 use crate::sweep::spec::{AccuracySpec, ModelSpec};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::estimate;
 use crate::record::{CellId, CellSpec, Outcome, Trial};
+use crate::stats;
 
 /// Energy per output token of each cell's valid trials.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +31,7 @@ impl Spread {
     /// become narrower by waiting.
     pub fn is_wide(&self, half_width: f64) -> bool {
         let relative = |values: &Vec<f64>| {
-            let estimate = estimate::mean(values)?;
+            let estimate = stats::mean(values)?;
             Some((estimate.interval?.high - estimate.value) / estimate.value.abs())
         };
         self.0.values().filter_map(relative).any(|width| width > half_width)

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::calendar;
-use crate::commands::prepare::Prepared;
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::prompts::PromptSet;
 use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, RunInfo, TrainingCost};
+use crate::run::prepare::Prepared;
 use crate::units::{Joules, Seconds};
 
 /// The run as this start sees it, with one part.

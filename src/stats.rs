@@ -2,7 +2,34 @@
 
 use statrs::distribution::{Continuous as _, ContinuousCDF as _, StudentsT};
 
-use super::{Estimate, Interval};
+/// A point estimate with its interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The estimate.
+    pub value: f64,
+    /// The 95 % interval; `None` at n = 1.
+    pub interval: Option<Interval>,
+    /// Number of independent units (windows, or prompts for accuracy).
+    pub n: usize,
+}
+
+impl Estimate {
+    /// Half the width of the interval relative to the estimate: ± 2 % is 0.02.
+    pub fn relative_half_width(&self) -> Option<f64> {
+        let Interval { low, high } = self.interval?;
+        let width = (high - low) / 2.0 / self.value.abs();
+        width.is_finite().then_some(width)
+    }
+}
+
+/// A two-sided interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
 
 /// Confidence of every two-sided interval.
 pub const CONFIDENCE: f64 = 0.95;
