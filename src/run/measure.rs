@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::calendar;
 use crate::clock::Clock;
 use crate::console::{Console, Progress};
 use crate::engine::{Engine, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::format;
-use crate::host;
 use crate::meter::Meter;
 use crate::model::{Codec, TokenizedPrompts};
 use crate::record::{
@@ -190,7 +190,7 @@ impl Measuring<'_> {
     ) -> Result<()> {
         let cell = &self.prepared.plan.cells[index];
         progress.begin(&format!("{} block {}", cell.id, block + 1));
-        let started_at = host::timestamp();
+        let started_at = calendar::timestamp();
         let Loaded { engine, codec, prompts, load, idle, .. } = loaded;
         // what ran out of memory a moment ago rules out larger cells
         if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
@@ -257,7 +257,7 @@ impl Measuring<'_> {
                 None => fitting.push(*index),
                 Some(message) => {
                     let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message));
-                    let now = host::timestamp();
+                    let now = calendar::timestamp();
                     self.commit(session.block, cell, now, measured, prompts, codec, progress)?;
                 }
             }
@@ -313,7 +313,7 @@ impl Measuring<'_> {
         for index in cells {
             let cell = &self.prepared.plan.cells[*index];
             let measured = Measured::failed(failure, error);
-            self.commit(block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
+            self.commit(block, cell, calendar::timestamp(), measured, &[], &Codec::Words, progress)?;
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
+use crate::calendar::Date;
 use crate::error::{Context, Result};
 use crate::record::{Decoding, OutputLength, Role, SyntheticSpec, Truncate};
 use crate::sweep::measure::MeasureSpec;
 use crate::sweep::{validate, yaml};
-use crate::template::date::Date;
 
 /// A whole sweep file.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
