@@ -39,7 +39,7 @@ fn a_misspelt_key_is_shown_with_its_line_a_caret_and_the_right_name() {
 }
 
 #[test]
-fn a_wrong_type_is_shown_where_it_stands() {
+fn a_wrong_type_is_pointed_at() {
     let said = complaint("  repeats: 3", "  repeats: three");
     has_all(&said, &["broken.yaml:34:12", "measure.repeats", "string \"three\", expected a whole number or `auto`"]);
 }
@@ -93,7 +93,7 @@ fn a_plan_whose_reader_goes_away_ends_quietly() {
 }
 
 #[test]
-fn what_measure_cannot_mean_is_refused_where_it_stands_with_a_way_out() {
+fn a_contradiction_in_measure_is_pointed_at_with_a_way_out() {
     for (line, parts) in [
         ("repeats: 0", ["broken.yaml:34:12", "0 repeats", "hint: 1 at least"]),
         ("max_repeats: 2", ["broken.yaml:34:16", "less than the 5 repeats", "raise it, or lower `repeats`"]),
@@ -109,9 +109,9 @@ fn what_measure_cannot_mean_is_refused_where_it_stands_with_a_way_out() {
         ("prefill: 3", ["broken.yaml:34:12", "invalid type: integer `3`", "expected a boolean"]),
         ("repeats: true", ["broken.yaml:34:12", "invalid type: boolean `true`", "expected u32"]),
         ("order: random", ["broken.yaml:34:10", "random", "by_model"]),
-        ("window_s: 0", ["broken.yaml:34:13", "isn't a time that can be waited for", "seconds, or `auto`"]),
+        ("window_s: 0", ["broken.yaml:34:13", "isn't a valid waiting time", "seconds, or `auto`"]),
         ("max_warmup_s: -1", ["broken.yaml:34:17", "`max_warmup_s: -1", "seconds, or `auto`"]),
-        ("guard_s: .inf", ["broken.yaml:34:12", "isn't a time", "seconds, or `auto`"]),
+        ("guard_s: .inf", ["broken.yaml:34:12", "isn't a valid waiting time", "seconds, or `auto`"]),
     ] {
         has_all(&complaint("repeats: 3", line), &parts);
     }
@@ -133,7 +133,7 @@ fn modelled(folder: &Folder, measure: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_window_below_what_the_meter_needs_is_told_before_anything_is_measured() {
+fn a_window_below_what_the_meter_needs_is_reported_before_anything_is_measured() {
     let folder = Folder::new();
     let file = modelled(&folder, "window_s: 0.2");
     let output = program().arg("plan").arg(&file).output().unwrap();
@@ -172,7 +172,7 @@ fn a_budget_that_nothing_fits_is_answered_with_the_least_that_would() {
     has_all(&stderr(&output), &["nothing fits 5\u{a0}s", "× 3 repeats", "raise `--budget`"]);
     let bare = program().arg("plan").arg(&file).args(["--budget", "25"]).output().unwrap();
     assert_eq!(bare.status.code(), Some(2));
-    has_all(&stderr(&bare), &["a time is such as `90s`, `25m` or `1h30m`"]);
+    has_all(&stderr(&bare), &["expected a duration such as `90s`, `25m` or `1h30m`"]);
 }
 
 #[test]
@@ -195,7 +195,10 @@ fn an_empty_axis_is_refused() {
 #[test]
 fn a_zero_and_a_repeated_value_on_an_axis_are_refused() {
     has_all(&complaint("batch_size: [1, 4]", "batch_size: [0, 4]"), &["0 on an axis"]);
-    has_all(&complaint("batch_size: [1, 4]", "batch_size: [4, 4]"), &["stands twice"]);
+    has_all(
+        &complaint("batch_size: [1, 4]", "batch_size: [4, 4]"),
+        &["broken.yaml:19:15", "an axis has the same value twice", "once is enough"],
+    );
 }
 
 #[test]
