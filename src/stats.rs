@@ -22,6 +22,27 @@ impl Estimate {
     }
 }
 
+/// Whether a mean is known well enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Half of the interval is at most the share of the mean that was asked for.
+    Narrow,
+    /// It is more than that.
+    Wide,
+    /// There is no interval: fewer than two values.
+    Unknown,
+}
+
+/// Whether half of the 95 % interval of the mean of `values` is at most `half_width` as a share of the mean: ± 2 % is
+/// 0.02.
+pub fn precision(values: &[f64], half_width: f64) -> Precision {
+    match mean(values).and_then(|estimate| estimate.relative_half_width()) {
+        Some(width) if width > half_width => Precision::Wide,
+        Some(_) => Precision::Narrow,
+        None => Precision::Unknown,
+    }
+}
+
 /// A two-sided interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {

@@ -15,11 +15,14 @@ mod cells;
 pub mod comparison;
 pub mod detectable;
 pub mod diff;
+pub mod history;
 mod overall;
 mod pareto;
 mod phases;
+pub mod recomputed;
 mod savings;
 mod trials;
+pub mod window;
 
 use accuracy::Scores;
 use trials::Trials;
