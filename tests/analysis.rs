@@ -1,12 +1,16 @@
 //! From records to verdicts, on synthetic runs whose answers are known exactly.
 
+mod common;
+
+use common::Folder;
+use common::records::{self, idle, measurement};
 use ept_sweep::analysis::comparison::DEFAULT_FLOOR;
 use ept_sweep::analysis::diff::{self, Basis, Diff, Labels, Measured, Undecided};
 use ept_sweep::analysis::{BreakEven, BreakEvenUnknown, Estimate, Interval, Saving, Study, Verdict, analyse};
 use ept_sweep::frame;
 use ept_sweep::record::*;
 use ept_sweep::table;
-use ept_sweep::units::{Joules, Seconds, Tokens, Watts};
+use ept_sweep::units::{Joules, Seconds, Tokens};
 use polars::prelude::DataFrame;
 
 /// A run in the making: each trial generates 100 output tokens a second for 10 s in two passes over 20 prompts.
@@ -20,36 +24,7 @@ struct Run {
 
 impl Run {
     fn new(blocks: u32) -> Self {
-        let info = RunInfo {
-            format: FORMAT,
-            name: "synthetic".to_owned(),
-            question: None,
-            notes: None,
-            sweep_file: "sweep.yaml".to_owned(),
-            sweep_yaml: String::new(),
-            sweep_sha256: "00".to_owned(),
-            models: Vec::new(),
-            cells: Vec::new(),
-            blocks,
-            protocol: Protocol {
-                min_window_s: Seconds(5.0),
-                guard_s: Seconds(0.2),
-                warmup_s: Seconds(1.0),
-                idle_s: Seconds(20.0),
-                seed: 1,
-                preset: Preset::Standard,
-                max_warmup_s: Seconds(3.0),
-                settle_s: Seconds(0.0),
-                order: Order::Blocks,
-                adaptive: None,
-                random_offset_s: Seconds(0.0),
-            },
-            prompts: PromptInfo { source: "prompts.txt".to_owned(), count: 20, sha256: "00".to_owned() },
-            accuracy_sha256: None,
-            floor: DEFAULT_FLOOR,
-            parts: Vec::new(),
-        };
-        Self { info, trials: Vec::new(), evaluations: Vec::new(), baselines: Vec::new() }
+        Self { info: records::run_info(blocks), trials: Vec::new(), evaluations: Vec::new(), baselines: Vec::new() }
     }
 
     /// Teacher `t`, student `s` (1 MJ of training), control `c`.
@@ -98,17 +73,7 @@ impl Run {
     }
 
     fn plan_length(&mut self, model: &str, batch_size: usize, max_new_tokens: usize, probe: bool) -> CellSpec {
-        let cell = CellSpec {
-            id: CellId(format!("{model}.b{batch_size}.n{max_new_tokens}")),
-            model: model.to_owned(),
-            batch_size,
-            max_new_tokens,
-            dtype: "f32".to_owned(),
-            output_length: OutputLength::Fixed,
-            decoding: Decoding::Greedy,
-            dummy_weights: false,
-            probe,
-        };
+        let cell = CellSpec { probe, ..records::cell(model, batch_size, max_new_tokens) };
         self.info.cells.push(cell.clone());
         cell
     }
@@ -167,38 +132,6 @@ impl Run {
 fn trial(cell: &CellSpec, block: u32, outcome: Outcome) -> Trial {
     let started_at = "2025-01-01T00:00:00Z".to_owned();
     Trial { format: FORMAT, cell: cell.clone(), block, part: 0, started_at, outcome }
-}
-
-fn measurement(watts: f64) -> Measurement {
-    Measurement {
-        window: Window {
-            t0_s: Seconds(100.0),
-            t1_s: Seconds(110.0),
-            passes: 2,
-            batches: 10,
-            prompts: 40,
-            offset_s: Seconds(0.03),
-        },
-        tokens_in: Tokens(500),
-        tokens_out: Tokens(1000),
-        tokens_pad: Tokens(125),
-        output_bytes: Some(4000),
-        energy: WindowEnergy {
-            total_j: Some(Joules(watts * 10.0)),
-            method: Some(EnergyMethod::Counter),
-            ..WindowEnergy::default()
-        },
-        idle: Some(idle(50.0)),
-        load: Cost { duration_s: Seconds(3.0), energy_j: None },
-        warmup: Cost::default(),
-        validity: Validity::default(),
-        conditions: Vec::new(),
-        phases: None,
-    }
-}
-
-fn idle(watts: f64) -> IdleBaseline {
-    IdleBaseline { power_w: Watts(watts), duration_s: Seconds(20.0), segments_w: Vec::new(), temperature_c: None }
 }
 
 fn baseline(model: &str, block: u32, time: BaselineTime, watts: f64) -> Baseline {
@@ -560,9 +493,8 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
     assert_eq!((number("exact_match", 0), number("exact_match_stderr", 0)), (Some(0.8), Some(0.04)));
     assert_eq!(number("exact_match", 2), None);
 
-    let folder = std::env::temp_dir().join(format!("ept-sweep-frame-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let (parquet, csv) = (folder.join("results.parquet"), folder.join("results.csv"));
+    let folder = Folder::new();
+    let (parquet, csv) = (folder.path("results.parquet"), folder.path("results.csv"));
     table::write_parquet(&parquet, &frame).unwrap();
     table::write_csv(&csv, &frame).unwrap();
     assert!(table::read_parquet(&parquet).unwrap().equals_missing(&frame));
@@ -598,17 +530,20 @@ fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
     assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "gross energy stands");
 }
 
-#[test]
-fn domains_conditions_and_phases_have_columns_of_their_own() {
-    let mut run = Run::distillation(1);
-    run.cell("t", 8, &[300.0]);
-    let domain = |name: &str, energy: f64, residual: Option<f64>| DomainEnergy {
+fn domain(name: &str, energy: f64, residual: Option<f64>) -> DomainEnergy {
+    DomainEnergy {
         domain: name.to_owned(),
         energy_j: Joules(energy),
         method: EnergyMethod::Counter,
         integral_j: None,
         residual,
-    };
+    }
+}
+
+/// A window on two GPUs with host, conditions and phases.
+fn two_gpus() -> Run {
+    let mut run = Run::distillation(1);
+    run.cell("t", 8, &[300.0]);
     let gpu = |index: u32, end: f64, share: f64, others: u32| Conditions {
         domain: format!("gpu{index}"),
         temperature_start_c: Some(end - 2.0),
@@ -632,7 +567,12 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
         decode_s: Seconds(8.0),
         decode_steps: 310,
     });
-    let frame = run.frame();
+    run
+}
+
+#[test]
+fn domains_conditions_and_phases_have_columns_of_their_own() {
+    let frame = two_gpus().frame();
     let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
     for (name, expected) in [
         ("gpu_J", 3000.0),
@@ -655,11 +595,20 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
     assert_eq!(table::Cells(&frame).text("throttle", 0).unwrap(), Some("software_power_cap:0.85"));
     assert_eq!(table::Cells(&frame).i64("foreign_processes", 0).unwrap(), Some(2));
     assert_eq!(table::Cells(&frame).bool("probe", 0).unwrap(), Some(false));
-    let cell = &run.study().cells[0];
+}
+
+#[test]
+fn domains_and_clock_events_of_a_window_are_summarised_with_its_cell() {
+    let study = two_gpus().study();
+    let cell = &study.cells[0];
     assert_eq!(cell.windows.clock_events, Some(vec![(ClockEvent::SoftwarePowerCap, 0.85)]));
     close(cell.domains.total_j.unwrap().value, 3550.0 / 2.0);
     close(cell.ept_bench_sum.unwrap().ratio.value, 0.95);
+}
 
+#[test]
+fn without_the_hosts_energy_the_total_is_unknown() {
+    let mut run = two_gpus();
     run.measurement_mut("t.b8.n32", 0).energy.host.clear();
     let frame = run.frame();
     let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap();
@@ -670,37 +619,8 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
 fn a_package_that_was_not_measured_leaves_the_processor_unknown() {
     let mut run = Run::distillation(1);
     run.cell("t", 8, &[300.0]);
-    let zone = |name: &str| Domain { name: name.to_owned(), description: String::new() };
-    let meter = MeterInfo {
-        name: "rapl".to_owned(),
-        method: EnergyMethod::Counter,
-        domains: vec![zone("package-0"), zone("package-1")],
-        tick_s: None,
-        min_window_s: Seconds(1.0),
-        guard_s: Seconds(0.0),
-        idle_s: Seconds(1.0),
-        notes: Vec::new(),
-        host_domains: Vec::new(),
-        sensing_period_s: None,
-        sources: Vec::new(),
-        gpus: Vec::new(),
-    };
-    run.info.parts = vec![Part {
-        started_at: String::new(),
-        version: String::new(),
-        git_revision: None,
-        host: Host::default(),
-        meter,
-        models: [].into(),
-        prompt_forms: [].into(),
-    }];
-    let package = |name: &str| DomainEnergy {
-        domain: name.to_owned(),
-        energy_j: Joules(100.0),
-        method: EnergyMethod::Counter,
-        integral_j: None,
-        residual: None,
-    };
+    run.info.parts = vec![records::part(records::meter("rapl", &["package-0", "package-1"]))];
+    let package = |name: &str| domain(name, 100.0, None);
     run.measurement_mut("t.b8.n32", 0).energy.domains = vec![package("package-0")];
     let cpu = |run: &Run| table::Cells(&run.frame()).f64("cpu_J", 0).unwrap();
     assert_eq!(cpu(&run), None);

@@ -59,22 +59,13 @@ pub fn spread(trials: &[Trial]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Cost, Decoding, FORMAT, Measurement, OutputLength, Reason, Validity, Window, WindowEnergy};
+    use crate::fixtures;
+    use crate::record::{Cost, FORMAT, Measurement, Reason, Validity, Window, WindowEnergy};
     use crate::units::{Joules, Tokens};
 
     /// A trial of 100 output tokens in a window of `passes` passes and 10 s.
     fn trial(cell: &str, energy_j: f64, passes: u32, load_s: f64) -> Trial {
-        let cell = CellSpec {
-            id: CellId(cell.into()),
-            model: "m".into(),
-            batch_size: 1,
-            max_new_tokens: 8,
-            dtype: "bf16".into(),
-            output_length: OutputLength::Fixed,
-            decoding: Decoding::Greedy,
-            dummy_weights: false,
-            probe: false,
-        };
+        let cell = CellSpec { id: CellId(cell.into()), ..fixtures::cell("m", 1, 8) };
         let measurement = Measurement {
             window: Window {
                 t0_s: Seconds(5.0),
