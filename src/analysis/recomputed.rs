@@ -1,7 +1,9 @@
 //! Recomputed energies next to the stored ones: by window, and by cell over its repeats. Pure: the caller recomputes.
 
+use polars::prelude::{Column, DataFrame};
 use serde::Serialize;
 
+use crate::error::{Context, Result};
 use crate::record::{Reason, TrialKey, Validity};
 use crate::stats::Contrast;
 use crate::units::{Joules, Seconds, Watts};
@@ -117,6 +119,36 @@ pub fn by_cell(rows: &[WindowRow], unit: Unit) -> Vec<CellRow> {
         Some(CellRow { cell, n, stored_mean, stored_sd, recomputed_mean, recomputed_sd, difference })
     };
     rows.chunk_by(|a, b| a.cell == b.cell).filter_map(cell).collect()
+}
+
+/// One row for each window, with the unit in each column's name; unknown is null. `method` names the estimate.
+///
+/// # Errors
+/// The table can't be built.
+pub fn table(rows: &[WindowRow], method: &str) -> Result<DataFrame> {
+    let numbers = |get: fn(&WindowRow) -> Option<f64>| rows.iter().map(get).collect::<Vec<_>>();
+    let texts = |get: fn(&WindowRow) -> String| rows.iter().map(get).collect::<Vec<_>>();
+    let columns = vec![
+        Column::new("cell".into(), texts(|row| row.cell.clone())),
+        Column::new("block".into(), rows.iter().map(|row| row.block).collect::<Vec<u32>>()),
+        Column::new("method".into(), vec![method; rows.len()]),
+        Column::new("duration_s".into(), numbers(|row| Some(row.duration_s.get()))),
+        Column::new("stored_J".into(), numbers(|row| row.stored_j.map(Joules::get))),
+        Column::new("recomputed_J".into(), numbers(|row| row.recomputed_j.map(Joules::get))),
+        Column::new("difference".into(), numbers(|row| row.difference)),
+        Column::new("stored_W".into(), numbers(|row| row.stored_w.map(Watts::get))),
+        Column::new("recomputed_W".into(), numbers(|row| row.recomputed_w.map(Watts::get))),
+        Column::new("residual".into(), numbers(|row| row.residual)),
+        Column::new("valid".into(), rows.iter().map(|row| row.valid).collect::<Vec<bool>>()),
+        Column::new("invalid_reasons".into(), texts(|row| codes(&row.invalid_reasons))),
+        Column::new("warnings".into(), texts(|row| codes(&row.warnings))),
+        Column::new("differs".into(), texts(|row| row.differs.join(" "))),
+    ];
+    DataFrame::new(rows.len(), columns).context(|| "can't build the table of recomputed windows")
+}
+
+fn codes(reasons: &[Reason]) -> String {
+    reasons.iter().map(|reason| reason.code()).collect::<Vec<_>>().join(" ")
 }
 
 /// (after − before) / before.

@@ -1,49 +1,23 @@
 //! `ept-sweep recompute`: recomputes a run's energies from the raw samples that it stored. Needs neither model nor
 //! meter, and never writes into the run's directory.
 
-mod csv;
+mod outcomes;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Serialize;
-
-use crate::analysis::recomputed::{CellRow, Unit, WindowRow, by_cell};
+use self::outcomes::Outcomes;
+use crate::analysis::recomputed;
 use crate::cli::exit::Exit;
 use crate::cli::{Format, RecomputeArgs};
 use crate::console::Console;
 use crate::error::{Context, Error, Result};
-use crate::meter::recompute::{Cut, Method};
-use crate::record::TrialKey;
-use crate::run::recompute::{Recomputed, Request, windows};
+use crate::meter::recompute::Cut;
+use crate::run::recompute::{Request, windows};
 use crate::store::{self, Stored};
 use crate::sweep::plan::CellFilter;
+use crate::table;
 use crate::units::Seconds;
-
-/// All that is printed. The names are the keys of the JSON output.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Outcomes {
-    run: PathBuf,
-    method: Method,
-    /// Only a part of each window: its tokens aren't known, so there is no energy per token.
-    part_of_window: bool,
-    cells_unit: Unit,
-    trials: Vec<WindowRow>,
-    cells: Vec<CellRow>,
-    missing: Vec<Missing>,
-    /// Windows with exactly the stored energy.
-    same_energy: usize,
-    /// Windows that come out differently in any field, although nothing else was asked for.
-    different: usize,
-}
-
-/// A trial that can't be recomputed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Missing {
-    cell: String,
-    block: u32,
-    message: String,
-}
 
 /// Recomputes a run's energies and prints them.
 ///
@@ -59,7 +33,7 @@ pub fn recompute(arguments: &RecomputeArgs, console: &Console) -> Result<Exit> {
     let request = Request { method: arguments.method, cut: cut(arguments), only: only.as_ref() };
     let outcomes = Outcomes::new(&stored, request, windows(&stored, request)?);
     if let Some(out) = &arguments.out {
-        csv::write(out, &outcomes)?;
+        table::write_csv(out, &recomputed::table(&outcomes.trials, outcomes.method.name())?)?;
     }
     print(&outcomes, &stored, request, arguments.format)?;
     for missing in &outcomes.missing {
@@ -102,29 +76,4 @@ fn refuse_inside(out: &Path, root: &Path) -> Result<()> {
         return Err(Error::input(message).hint("choose a file elsewhere: the files of a run stay as they are"));
     }
     Ok(())
-}
-
-impl Outcomes {
-    fn new(stored: &Stored, request: Request<'_>, recomputed: Recomputed) -> Self {
-        let Recomputed { rows, missing } = recomputed;
-        let part_of_window = request.cut != Cut::Whole;
-        let cells_unit = if part_of_window { Unit::Watts } else { Unit::Joules };
-        Self {
-            run: stored.root.clone(),
-            method: request.method,
-            part_of_window,
-            cells_unit,
-            cells: by_cell(&rows, cells_unit),
-            same_energy: rows.iter().filter(|row| row.is_same_energy()).count(),
-            different: rows.iter().filter(|row| !row.differs.is_empty()).count(),
-            trials: rows,
-            missing: missing.into_iter().map(Missing::new).collect(),
-        }
-    }
-}
-
-impl Missing {
-    fn new((TrialKey { cell, block }, error): (TrialKey, Error)) -> Self {
-        Self { cell: cell.0, block, message: error.one_line() }
-    }
 }

@@ -1,6 +1,6 @@
 //! The recomputed windows as text for people.
 
-use super::Outcomes;
+use super::outcomes::Outcomes;
 use crate::analysis::recomputed::{CellRow, Unit, WindowRow};
 use crate::meter::recompute::Method;
 use crate::record::Part;
