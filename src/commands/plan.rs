@@ -48,9 +48,87 @@ fn print(prepared: &Prepared, outlook: &Outlook<'_>, only: Option<&CellFilter>, 
     for (cell, known) in &shown {
         print_cell(cell, known);
     }
+<<<<<<< HEAD
     print_summary(prepared, shown.len(), outlook);
     for (label, form) in outlook.forms() {
         if let Some(sentence) = format::prompt_form(form) {
+=======
+    summary(&prepared, shown, protocol.as_ref());
+    print_forms(&known);
+    if shown == 0 {
+        problems.push(Error::input("`--only` matches no cell"));
+    }
+    for misfit in misfits {
+        console.warn(misfit);
+    }
+    Ok(report(&problems, console))
+}
+
+/// Says what is wrong, and how the command ends.
+fn report(problems: &[Error], console: &Console) -> Exit {
+    for problem in problems {
+        console.error(problem);
+    }
+    if problems.is_empty() { Exit::Done } else { Exit::BadInput }
+}
+
+fn known_models<'a>(
+    prepared: &'a Prepared,
+    console: &Console,
+    problems: &mut Vec<Error>,
+) -> BTreeMap<String, Known<'a>> {
+    let mut known = BTreeMap::new();
+    for spec in &prepared.spec.models {
+        let summary = match prepared.models.get(&spec.label) {
+            Some(Ok(summary)) => summary.as_ref(),
+            Some(Err(error)) if prepared.loader.is_from_hub(spec) => {
+                console.warn(format!("not known yet: {}", error.one_line()));
+                None
+            }
+            Some(Err(error)) => {
+                problems.push(error.clone());
+                None
+            }
+            None => None,
+        };
+        let at = |error: Error| error.at(format!("model `{}`", spec.label));
+        let encoded = codec(prepared, spec, summary)
+            .and_then(|codec| codec.map(|codec| encode(prepared, &codec).map_err(at)).transpose());
+        let encoded = encoded.unwrap_or_else(|error| {
+            problems.push(error);
+            None
+        });
+        let (prompts, form) = encoded.unzip();
+        known.insert(spec.label.clone(), Known { summary, prompts, form });
+    }
+    known
+}
+
+fn codec(
+    prepared: &Prepared,
+    spec: &crate::sweep::spec::ModelSpec,
+    summary: Option<&ModelSummary>,
+) -> Result<Option<Codec>> {
+    match (prepared.loader.locate(spec), summary) {
+        (Ok(model::Location::Simulated), _) => Ok(Some(Codec::Words)),
+        (Ok(_), Some(_)) => prepared.loader.codec(spec).map(Some),
+        // reported with the model itself
+        _ => Ok(None),
+    }
+}
+
+fn encode(prepared: &Prepared, codec: &Codec) -> Result<(Vec<crate::engine::Prompt>, PromptForm)> {
+    let encoded = codec.prompts(prepared.prompts.items.iter().map(|item| item.text.as_str()))?;
+    let scored = prepared.accuracy.as_ref().map(|set| codec.prompts(set.items.iter().map(|item| item.text.as_str())));
+    let accuracy = scored.transpose().map_err(|error| error.at("accuracy"))?.map(|encoded| encoded.truncated);
+    Ok((encoded.prompts, PromptForm { energy: Some(encoded.truncated), accuracy, ..codec.form() }))
+}
+
+/// How each model is given the prompts, where it is more than the text itself.
+fn print_forms(known: &BTreeMap<String, Known<'_>>) {
+    for (label, known) in known {
+        if let Some(sentence) = known.form.as_ref().and_then(format::prompt_form) {
+>>>>>>> main
             println!("prompts of `{label}`: {sentence}");
         }
     }
