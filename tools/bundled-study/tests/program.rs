@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ept_sweep::cli::Cli;
-use ept_sweep::cli::console::Console;
+use ept_sweep::console::Console;
 use ept_sweep::cli::exit::Exit;
 use ept_sweep::commands::dispatch;
 use serde_json::Value;
