@@ -49,3 +49,6 @@ pub mod run;
 
 pub mod cli;
 pub mod commands;
+
+#[cfg(test)]
+mod fixtures;
