@@ -13,6 +13,7 @@ mod accuracy;
 mod break_even;
 mod cells;
 pub mod comparison;
+mod derived;
 pub mod detectable;
 pub mod diff;
 mod overall;
@@ -55,15 +56,19 @@ pub fn analyse(run: &RunInfo, frame: &DataFrame, evaluations: &[Evaluation]) -> 
 fn stopping(run: &RunInfo, cells: &[CellSummary]) -> Option<Stopping> {
     let adaptive = run.protocol.adaptive?;
     let width = |cell: &&CellSummary| cell.ept_out_j.as_ref().and_then(Estimate::relative_half_width);
+    let has_interval = |cell: &&CellSummary| cell.ept_out_j.is_some_and(|ept| ept.interval.is_some());
+    let (known, unknown): (Vec<&CellSummary>, Vec<_>) = cells.iter().partition(has_interval);
     let is_narrow = |cell: &&CellSummary| width(cell).is_some_and(|width| width <= adaptive.half_width);
-    let (narrow, wide): (Vec<&CellSummary>, Vec<_>) = cells.iter().partition(is_narrow);
+    let (narrow, wide): (Vec<&CellSummary>, Vec<_>) = known.into_iter().partition(is_narrow);
+    let names = |cells: Vec<&CellSummary>| cells.into_iter().map(|cell| cell.id.clone()).collect();
     Some(Stopping {
         half_width: adaptive.half_width,
         fewest: run.blocks as usize,
         most: adaptive.max_repeats as usize,
         repeats: cells.iter().map(|cell| cell.counts.valid + cell.counts.invalid).max().unwrap_or_default(),
         narrow: narrow.len(),
-        wide: wide.into_iter().map(|cell| cell.id.clone()).collect(),
+        wide: names(wide),
+        unknown: names(unknown),
     })
 }
 
@@ -232,8 +237,10 @@ pub struct Stopping {
     pub repeats: usize,
     /// Cells that have the half-width.
     pub narrow: usize,
-    /// Names of the cells that don't.
+    /// Names of the cells whose interval is wider.
     pub wide: Vec<String>,
+    /// Names of the cells without an interval: they have fewer than two valid repeats.
+    pub unknown: Vec<String>,
 }
 
 /// Energy of prefill and decode of one model at one batch size, by up to three methods.
