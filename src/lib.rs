@@ -46,3 +46,6 @@ pub mod run;
 
 pub mod cli;
 pub mod commands;
+
+#[cfg(test)]
+mod fixtures;

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Folder, program, repository, results, stderr, sweep};
+use ept_sweep::text::ModelText;
 
 fn small_study(folder: &Folder) -> std::path::PathBuf {
     let data = repository().join("data");
@@ -35,8 +36,9 @@ fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled
         assert!(row["warnings"].contains("modelled"));
         assert!(row["E_run_J"].parse::<f64>().unwrap() > 0.0);
         assert_eq!(row["T_out"].parse::<u64>().unwrap(), 64 * row["passes"].parse::<u64>().unwrap());
-        assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
     }
+    let score = |model: &str| rows.iter().find(|row| row["model"] == model).unwrap()["exact_match"].as_str();
+    assert_eq!((score("teacher"), score("kd")), ("0.0", "0.0"), "answers right of 32");
     for name in ["report.html", "report.md"] {
         let text = fs::read_to_string(out.join(name)).unwrap();
         assert!(text.to_lowercase().contains("modelled"), "{name} says that the energy is modelled");
@@ -73,7 +75,8 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
         for row in &rows {
             assert_eq!(row["decoding"], name);
             assert!(!row["warnings"].contains("nondeterministic_output"), "{row:?}");
-            assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+            let right = 4.0 * row["exact_match"].parse::<f64>().unwrap();
+            assert!((0.0..=4.0).contains(&right) && right.fract() == 0.0, "{right} of 4 answers");
             let most = 4 * row["max_new_tokens"].parse::<u64>().unwrap() * row["passes"].parse::<u64>().unwrap();
             assert!((1..=most).contains(&row["T_out"].parse::<u64>().unwrap()), "{row:?}");
         }
@@ -83,7 +86,7 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
 }
 
 #[test]
-fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
+fn bench_writes_the_six_keys_of_ept_bench_and_their_tokens_and_energy_are_possible() {
     let folder = Folder::new();
     let prompts = folder.write("prompts.txt", "Instruction: Add 2 and 3.\n\nInstruction: Sort: c a b\n");
     let out = folder.path("bench.json");
@@ -104,11 +107,27 @@ fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
         ["E_run_J", "T_in", "T_out", "EPT_in_J_per_tok", "EPT_out_J_per_tok", "EPT_total_J_per_tok", "energy_method"];
     assert_eq!(keys, expected);
     let get = |key: &str| record[key].as_f64().unwrap();
-    let close = |left: f64, right: f64| (left - right).abs() < 1e-9 * right;
-    assert!(get("E_run_J") > 0.0 && get("T_in") > 0.0 && get("T_out") > 0.0);
-    assert!(close(get("EPT_in_J_per_tok"), get("E_run_J") / get("T_in")));
-    assert!(close(get("EPT_out_J_per_tok"), get("E_run_J") / get("T_out")));
-    assert!(close(get("EPT_total_J_per_tok"), get("E_run_J") / (get("T_in") + get("T_out"))));
+    // the modelled meter: 5 W throughout, and 8 W for each processor that is busy
+    let (elapsed, processors) = (get("measured_elapsed_s"), std::thread::available_parallelism().unwrap().get());
+    let (least, most) = (5.0 * elapsed, (5.0 + 8.0 * processors as f64) * elapsed);
+    if record["energy_method"] == "modelled" {
+        assert!((least..=1.1 * most).contains(&get("E_run_J")), "{} J in {elapsed} s", get("E_run_J"));
+    }
+    let tokens_in = tokens(&model, "Instruction: Add 2 and 3.") + tokens(&model, "Instruction: Sort: c a b");
+    assert_eq!(get("T_in"), tokens_in as f64 * get("passes"));
+    assert!(get("T_out") <= 2.0 * 8.0 * get("passes") && get("T_out") >= 2.0 * get("passes"));
+    for (key, tokens) in [
+        ("EPT_in_J_per_tok", get("T_in")),
+        ("EPT_out_J_per_tok", get("T_out")),
+        ("EPT_total_J_per_tok", get("T_in") + get("T_out")),
+    ] {
+        assert!((get(key) * tokens - get("E_run_J")).abs() < 1e-9 * get("E_run_J"), "{key}");
+    }
+}
+
+/// Tokens of a text, by the model's own tokenizer.
+fn tokens(model: &Path, text: &str) -> usize {
+    ModelText::load(model).unwrap().tokenizer.encode(text).unwrap().len()
 }
 
 #[test]

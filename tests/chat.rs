@@ -447,14 +447,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_a_template_says_it_ends_in_a_text_or_an_error(text in scraps()) {
-        let source = TemplateSource { name: "t".to_owned(), text };
+    fn a_senseless_template_gives_the_same_text_twice_or_an_error_that_names_it(text in scraps()) {
         let hi = [Message { role: "user", content: "Hi" }];
-        let _ = ChatTemplate::new(source, &Map::new(), &Map::new(), Date::default()).and_then(|t| t.render(&hi));
+        let render = || {
+            let source = TemplateSource { name: "senseless.jinja".to_owned(), text: text.clone() };
+            ChatTemplate::new(source, &Map::new(), &Map::new(), Date::default()).and_then(|t| t.render(&hi))
+        };
+        let rendered = render();
+        prop_assert_eq!(&rendered, &render());
+        if let Err(error) = rendered {
+            prop_assert!(error.message().contains("senseless.jinja"), "{error}");
+        }
     }
 
     #[test]
-    fn a_damaged_tokenizer_is_an_error_or_encodes(
+    fn a_damaged_tokenizer_is_refused_by_name_or_encodes_into_ids_that_it_decodes(
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         cut in any::<bool>(),
@@ -467,25 +474,29 @@ proptest! {
         }
         let folder = Folder::new();
         fs::write(folder.path("tokenizer.json"), bytes).unwrap();
-        if let Ok(text) = ModelText::load(&folder.0) {
-            let _ = text.tokenizer.encode("It's 12 😀 <|user|>").map(|ids| text.tokenizer.decode(&ids));
+        match ModelText::load(&folder.0) {
+            Ok(text) => if let Ok(ids) = text.tokenizer.encode("It's 12 😀 <|user|>") {
+                prop_assert!(text.tokenizer.decode(&ids).is_ok());
+            },
+            Err(error) => prop_assert!(error.message().contains("tokenizer.json"), "{error}"),
         }
     }
 
     #[test]
-    fn whatever_the_settings_say_they_are_read_or_refused(key in 0..8usize, value in 0..8usize) {
+    fn senseless_settings_are_refused_by_name_or_the_tokenizer_encodes(key in 0..8usize, value in 0..8usize) {
         let keys = ["chat_template", "bos_token", "add_bos_token", "added_tokens_decoder", "additional_special_tokens",
             "extra_special_tokens", "eos_token", "add_eos_token"];
         let values = [json!(null), json!(1), json!("x"), json!([1, null]), json!({"content": 3}), json!(true),
             json!({"99999999999": {}}), json!([{"name": 1, "template": []}])];
         let folder = model_folder(&json!({keys[key]: values[value].clone()}));
-        if let Ok(text) = ModelText::load(&folder.0) {
-            let _ = text.tokenizer.encode("Hi");
+        match ModelText::load(&folder.0) {
+            Ok(text) => prop_assert!(!text.tokenizer.encode("Hi").unwrap().is_empty()),
+            Err(error) => prop_assert!(error.message().contains("tokenizer_config.json"), "{error}"),
         }
     }
 
     #[test]
-    fn whatever_gguf_metadata_say_they_make_a_tokenizer_or_an_error(
+    fn senseless_gguf_metadata_are_refused_by_name_or_make_a_tokenizer_of_their_tokens(
         tokens in prop::collection::vec("[a-cĠ ]{0,3}", 0..30),
         merges in prop::collection::vec("[a-cĠ ]{0,5}", 0..10),
         token_types in prop::collection::vec(-1..7i32, 0..30),
@@ -493,13 +504,18 @@ proptest! {
         pre in prop::sample::select(vec!["llama-bpe", "qwen2", "default", "gpt-2", "deepseek-v3", "other"]),
     ) {
         let (bos, eos, add_bos, add_eos) = ends;
+        let count = tokens.len();
         let metadata = GgufTokenizer {
             model: "gpt2".to_owned(), pre: Some(pre.to_owned()),
             tokens, token_types, merges, bos, eos, add_bos, add_eos,
             ..GgufTokenizer::default()
         };
-        if let Ok(text) = metadata.text("m.gguf") {
-            let _ = text.tokenizer.encode("abc cab  a").map(|ids| text.tokenizer.decode(&ids));
+        match metadata.text("m.gguf") {
+            Ok(text) => if let Ok(ids) = text.tokenizer.encode("abc cab  a") {
+                prop_assert!(ids.iter().all(|id| (*id as usize) < count), "{ids:?} of {count}");
+                prop_assert!(text.tokenizer.decode(&ids).is_ok());
+            },
+            Err(error) => prop_assert!(error.message().contains("m.gguf"), "{error}"),
         }
     }
 }

@@ -30,7 +30,7 @@ fn by_model(study: &Study) -> Option<Table> {
                 Some(interval) => rouge_l.with(format::rouge_l_interval(interval)),
                 None => rouge_l,
             },
-            Cell::new(format::rouge_l(a.rouge_l_stderr)),
+            a.rouge_l_stderr.map_or(Cell::unknown(), |error| Cell::new(format::rouge_l(error))),
             Cell::count(a.exact_match.n),
             Cell::new(a.dataset.clone()),
         ]
