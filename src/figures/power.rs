@@ -1,11 +1,10 @@
 //! Power over time in and around one window of each model.
 
-use super::PowerTrace;
 use super::axis::{Axis, Panel, Tick, label_ticks, labels_width, title_y};
 use super::legend;
 use super::picture::{At, Picture, Text};
 use super::theme::{DEEP_SHADE, FULL_WIDTH, HAIR, INK, LINE, MARGIN, MEDIUM, MUTED, ModelStyle, SHADE, Styles, fit};
-use crate::analysis::Study;
+use crate::analysis::{PowerTrace, Study};
 use crate::format;
 use crate::record::EnergyMethod;
 use crate::units::Seconds;

@@ -26,7 +26,6 @@ fn plain(text: &str) -> String {
     text.replace(['\u{a0}', '\u{202f}'], " ")
 }
 
-// LOOK
 /// Writes the fixture's reports into the folder that the variable names, to look at.
 #[test]
 #[ignore = "writes files to look at into $EPT_SWEEP_LOOK"]
