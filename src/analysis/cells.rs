@@ -298,7 +298,6 @@ fn failures(trials: &[TrialRow]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Interval;
 
     #[test]
     fn the_gpus_share_is_unknown_where_either_energy_is() {

@@ -229,6 +229,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::stats::Interval;
 
     const FLOOR: f64 = 0.01;
 
