@@ -141,8 +141,8 @@ pub fn plural(n: usize, noun: &str) -> String {
     format!("{}{NO_BREAK}{noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
 }
 
-/// Labels of the ticks of an axis, each multiplied by `factor`, with as few decimals as tell them apart: as many for all
-/// of them, unless they span more than a decade.
+/// Labels of the ticks of an axis, each multiplied by `factor`, with as few decimals as distinguish them: the same number
+/// of decimals for all of them, unless the largest is more than 20 times the smallest.
 pub fn ticks(ticks: &[f64], factor: f64) -> Vec<String> {
     let decimals =
         |v: f64| (0..6).find(|&d| (v * 10f64.powi(d) - (v * 10f64.powi(d)).round()).abs() < 1e-6).unwrap_or(6);

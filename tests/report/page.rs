@@ -1,8 +1,6 @@
-use std::fs;
-
 use ept_sweep::analysis::{BreakEven, Study, Verdict};
-use ept_sweep::figures::{FigureFile, draw_all};
-use ept_sweep::record::{EnergyMethod, GROUPED, OutputLength, Role, RunInfo};
+use ept_sweep::figures::FigureFile;
+use ept_sweep::record::{EnergyMethod, GROUPED, OutputLength, RunInfo};
 use ept_sweep::report::{Rendered, render};
 
 use crate::figures::pictures;
@@ -24,37 +22,6 @@ fn rendered(run: &RunInfo, study: &Study) -> Rendered {
 
 fn plain(text: &str) -> String {
     text.replace(['\u{a0}', '\u{202f}'], " ")
-}
-
-/// Writes the fixture's reports into the folder that the variable names, to look at.
-#[test]
-#[ignore = "writes files to look at into $EPT_SWEEP_LOOK"]
-fn look() {
-    let root = std::path::PathBuf::from(std::env::var("EPT_SWEEP_LOOK").unwrap());
-    let mut run = fixture::run();
-    let label =
-        |i: usize| format!("{}-of-a-model-<b>&{i}", if i.is_multiple_of(2) { "a-rather-long-label" } else { "m" });
-    let role = |i: usize| if i == 0 { Role::Teacher } else { Role::Student };
-    let many: Vec<_> = (0..12).map(|i| (label(i), role(i), 0.1 / (i + 1) as f64, 0.95 - 0.05 * i as f64)).collect();
-    for (name, study) in [
-        ("many", fixture::grid(&many, &[1, 2, 4, 8, 16, 32], &[8, 16, 32, 64, 128])),
-        ("gpu", fixture::gpu_study()),
-        ("full", fixture::study()),
-        ("spoiled", fixture::spoiled()),
-        ("modelled", fixture::modelled(fixture::spoiled())),
-    ] {
-        let dir = root.join(name);
-        let mut power = fixture::power();
-        power[0].prefill = (0..4).map(|i| 101.5 + 1.25 * f64::from(i)).map(|t| (t, t + 0.5)).collect();
-        let figures = draw_all(&study, &power, &dir.join("figures")).unwrap();
-        run.parts[0].meter = fixture::meter(study.methods[0]);
-        if name == "gpu" {
-            run = fixture::gpu_run();
-        }
-        let report = render(&run, &study, &figures).unwrap();
-        fs::write(dir.join("report.html"), report.html).unwrap();
-        fs::write(dir.join("report.md"), report.markdown).unwrap();
-    }
 }
 
 #[test]
