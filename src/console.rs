@@ -11,11 +11,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::error::Error;
 use crate::format;
 use crate::hub::{Event, Watch};
+use crate::units::Seconds;
 
-/// Time between two lines about a download where no bar is drawn.
+/// Time between two lines about a download if no bar is drawn.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// Where messages go.
+/// Standard error, with or without a terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     quiet: bool,
@@ -31,21 +32,21 @@ impl Console {
         Self { quiet, terminal, color: terminal && !no_color }
     }
 
-    /// Says something, unless `--quiet`.
+    /// Prints a message, unless `--quiet`.
     pub fn say(&self, message: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{}", message.as_ref());
         }
     }
 
-    /// Warns of something, unless `--quiet`.
+    /// Prints a warning, unless `--quiet`.
     pub fn warn(&self, message: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{} {}", self.paint("warning:", "33"), message.as_ref());
         }
     }
 
-    /// Reports an error, always.
+    /// Prints an error, even with `--quiet`.
     pub fn error(&self, error: &Error) {
         eprintln!("{} {}", self.paint("error:", "1;31"), error.message());
         if let Some(hint) = error.hint_text() {
@@ -53,7 +54,7 @@ impl Console {
         }
     }
 
-    /// Progress over `total` steps, of which `done` were done before.
+    /// Progress over `total` steps, of which earlier starts finished `done`.
     pub fn progress(&self, total: usize, done: usize) -> Progress {
         let drawn = self.terminal && !self.quiet;
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -68,7 +69,7 @@ impl Console {
         Progress { bar, plain: !drawn && !self.quiet, total, done, before: done, started: Instant::now() }
     }
 
-    /// Shows what is fetched from the hub; a download ends soon after `stop` is set.
+    /// Shows downloads from the hub; a download ends soon after `stop` is set.
     pub fn downloads(&self, stop: &Arc<AtomicBool>) -> Watch {
         let (console, under_way) = (*self, RefCell::new(None));
         Watch::new(move |event| console.show(event, &mut under_way.borrow_mut()), Arc::clone(stop))
@@ -98,7 +99,7 @@ impl Console {
     }
 }
 
-/// Files that are being fetched.
+/// Files that are being downloaded.
 struct Download {
     bar: ProgressBar,
     plain: bool,
@@ -143,12 +144,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Names what is under way.
+    /// Names the step under way.
     pub fn begin(&self, what: &str) {
         self.bar.set_prefix(what.to_owned());
     }
 
-    /// One step is done: `result` says what came of it.
+    /// Counts a finished step, with its result.
     pub fn step(&mut self, what: &str, result: &str) {
         self.done += 1;
         let left = self.time_left();
@@ -161,16 +162,7 @@ impl Progress {
         }
     }
 
-    /// Says something without tearing the bar.
-    pub fn say(&self, message: &str) {
-        if self.plain {
-            eprintln!("{message}");
-        } else {
-            self.bar.println(message);
-        }
-    }
-
-    /// The end of the work, reached or not.
+    /// Ends the progress, whether all steps are done or not.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -182,9 +174,6 @@ impl Progress {
             return None;
         }
         let seconds = self.started.elapsed().as_secs_f64() / now as f64 * left as f64;
-        Some(match seconds.round() as u64 {
-            seconds @ 0..60 => format!("{seconds} s"),
-            seconds => format!("{}:{:02} min", seconds / 60, seconds % 60),
-        })
+        Some(format::duration(Seconds(seconds.round())))
     }
 }

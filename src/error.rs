@@ -1,4 +1,4 @@
-//! The one error type of the crate: what went wrong, and what the user can do about it.
+//! The error type of the crate: what went wrong, and what the user can do about it.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ pub struct Error {
     kind: Kind,
 }
 
-/// Whose turn it is after an error: decides the exit code.
+/// Who has to act on an error: decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The user's input (a sweep file, a flag, a model folder) has to change.
+    /// The user, who has to correct the input: a sweep file, a flag, a model folder.
     Input,
     /// The machine or a file failed while the work was under way.
     Runtime,
-    /// The user asked to stop (Ctrl-C or SIGTERM); what was done is kept.
+    /// The user asked to stop (Ctrl-C or SIGTERM); finished work is kept.
     Interrupted,
     /// The device or the host ran out of memory.
     OutOfMemory,
-    /// What measures the energy failed while it recorded.
+    /// The meter failed while recording.
     Meter,
 }
 
@@ -34,48 +34,48 @@ impl Error {
         Self { message: message.into(), hint: None, kind: Kind::Runtime }
     }
 
-    /// Something the user has to change.
+    /// A mistake in the user's input.
     pub fn input(message: impl Into<String>) -> Self {
         Self { kind: Kind::Input, ..Self::new(message) }
     }
 
-    /// The user asked to stop.
+    /// An interruption by the user.
     pub fn interrupted() -> Self {
         Self { kind: Kind::Interrupted, ..Self::new("interrupted") }
     }
 
-    /// Sets what the user can do next.
+    /// Adds a hint: what the user can do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Sets the kind.
+    /// Replaces the kind.
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// Puts where it happened in front of the message.
+    /// Puts the place of the error in front of the message.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// What went wrong, without the hint.
+    /// The message without the hint.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do next, where it is known.
+    /// The hint, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Message and hint on one line, as records and tables keep it.
+    /// Message and hint on one line, for records and tables.
     pub fn one_line(&self) -> String {
         let message = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
         match &self.hint {
@@ -84,7 +84,7 @@ impl Error {
         }
     }
 
-    /// Whose turn it is.
+    /// Who has to act.
     pub fn kind_of(&self) -> Kind {
         self.kind
     }
@@ -102,12 +102,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Says where a foreign error happened: `fs::read(p).context(|| format!("can't read `{}`", p.display()))`.
+/// Says what a foreign error interrupted: `fs::read(p).context(|| format!("can't read `{}`", p.display()))`.
 pub trait Context<T> {
-    /// A runtime failure, with `what` in front of the cause.
+    /// Makes it a runtime failure, with `what` in front of the cause.
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 
-    /// The same for something that the user has to change.
+    /// Makes it a mistake in the input, with `what` in front of the cause.
     fn input_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
 }
 

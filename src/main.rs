@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A command that only prints ends quietly where its reader does (`| head`); one that measures goes on.
+/// A command that only prints ends quietly when its reader does (`| head`); one that measures continues.
 #[cfg(unix)]
 fn end_with_the_reader() {
     // SAFETY: nothing else has set this signal's handler yet.
@@ -43,7 +43,7 @@ fn stop_on_signal(console: &Console) -> Arc<AtomicBool> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
-        eprintln!("stopping after the batch under way (again to stop at once)");
+        eprintln!("stopping after the current batch (press again to stop at once)");
     });
     if let Err(error) = handler {
         console.warn(format!("Ctrl-C won't be handled: {error}"));

@@ -9,12 +9,15 @@ mod compare;
 mod comparison;
 pub mod detectable;
 pub mod diff;
+pub mod history;
 mod pareto;
 mod per;
 mod phases;
 mod power;
+pub mod recomputed;
 mod savings;
 mod stopping;
+pub mod window;
 
 use crate::error::Result;
 use crate::frame::{CellTrials, Frame};

@@ -6,26 +6,27 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use crate::calendar;
 use crate::cli::BenchArgs;
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
 use crate::console::Console;
 use crate::engine::load;
 use crate::error::{Context, Error, Result};
+use crate::file::write_atomic;
 use crate::format;
 use crate::host;
 use crate::hub;
 use crate::meter::{self, EngineGpu, Meter, MeterOptions};
-use crate::model::{Loader, Model};
+use crate::model::Loader;
 use crate::prompts::PromptSet;
 use crate::record::{
-    CellId, CellSpec, Decoding, EnergyMethod, FailureKind, Measurement, MeterChoice, MeterInfo, ModelInfo, Outcome,
-    OutputLength, Protocol, Reason, Role,
+    CellId, CellSpec, Decoding, EnergyMethod, FailureKind, Measurement, MeterInfo, ModelInfo, Outcome, OutputLength,
+    Protocol, Reason, Role,
 };
 use crate::stage::{self, Stage};
-use crate::store::write_atomic;
 use crate::sweep::measure::MeasureSpec;
-use crate::sweep::spec::{Auto, Dtype, ModelSource, ModelSpec, WeightsChoice};
+use crate::sweep::spec::{Auto, ModelSource, ModelSpec, WeightsChoice};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
 
 const DOLLY: &str = "databricks/databricks-dolly-15k";
@@ -33,7 +34,7 @@ const DOLLY_FILE: &str = "databricks-dolly-15k.jsonl";
 /// The seed with which EPT-Bench draws from Dolly.
 const DOLLY_SEED: u64 = 42;
 
-/// EPT-Bench's six keys, then what else helps to judge them.
+/// EPT-Bench's six keys, then everything else that helps to judge them.
 #[derive(Debug, Serialize)]
 #[expect(non_snake_case, reason = "the keys are EPT-Bench's")]
 struct Record<'a> {
@@ -44,7 +45,7 @@ struct Record<'a> {
     EPT_out_J_per_tok: Option<JoulesPerToken>,
     EPT_total_J_per_tok: Option<JoulesPerToken>,
     energy_method: Option<EnergyMethod>,
-    /// EPT-Bench's own estimator over the same window, where the meter has what it sums up.
+    /// EPT-Bench's own estimator over the same window, if the meter has the readings for it.
     E_sum_J: Option<Joules>,
     valid: bool,
     invalid_reasons: &'a [Reason],
@@ -77,15 +78,14 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
     let set = prompts(arguments, &watch)?;
     let clock = Clock::monotonic();
     let mut meter = open_meter(arguments, &loader, &clock)?;
-    let started_at = host::timestamp();
-    let (model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
-    let Model { mut engine, codec } = model;
-    let prompts = codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.prompts;
-    let cell = cell(arguments, &engine.info().dtype);
-    let protocol = protocol(meter.info());
+    let started_at = calendar::timestamp();
+    let (mut model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
+    let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.prompts;
     console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));
-    let mut stage = Stage {
-        engine: &mut *engine,
+    let cell = cell(arguments, &model.engine.info().dtype);
+    let protocol = protocol(meter.info());
+    let stage = Stage {
+        engine: &mut *model.engine,
         meter: &mut *meter,
         clock: &clock,
         prompts: &prompts,
@@ -95,21 +95,30 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
         load,
         stop,
     };
-    let measurement = match stage.trial(&cell)?.outcome {
-        Outcome::Measured(measurement) => measurement,
-        Outcome::Failed { failure: FailureKind::Prompt, message } => return Err(Error::input(message)),
-        Outcome::Failed { message, .. } | Outcome::Skipped { message } => return Err(Error::new(message)),
-    };
-    let record = record(arguments, &set, &measurement, engine.info(), meter.info(), started_at);
+    let measurement = measure(stage, &cell)?;
+    let with = With { prompts: &set, model: model.engine.info(), meter: meter.info(), started_at };
+    let record = record(arguments, &measurement, with);
     write(&arguments.out, &record)?;
-    let ept = format::joules_per_token(measurement.ept_out());
+    print(&record, &arguments.out, console);
+    Ok(Exit::Done)
+}
+
+fn measure(mut stage: Stage<'_>, cell: &CellSpec) -> Result<Box<Measurement>> {
+    match stage.trial(cell)?.outcome {
+        Outcome::Measured(measurement) => Ok(measurement),
+        Outcome::Failed { failure: FailureKind::Prompt, message } => Err(Error::input(message)),
+        Outcome::Failed { message, .. } | Outcome::Skipped { message } => Err(Error::new(message)),
+    }
+}
+
+fn print(record: &Record<'_>, out: &Path, console: &Console) {
     console.say(format!(
-        "{} in {}: {ept} → {}",
+        "{} in {}: {} → {}",
         format::joules(record.E_run_J),
         format::duration(record.measured_elapsed_s),
-        arguments.out.display()
+        format::joules_per_token(record.EPT_out_J_per_tok),
+        out.display()
     ));
-    Ok(Exit::Done)
 }
 
 /// Finds out before measuring whether the result can be written.
@@ -128,7 +137,7 @@ fn prompts(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PromptSet> {
     }
 }
 
-/// Dolly's file: from the given folder where it is there already, else from the hub.
+/// Dolly's file: from the given folder if it is there already, else from the hub.
 fn dolly(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PathBuf> {
     let local = arguments.dolly_cache_dir.as_ref().map(|folder| folder.join(DOLLY_FILE));
     match local {
@@ -138,27 +147,16 @@ fn dolly(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PathBuf> {
 }
 
 fn open_meter(arguments: &BenchArgs, loader: &Loader, clock: &Clock) -> Result<Box<dyn Meter>> {
-    let choice = match arguments.meter.as_str() {
-        "nvml" => MeterChoice::Nvml,
-        "rapl" => MeterChoice::Rapl,
-        "modelled" => MeterChoice::Modelled,
-        _ => MeterChoice::Auto,
-    };
     let gpu = loader.device.gpu_index();
     let options = MeterOptions {
         engine_gpus: gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect(),
         gpu_indices: arguments.gpu_indices.clone(),
         ..MeterOptions::default()
     };
-    meter::open(choice, &options, clock)
+    meter::open(arguments.meter, &options, clock)
 }
 
 fn model_spec(arguments: &BenchArgs) -> ModelSpec {
-    let dtype = arguments.dtype.as_deref().map(|dtype| match dtype {
-        "f32" => Dtype::F32,
-        "f16" => Dtype::F16,
-        _ => Dtype::Bf16,
-    });
     // a folder or file needs no leading `./` on the command line, as in EPT-Bench
     let named = |name: &String| {
         let is_local = Path::new(name).exists() && !name.starts_with(['.', '/', '~']);
@@ -169,7 +167,7 @@ fn model_spec(arguments: &BenchArgs) -> ModelSpec {
         source: ModelSource::Name(named(&arguments.model)),
         role: Role::Model,
         teacher: None,
-        dtype,
+        dtype: arguments.dtype,
         adapter: arguments.adapter.as_ref().map(named),
         revision: None,
         training: None,
@@ -201,14 +199,15 @@ fn protocol(meter: &MeterInfo) -> Protocol {
     MeasureSpec { idle_s: Auto::Value(0.0), ..MeasureSpec::default() }.protocol(meter)
 }
 
-fn record<'a>(
-    arguments: &'a BenchArgs,
-    set: &'a PromptSet,
-    measurement: &'a Measurement,
-    model_info: &'a ModelInfo,
+/// What a measurement was made with.
+struct With<'a> {
+    prompts: &'a PromptSet,
+    model: &'a ModelInfo,
     meter: &'a MeterInfo,
     started_at: String,
-) -> Record<'a> {
+}
+
+fn record<'a>(arguments: &'a BenchArgs, measurement: &'a Measurement, with: With<'a>) -> Record<'a> {
     let elapsed = measurement.window.duration();
     Record {
         E_run_J: measurement.energy.total_j,
@@ -223,19 +222,19 @@ fn record<'a>(
         invalid_reasons: &measurement.validity.invalid_reasons,
         warnings: &measurement.validity.warnings,
         model: &arguments.model,
-        model_info,
-        prompts: &set.source,
-        num_prompts: set.items.len(),
+        model_info: with.model,
+        prompts: &with.prompts.source,
+        num_prompts: with.prompts.items.len(),
         passes: measurement.window.passes,
         batch_size: arguments.batch_size,
         max_new_tokens: arguments.max_new_tokens,
         measured_elapsed_s: elapsed,
         tokens_per_second_out: measurement.tokens_out.per(elapsed),
         t_out_counts_eos: true,
-        meter,
+        meter: with.meter,
         version: host::VERSION,
         git_revision: host::git_revision(),
-        started_at,
+        started_at: with.started_at,
     }
 }
 

@@ -10,9 +10,9 @@ use crate::format;
 use crate::meter::{self, EngineGpu, MeterOptions, SourceReport};
 use crate::record::{GpuInfo, MeterChoice, MeterInfo, Preset, Protocol, SourceInfo, SourceRole, SourceStatus};
 use crate::sweep::measure::MeasureSpec;
-use crate::units::Seconds;
+use crate::units::{Seconds, Watts};
 
-/// A meter, and what the presets mean on it. The keys of the JSON output.
+/// A meter, and what the presets mean on it. The names are the keys of the JSON output.
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
@@ -26,7 +26,7 @@ struct PresetReport {
     preset: Preset,
     /// Blocks that are measured in any case.
     repeats: u32,
-    /// Most blocks, where repeats go on until the interval is narrow.
+    /// Most blocks, if repeats go on until the interval is narrow.
     max_repeats: u32,
     /// Shortest window.
     window_s: Seconds,
@@ -123,10 +123,10 @@ fn print_text(reports: &[Report], on_gpu: bool) {
     }
 }
 
-/// What a reader of a paper would ask about a GPU.
+/// The facts about a GPU that a reader of a paper would ask for.
 fn gpu_lines(gpu: &GpuInfo) -> [String; 3] {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| format::UNKNOWN.to_owned());
-    let watts = |value: Option<crate::units::Watts>| value.map_or(format::UNKNOWN.to_owned(), |w| format::watts(w.0));
+    let watts = |value: Option<Watts>| value.map_or(format::UNKNOWN.to_owned(), |w| format::watts(w.0));
     let clock = |mhz: Option<u32>| mhz.map_or(format::UNKNOWN.to_owned(), |mhz| format!("{mhz} MHz"));
     let switch = |on: Option<bool>| on.map_or(format::UNKNOWN, |on| if on { "on" } else { "off" });
     let bandwidth = gpu.bandwidth.map_or(format::UNKNOWN.to_owned(), |bytes| format::number(bytes / 1e9, None));
@@ -155,7 +155,7 @@ fn gpu_lines(gpu: &GpuInfo) -> [String; 3] {
     ]
 }
 
-/// The sources as a table, each with what is to be said of it.
+/// The sources as a table, each with its details at the end.
 fn source_table(sources: &[SourceInfo]) -> Vec<String> {
     if sources.is_empty() {
         return Vec::new();
@@ -197,11 +197,7 @@ fn source_row(source: &SourceInfo) -> [String; 6] {
 }
 
 fn preset_line(preset: &PresetReport) -> String {
-    let name = match preset.preset {
-        Preset::Quick => "quick",
-        Preset::Standard => "standard",
-        Preset::Publication => "publication",
-    };
+    let name = format::preset(preset.preset);
     let repeats = match preset.max_repeats {
         most if most > preset.repeats => format!("{} to {most} repeats", preset.repeats),
         _ => format::plural(preset.repeats as usize, "repeat"),

@@ -3,14 +3,14 @@
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::prompts::PromptItem;
+use crate::prompts::item::PromptItem;
 
 /// One row of the data set.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Row {
-    /// What is asked.
+    /// The question or task.
     pub instruction: String,
-    /// The text it is asked about; may be empty.
+    /// The text that the question is about; may be empty.
     #[serde(default)]
     pub context: String,
     /// The reference answer.
@@ -22,7 +22,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The prompt as EPT-Bench formats it: instruction, context where there is one, `Answer:`.
+    /// The prompt as EPT-Bench formats it: instruction, context unless it is empty, `Answer:`.
     pub fn prompt(&self) -> PromptItem {
         let (instruction, context) = (self.instruction.trim(), self.context.trim());
         let text = match context {
@@ -33,7 +33,7 @@ impl Row {
     }
 }
 
-/// Reads one JSON object a line; blank lines are skipped.
+/// Reads one JSON object per line; blank lines are skipped.
 pub fn parse(text: &str) -> Result<Vec<Row>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| serde_json::from_str(line).map_err(|error| bad_row(index + 1, &error))).collect()

@@ -17,7 +17,7 @@ pub fn permutation(seed: u64, n: usize) -> Vec<usize> {
 struct Pcg64 {
     state: u128,
     increment: u128,
-    /// The upper half of the last 64 bits, where only the lower half was used.
+    /// The upper half of the last 64 bits, if only the lower half was used.
     spare: Option<u32>,
 }
 

@@ -3,45 +3,35 @@
 use crate::engine::load::{MemoryNeed, ModelSummary};
 use crate::format;
 use crate::model::Loader;
-use crate::record::{CellId, CellSpec, FailureKind, Outcome, Trial};
+use crate::record::{CellId, CellSpec, FailureKind, Outcome};
 use crate::sweep::spec::ModelSpec;
 
-/// What is known of the memory that cells take.
+/// Which cells are known to run out of memory.
 #[derive(Debug, Clone, Default)]
 pub struct Fit {
     ran_out: Vec<CellSpec>,
 }
 
-/// What a model runs on.
+/// The device that a model runs on, as far as memory is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
-    /// Bytes that are free, where that can be told.
+    /// Free bytes; `None` if the device doesn't report them.
     pub free: Option<u64>,
-    /// It is a GPU.
     pub is_gpu: bool,
 }
 
 impl Device {
-    /// What a model of the sweep runs on, as it is now.
+    /// The device of a model, as it is now.
     pub fn of(loader: &Loader, model: &ModelSpec) -> Self {
         Self { free: loader.free_memory(model), is_gpu: loader.first_device(model).is_gpu() }
     }
 
-    /// Nothing is known of it.
+    /// Stands for any device if only earlier trials are to decide.
     pub const UNKNOWN: Self = Self { free: None, is_gpu: false };
 }
 
 impl Fit {
-    /// Takes up what earlier trials of the run showed, those left out that are tried again.
-    pub fn new<'a>(trials: impl Iterator<Item = &'a Trial>) -> Self {
-        let mut fit = Self::default();
-        for trial in trials {
-            fit.learn(&trial.cell, &trial.outcome);
-        }
-        fit
-    }
-
-    /// Takes up what a trial showed: a cell that was measured fits after all.
+    /// Takes a trial into account: a cell that was measured fits after all.
     pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
         self.ran_out.retain(|other| other.id != cell.id || !matches!(outcome, Outcome::Measured(_)));
         if matches!(outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. }) {
@@ -49,8 +39,8 @@ impl Fit {
         }
     }
 
-    /// Why a cell isn't worth trying, where it isn't: a smaller one of the same model ran out of memory, or the estimate
-    /// is above what is free. `longest` is the number of tokens of the longest prompt.
+    /// Why a cell isn't worth trying: a smaller one of the same model ran out of memory, or the estimate is above what
+    /// is free. `None` if it is. `longest` is the number of tokens of the longest prompt.
     pub fn obstacle(
         &self,
         cell: &CellSpec,
@@ -86,7 +76,7 @@ impl Fit {
     }
 }
 
-/// What a cell takes; every beam is a row of its own.
+/// Memory that a cell needs; every beam is a row of its own.
 pub fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize, on_gpu: bool) -> MemoryNeed {
     let rows = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
     summary.memory(rows, longest, longest.saturating_add(cell.max_new_tokens), &cell.dtype, on_gpu)
@@ -155,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_that_needs_more_than_is_free_is_told_with_the_figures() {
+    fn a_cell_that_needs_more_than_is_free_is_reported_with_the_numbers() {
         let fit = Fit::default();
         assert_eq!(fit.obstacle(&cell(1, 32), Some(&summary()), 100, gpu(Some(80 << 30))), None);
         let obstacle = fit.obstacle(&cell(64, 32), Some(&summary()), 8000, gpu(Some(80 << 30))).unwrap();

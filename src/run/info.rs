@@ -1,16 +1,18 @@
-//! What `run.json` says: put together from the prepared sweep, the meter and the machine.
+//! The content of `run.json`, from the prepared sweep, the meter and the machine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::calendar;
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::prompts::PromptSet;
 use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, RunInfo, TrainingCost};
 use crate::run::prepare::Prepared;
+use crate::sweep::spec::ModelSpec;
 use crate::units::{Joules, Seconds};
 
-/// The run as this start sees it, with one part.
+/// The run as this start sees it, with this start as its only part.
 ///
 /// # Errors
 /// A training record that the sweep file names is missing or malformed.
@@ -41,9 +43,9 @@ pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
 }
 
 /// This start: the program, the machine and the meter.
-pub fn part(meter: &MeterInfo) -> Part {
+fn part(meter: &MeterInfo) -> Part {
     Part {
-        started_at: host::timestamp(),
+        started_at: calendar::timestamp(),
         version: host::VERSION.to_owned(),
         git_revision: host::git_revision(),
         host: host::describe(),
@@ -53,7 +55,7 @@ pub fn part(meter: &MeterInfo) -> Part {
     }
 }
 
-fn meta(model: &crate::sweep::spec::ModelSpec, base: &Path) -> Result<ModelMeta> {
+fn meta(model: &ModelSpec, base: &Path) -> Result<ModelMeta> {
     Ok(ModelMeta {
         label: model.label.clone(),
         role: model.role,
@@ -72,8 +74,8 @@ fn training(path: &Path) -> Result<TrainingCost> {
     let (time, energy) = (cost.duration_s.map(Seconds::get), cost.energy_j.map(Joules::get));
     let known: Vec<f64> = [time, energy].into_iter().flatten().collect();
     if known.is_empty() || !known.into_iter().all(usable) {
-        return Err(Error::input(format!("{}: no training record", path.display()))
-            .hint("it has `seconds`, and `energy_j` with `energy_method` where the energy was measured"));
+        return Err(Error::input(format!("{}: not a training record", path.display()))
+            .hint("it needs `seconds`, or `energy_j` and `energy_method` if the energy was measured"));
     }
     Ok(cost)
 }

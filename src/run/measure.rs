@@ -1,357 +1,234 @@
-//! The measuring part of a run: sessions → trials → committed records, with progress.
+//! The measuring loop: sessions → trials → committed records, with progress.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use crate::clock::Clock;
-use crate::console::{Console, Progress};
-use crate::engine::{Engine, Generation, Prompt};
+use crate::calendar;
+use crate::console::Progress;
 use crate::error::{Error, Kind, Result};
-use crate::format;
-use crate::host;
 use crate::meter::Meter;
-use crate::model::{Codec, TokenizedPrompts};
-use crate::record::{
-    Baseline, BaselineTime, CellSpec, Cost, FORMAT, FailureKind, GenerationLine, IdleBaseline, Order, Outcome,
-    PromptForm, Protocol, Trial,
-};
-use crate::run::fit::{Device, Fit};
-use crate::run::prepare::Prepared;
-use crate::run::spread::Spread;
-use crate::stage::{self, Measured, Stage};
+use crate::record::{Baseline, BaselineTime, CellSpec, FORMAT, FailureKind, IdleBaseline, Order, Protocol, Trial};
+use crate::run::finished::Finished;
+use crate::run::fit::Device;
+use crate::run::learned::Learned;
+use crate::run::loaded::{Encoder, Failure, Loaded};
+use crate::run::resume::Remaining;
+use crate::run::setup::Setup;
+use crate::stage::{self, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
 use crate::sweep::spec::ModelSpec;
+use crate::units::Seconds;
 
-/// What measuring works with.
-pub struct Measuring<'a> {
-    /// The sweep.
-    pub prepared: &'a Prepared,
-    /// What measures.
-    pub meter: &'a mut dyn Meter,
-    /// The clock of the run.
-    pub clock: &'a Clock,
-    /// Where trials are committed.
-    pub dir: &'a mut RunDir,
-    /// What is known of the memory that cells take.
-    pub fit: Fit,
-    /// How far the repeats of each cell agree.
-    pub spread: Spread,
-    /// Blocks beyond the planned ones, and whether they are measured.
-    pub further: BTreeMap<u32, bool>,
-    /// Cells that didn't fit when their model was loaded, and why.
-    pub misfits: BTreeMap<usize, String>,
-    /// Where progress goes.
-    pub console: &'a Console,
-    /// Set when the user asks to stop.
-    pub stop: &'a AtomicBool,
+/// The measuring loop under way.
+pub(super) struct Measuring<'a> {
+    setup: Setup<'a>,
+    meter: &'a mut dyn Meter,
+    dir: &'a mut RunDir,
+    sessions: Vec<Session>,
+    learned: Learned,
+    progress: Progress,
+    /// The model of the session before, which `order: by_model` uses again.
+    kept: Option<Loaded>,
 }
 
-/// A model that is ready to be measured.
-struct Loaded {
-    model: String,
-    engine: Box<dyn Engine>,
-    codec: Codec,
-    prompts: Vec<Prompt>,
-    /// What loading took.
-    load: Cost,
-    /// The newest idle baseline with it resident.
-    idle: Option<IdleBaseline>,
-}
+impl<'a> Measuring<'a> {
+    /// Gets ready to measure what remains.
+    pub fn new(setup: Setup<'a>, meter: &'a mut dyn Meter, dir: &'a mut RunDir, remaining: Remaining) -> Self {
+        let progress = setup.console.progress(remaining.done + remaining.trials(), remaining.done);
+        let Remaining { sessions, learned, .. } = remaining;
+        Self { setup, meter, dir, sessions, learned, progress, kept: None }
+    }
 
-impl Measuring<'_> {
-    /// Runs sessions, committing each trial as it is done.
+    /// Runs the sessions, committing each trial as it is done.
     ///
     /// # Errors
     /// An interruption, or a failure of the disk or the meter.
-    pub fn sessions(&mut self, sessions: &[Session], done: usize) -> Result<()> {
-        let left: usize = sessions.iter().map(|session| session.cells.len()).sum();
-        let mut progress = self.console.progress(done + left, done);
-        let mut kept = None;
+    pub fn sessions(mut self) -> Result<()> {
+        let sessions = std::mem::take(&mut self.sessions);
         let result = sessions.iter().try_for_each(|session| match self.is_wanted(session) {
-            true => self.session(session, &mut kept, &mut progress),
+            true => self.session(session),
             false => Ok(()),
         });
-        progress.finish();
+        self.progress.finish();
         result
     }
 
-    /// Whether a session's block is measured at all: the planned ones are, and with adaptive repeats a further one as
-    /// long as a cell's interval is too wide. A block is measured whole, so that all models meet in it.
+    /// Whether a session's block is measured: the planned ones are, a further one as long as intervals are too wide.
     fn is_wanted(&mut self, session: &Session) -> bool {
-        let Some(adaptive) = self.dir.info().protocol.adaptive.filter(|_| session.block >= self.prepared.plan.blocks)
-        else {
-            return true;
-        };
-        let spread = &self.spread;
-        *self.further.entry(session.block).or_insert_with(|| spread.is_wide(adaptive.half_width))
+        let further = session.block >= self.setup.prepared.plan.blocks;
+        match self.dir.info().protocol.adaptive {
+            Some(adaptive) if further => self.learned.wants_further(session.block, adaptive),
+            _ => true,
+        }
     }
 
-    /// Measures the cells of one block on a model: on the one that is loaded already, where it is the same.
-    fn session(&mut self, session: &Session, kept: &mut Option<Loaded>, progress: &mut Progress) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::interrupted());
-        }
-        progress.begin(&format!("{} block {}", session.model, session.block + 1));
-        let Some(spec) = self.prepared.spec.model(&session.model) else {
-            return Err(Error::new(format!("the plan names `{}`, which isn't in the sweep", session.model)));
-        };
-        let reusable = kept.take().filter(|loaded| loaded.model == session.model && self.reuses_models());
-        let (mut loaded, fitting) = match reusable {
-            Some(loaded) => {
-                let fitting = self.skip_known_misfits(session, &loaded.prompts, &loaded.codec, progress)?;
-                (loaded, fitting)
-            }
-            None => match self.load(session, spec, progress)? {
+    /// Measures the cells of one block on one model.
+    fn session(&mut self, session: &Session) -> Result<()> {
+        self.setup.check_stop()?;
+        self.progress.begin(&format!("{} block {}", session.model, session.block + 1));
+        let kept = self.kept.take().filter(|loaded| loaded.label == session.model && self.keeps_models());
+        let (loaded, fitting) = match kept {
+            // free memory no longer means anything: what didn't fit before loading still doesn't
+            Some(loaded) => (loaded, self.skip_misfits(session)?),
+            None => match self.load(session)? {
                 Some(loaded) => loaded,
                 None => return Ok(()),
             },
         };
-        let protocol: Protocol = self.dir.info().protocol.clone();
-        // what ended the block before stands at the beginning of this one
-        if loaded.idle.is_none() {
-            loaded.idle = match stage::idle_baseline(self.meter, self.clock, &protocol, self.stop) {
-                Ok(idle) => idle,
-                Err(error) => return self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress),
-            };
-        }
-        self.commit_baseline(session, BaselineTime::Before, loaded.idle.as_ref())?;
-        for index in fitting {
-            self.trial(session.block, index, &mut loaded, &protocol, progress)?;
-        }
-        match stage::idle_baseline(self.meter, self.clock, &protocol, self.stop) {
-            Ok(after) => {
-                self.commit_baseline(session, BaselineTime::After, after.as_ref())?;
-                loaded.idle = after;
-            }
-            Err(error) if error.kind_of() == Kind::Interrupted => return Err(error),
-            // the trials stand, with the baseline from before them
-            Err(error) => {
-                self.console.warn(format!("no idle baseline after `{}`: {}", session.model, error.one_line()));
-                loaded.idle = None;
-            }
-        }
-        *kept = Some(loaded);
-        Ok(())
+        self.cells(session, loaded, &fitting)
     }
 
-    /// In blocks every model is loaded anew, as its place in the random order comes up.
-    fn reuses_models(&self) -> bool {
+    /// In blocks every model is loaded again as its turn in the random order comes.
+    fn keeps_models(&self) -> bool {
         self.dir.info().protocol.order == Order::ByModel
     }
 
-    /// Loads a model for the cells of a session that are worth trying; `None` where nothing is left to measure.
-    fn load(
-        &mut self,
-        session: &Session,
-        spec: &ModelSpec,
-        progress: &mut Progress,
-    ) -> Result<Option<(Loaded, Vec<usize>)>> {
-        let (loader, clock) = (&self.prepared.loader, self.clock);
-        let asked = loader.codec(spec).map_err(|error| (FailureKind::Load, error)).and_then(|codec| {
-            let encoded = self.encode(&codec).map_err(|error| (FailureKind::Prompt, error))?;
-            Ok((codec, encoded))
-        });
-        let (codec, encoded) = match asked {
-            Ok(asked) => asked,
-            Err((what, error)) => {
-                self.fail_cells(session.block, &session.cells, what, &error, progress)?;
-                return Ok(None);
-            }
+    /// Loads a model for the cells of a session that are worth trying; `None` if nothing is left to measure.
+    fn load(&mut self, session: &Session) -> Result<Option<(Loaded, Vec<usize>)>> {
+        let prepared = self.setup.prepared;
+        let Some(spec) = prepared.spec.model(&session.model) else {
+            return Err(Error::new(format!("the plan names `{}`, which isn't in the sweep", session.model)));
         };
-        let fitting = self.skip_misfits(session, spec, &encoded.prompts, &codec, progress)?;
+        let encoder = match Encoder::new(prepared, spec) {
+            Ok(encoder) => encoder,
+            Err(failure) => return self.fail_cells(session.block, &session.cells, &failure).map(|()| None),
+        };
+        self.find_misfits(spec, encoder.longest());
+        let fitting = self.skip_misfits(session)?;
         if fitting.is_empty() {
             return Ok(None);
         }
-        // hashing the files once for the record is no part of what loading costs
-        let loaded = loader.hash(spec).and_then(|()| stage::cost(self.meter, clock, || loader.engine(spec, clock)));
-        let (engine, load) = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                self.fail_cells(session.block, &fitting, FailureKind::Load, &error, progress)?;
-                return Ok(None);
+        match encoder.load(prepared, spec, self.meter, self.setup.clock) {
+            Ok(loaded) => {
+                self.dir.record_model(&loaded.label, loaded.engine.info())?;
+                self.dir.record_prompt_form(&loaded.label, &loaded.form)?;
+                Ok(Some((loaded, fitting)))
             }
-        };
-        self.dir.record_model(&session.model, engine.info())?;
-        let form = PromptForm { energy: Some(encoded.truncated), ..codec.form() };
-        self.dir.record_prompt_form(&session.model, &form)?;
-        let model = session.model.clone();
-        Ok(Some((Loaded { model, engine, codec, prompts: encoded.prompts, load, idle: None }, fitting)))
-    }
-
-    /// Measures one cell in one block and commits it.
-    fn trial(
-        &mut self,
-        block: u32,
-        index: usize,
-        loaded: &mut Loaded,
-        protocol: &Protocol,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let cell = &self.prepared.plan.cells[index];
-        progress.begin(&format!("{} block {}", cell.id, block + 1));
-        let started_at = host::timestamp();
-        let Loaded { engine, codec, prompts, load, idle, .. } = loaded;
-        // what ran out of memory a moment ago rules out larger cells
-        if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
-            return self.commit(block, cell, started_at, Measured::skipped(message), prompts, codec, progress);
+            Err(failure) => self.fail_cells(session.block, &fitting, &failure).map(|()| None),
         }
-        let mut stage = Stage {
-            engine: &mut **engine,
-            meter: self.meter,
-            clock: self.clock,
-            prompts,
-            protocol,
-            idle: idle.clone(),
-            offset: stage::random_offset(protocol.seed, cell, block, protocol.random_offset_s),
-            load: *load,
-            stop: self.stop,
-        };
-        let measured = stage.trial(cell)?;
-        self.fit.learn(cell, &measured.outcome);
-        self.spread.learn(cell, &measured.outcome);
-        self.commit(block, cell, started_at, measured, prompts, codec, progress)
     }
 
-    fn commit_baseline(&mut self, session: &Session, time: BaselineTime, idle: Option<&IdleBaseline>) -> Result<()> {
-        let Some(idle) = idle else { return Ok(()) };
-        let part = self.dir.info().parts.len().saturating_sub(1);
-        let (model, block, idle) = (session.model.clone(), session.block, idle.clone());
-        self.dir.commit_baseline(Baseline { format: FORMAT, model, block, part, time, idle })
-    }
-
-    /// Records the cells that aren't worth trying as skipped, and gives the others.
-    fn skip_misfits(
-        &mut self,
-        session: &Session,
-        spec: &ModelSpec,
-        prompts: &[Prompt],
-        codec: &Codec,
-        progress: &mut Progress,
-    ) -> Result<Vec<usize>> {
-        let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
-        let device = Device::of(&self.prepared.loader, spec);
-        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
-        for (index, cell) in self.prepared.plan.cells.iter().enumerate().filter(|(_, cell)| cell.model == session.model)
-        {
-            match self.fit.obstacle(cell, summary, longest, device) {
-                Some(message) => self.misfits.insert(index, message),
-                None => self.misfits.remove(&index),
-            };
+    /// Looks for the cells of a model that don't fit into what is free now. `longest` is the longest prompt in tokens.
+    fn find_misfits(&mut self, spec: &ModelSpec, longest: usize) {
+        let prepared = self.setup.prepared;
+        let summary = prepared.models.get(&spec.label).and_then(|known| known.as_ref().ok()?.as_ref());
+        let device = Device::of(&prepared.loader, spec);
+        for (index, cell) in prepared.plan.cells.iter().enumerate().filter(|(_, cell)| cell.model == spec.label) {
+            self.learned.set_misfit(index, self.learned.fit.obstacle(cell, summary, longest, device));
         }
-        self.skip_known_misfits(session, prompts, codec, progress)
     }
 
-    /// The same for a model that is loaded: what didn't fit before loading doesn't fit now, and the memory that is free says
-    /// nothing any more.
-    fn skip_known_misfits(
-        &mut self,
-        session: &Session,
-        prompts: &[Prompt],
-        codec: &Codec,
-        progress: &mut Progress,
-    ) -> Result<Vec<usize>> {
+    /// Records the cells of a session that don't fit as skipped, and gives the others.
+    fn skip_misfits(&mut self, session: &Session) -> Result<Vec<usize>> {
         let mut fitting = Vec::with_capacity(session.cells.len());
         for index in &session.cells {
-            match self.misfits.get(index).cloned() {
+            match self.learned.misfit(*index).cloned() {
                 None => fitting.push(*index),
-                Some(message) => {
-                    let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message));
-                    let now = host::timestamp();
-                    self.commit(session.block, cell, now, measured, prompts, codec, progress)?;
-                }
+                Some(message) => self.commit(session.block, self.cell(*index), Finished::skipped(message))?,
             }
         }
         Ok(fitting)
     }
 
-    fn encode(&self, codec: &Codec) -> Result<TokenizedPrompts> {
-        codec.prompts(self.prepared.prompts.items.iter().map(|item| item.text.as_str()))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "everything that one committed trial consists of")]
-    fn commit(
-        &mut self,
-        block: u32,
-        cell: &CellSpec,
-        started_at: String,
-        mut measured: Measured,
-        prompts: &[Prompt],
-        codec: &Codec,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let lines = generation_lines(cell, prompts, &measured.generations, codec).unwrap_or_else(|error| {
-            measured = Measured::failed(FailureKind::Engine, &error);
-            Vec::new()
-        });
-        if let Outcome::Measured(measurement) = &mut measured.outcome {
-            let bytes: u64 = lines.iter().map(|line| line.text.len() as u64).sum();
-            measurement.output_bytes = Some(bytes * u64::from(measurement.window.passes));
+    /// Measures cells on a loaded model, between two idle baselines.
+    fn cells(&mut self, session: &Session, mut loaded: Loaded, fitting: &[usize]) -> Result<()> {
+        let protocol = self.dir.info().protocol.clone();
+        // on a kept model, the baseline after the block before is the one before this block
+        if loaded.idle.is_none() {
+            loaded.idle = match self.idle(&protocol) {
+                Ok(idle) => idle,
+                Err(error) => {
+                    return self.fail_cells(session.block, fitting, &Failure::new(FailureKind::Load, error));
+                }
+            };
         }
-        let result = describe(&measured.outcome);
-        let part = self.dir.info().parts.len().saturating_sub(1);
-        let trial = Trial { format: FORMAT, cell: cell.clone(), block, part, started_at, outcome: measured.outcome };
-        self.dir.commit(trial, &lines, measured.trace.as_ref())?;
-        progress.step(&format!("{} block {}", cell.id, block + 1), &result);
+        self.commit_baseline(session, BaselineTime::Before, loaded.idle.as_ref())?;
+        for index in fitting {
+            self.trial(session.block, self.cell(*index), &mut loaded, &protocol)?;
+        }
+        loaded.idle = self.idle_after(session, &protocol)?;
+        self.kept = Some(loaded);
         Ok(())
     }
 
-    /// A model that can't be loaded or asked is a failed row for each of its cells; the sweep goes on.
-    fn fail_cells(
-        &mut self,
-        block: u32,
-        cells: &[usize],
-        what: FailureKind,
-        error: &Error,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        if error.kind_of() == Kind::Interrupted {
-            return Err(error.clone());
+    /// Measures one cell once and commits it.
+    fn trial(&mut self, block: u32, cell: &'a CellSpec, loaded: &mut Loaded, protocol: &Protocol) -> Result<()> {
+        self.progress.begin(&format!("{} block {}", cell.id, block + 1));
+        // a cell that ran out of memory a moment ago rules out larger ones
+        if let Some(message) = self.learned.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
+            return self.commit(block, cell, Finished::skipped(message));
         }
-        // out of memory while loading says nothing about the cells: another process may hold it
-        let failure = if error.kind_of() == Kind::Meter { FailureKind::Meter } else { what };
+        let started_at = calendar::timestamp();
+        let mut stage = Stage {
+            engine: &mut *loaded.engine,
+            meter: self.meter,
+            clock: self.setup.clock,
+            prompts: &loaded.prompts,
+            protocol,
+            idle: loaded.idle.clone(),
+            offset: offset(protocol, cell, block),
+            load: loaded.load,
+            stop: self.setup.stop,
+        };
+        let measured = stage.trial(cell)?;
+        self.learned.learn(cell, &measured.outcome);
+        self.commit(block, cell, Finished::new(cell, started_at, measured, loaded))
+    }
+
+    fn idle(&mut self, protocol: &Protocol) -> Result<Option<IdleBaseline>> {
+        stage::idle_baseline(self.meter, self.setup.clock, protocol, self.setup.stop)
+    }
+
+    /// The baseline after a block. If it fails, the trials keep the one from before them.
+    fn idle_after(&mut self, session: &Session, protocol: &Protocol) -> Result<Option<IdleBaseline>> {
+        match self.idle(protocol) {
+            Ok(after) => {
+                self.commit_baseline(session, BaselineTime::After, after.as_ref())?;
+                Ok(after)
+            }
+            Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
+            Err(error) => {
+                let message = format!("no idle baseline after `{}`: {}", session.model, error.one_line());
+                self.setup.console.warn(message);
+                Ok(None)
+            }
+        }
+    }
+
+    fn commit_baseline(&mut self, session: &Session, time: BaselineTime, idle: Option<&IdleBaseline>) -> Result<()> {
+        let Some(idle) = idle else { return Ok(()) };
+        let (model, block, part, idle) = (session.model.clone(), session.block, self.part(), idle.clone());
+        self.dir.commit_baseline(Baseline { format: FORMAT, model, block, part, time, idle })
+    }
+
+    fn commit(&mut self, block: u32, cell: &CellSpec, finished: Finished) -> Result<()> {
+        let result = finished.describe();
+        let Finished { started_at, outcome, lines, trace } = finished;
+        let trial = Trial { format: FORMAT, cell: cell.clone(), block, part: self.part(), started_at, outcome };
+        self.dir.commit(trial, &lines, trace.as_ref())?;
+        self.progress.step(&format!("{} block {}", cell.id, block + 1), &result);
+        Ok(())
+    }
+
+    /// A model that can't be loaded or prompted is a failed row for each of its cells; the sweep goes on.
+    fn fail_cells(&mut self, block: u32, cells: &[usize], failure: &Failure) -> Result<()> {
+        if failure.error.kind_of() == Kind::Interrupted {
+            return Err(failure.error.clone());
+        }
         for index in cells {
-            let cell = &self.prepared.plan.cells[*index];
-            let measured = Measured::failed(failure, error);
-            self.commit(block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
+            self.commit(block, self.cell(*index), Finished::failed(failure.kind, &failure.error))?;
         }
         Ok(())
     }
-}
 
-fn generation_lines(
-    cell: &CellSpec,
-    prompts: &[Prompt],
-    generations: &[Generation],
-    codec: &Codec,
-) -> Result<Vec<GenerationLine>> {
-    let line = |(index, (prompt, generation)): (usize, (&Prompt, &Generation))| {
-        Ok(GenerationLine {
-            format: FORMAT,
-            cell: cell.id.clone(),
-            prompt_index: index,
-            prompt: prompt.text.clone(),
-            tokens_in: prompt.ids.len() as u32,
-            output_ids: generation.ids.clone(),
-            text: codec.decode(&generation.ids)?,
-            finish: generation.finish,
-            natural_length: generation.natural_length.map(|length| length as u32),
-        })
-    };
-    prompts.iter().zip(generations).enumerate().map(line).collect()
-}
-
-/// One line for the progress.
-fn describe(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Measured(measurement) => {
-            let per_token = format::joules_per_token(measurement.ept_out());
-            let energy = format::joules(measurement.energy.total_j);
-            let seconds = format::seconds(measurement.window.duration());
-            let flag = if measurement.validity.is_valid() { "" } else { ", not valid" };
-            format!("{energy} in {seconds}, {per_token} per token{flag}")
-        }
-        Outcome::Failed { message, .. } => format!("failed: {message}"),
-        Outcome::Skipped { message } => format!("skipped: {message}"),
+    /// Number of the start under way.
+    fn part(&self) -> usize {
+        self.dir.info().parts.len().saturating_sub(1)
     }
+
+    fn cell(&self, index: usize) -> &'a CellSpec {
+        &self.setup.prepared.plan.cells[index]
+    }
+}
+
+fn offset(protocol: &Protocol, cell: &CellSpec, block: u32) -> Seconds {
+    stage::random_offset(protocol.seed, cell, block, protocol.random_offset_s)
 }

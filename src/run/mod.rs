@@ -2,9 +2,18 @@
 //!
 //! Reads neither the command line nor a report: a command hands in what was asked for.
 
-pub mod evaluate;
+pub mod earlier;
+mod evaluate;
+mod finished;
 pub mod fit;
 pub mod info;
-pub mod measure;
+mod learned;
+mod loaded;
+mod measure;
+pub mod outlook;
 pub mod prepare;
-pub mod spread;
+pub mod recompute;
+mod resume;
+pub mod setup;
+mod spread;
+pub mod start;

@@ -1,4 +1,4 @@
-//! Everything that is known before a model is loaded: the sweep, its prompts, what its models are, the plan.
+//! Everything that is known before a model is loaded: the sweep, its prompts, its models, the plan.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,35 +11,34 @@ use crate::meter::{EngineGpu, MeterOptions};
 use crate::model::Loader;
 use crate::prompts::PromptSet;
 use crate::record::MeterChoice;
-use crate::sweep::spec::{AccuracySpec, ModelSource, PromptSpec};
+use crate::sweep::plan::CellFilter;
+use crate::sweep::spec::{AccuracySpec, ModelSource, ModelSpec, PromptSpec};
 use crate::sweep::{Plan, SweepSpec};
 use crate::units::Watts;
 
 /// A sweep that is ready to be measured.
 pub struct Prepared {
-    /// The sweep file.
+    /// Path of the sweep file.
     pub file: PathBuf,
-    /// Its text.
+    /// Text of the sweep file.
     pub yaml: String,
-    /// What it says.
     pub spec: SweepSpec,
-    /// Finds and loads its models.
+    /// Finds and loads the models.
     pub loader: Loader,
     /// The prompts of the energy windows.
     pub prompts: PromptSet,
-    /// The prompts of the accuracy, where it is measured.
+    /// The prompts of the accuracy, if it is measured.
     pub accuracy: Option<PromptSet>,
-    /// What each model is, by label, or why that isn't known.
+    /// Sizes of each model by label, or why they aren't known; a simulated model has none.
     pub models: BTreeMap<String, Result<Option<ModelSummary>>>,
-    /// The plan.
     pub plan: Plan,
 }
 
 impl Prepared {
     /// Reads a sweep file and everything that it names.
     ///
-    /// A model that can't be found or served doesn't stop the others: it is kept as an error. `watch` hears of what is
-    /// fetched from the hub.
+    /// A model that can't be found or isn't supported doesn't stop the others: it is kept as an error. `watch` is
+    /// notified of downloads.
     ///
     /// # Errors
     /// The sweep file, a prompt file or the plan is wrong.
@@ -50,7 +49,7 @@ impl Prepared {
         let loader = Loader::new(base, device, offline, watch).with_prompts(&spec.prompts);
         let prompts = energy_prompts(&spec.prompts, &loader)?;
         let accuracy = spec.accuracy.as_ref().map(|accuracy| accuracy_prompts(accuracy, &loader)).transpose()?;
-        let inspect = |model: &crate::sweep::spec::ModelSpec| (model.label.clone(), loader.inspect(model));
+        let inspect = |model: &ModelSpec| (model.label.clone(), loader.inspect(model));
         let models: BTreeMap<_, _> = spec.models.iter().map(inspect).collect();
         if let Some(error) =
             models.values().filter_map(|known| known.as_ref().err()).find(|error| error.kind_of() == Kind::Interrupted)
@@ -66,7 +65,20 @@ impl Prepared {
         Ok(Self { file: file.to_owned(), yaml, spec, loader, prompts, accuracy, models, plan })
     }
 
-    /// The clock: that of the simulated device where the models are simulated.
+    /// Reads `--only`.
+    ///
+    /// # Errors
+    /// The glob is malformed, or matches no cell.
+    pub fn filter(&self, glob: Option<&str>) -> Result<Option<CellFilter>> {
+        let Some(filter) = glob.map(CellFilter::new).transpose()? else { return Ok(None) };
+        if self.plan.cells.iter().any(|cell| filter.matches(&cell.id)) {
+            return Ok(Some(filter));
+        }
+        let first = self.plan.cells.first().map_or_else(String::new, |cell| format!(", such as `{}`", cell.id));
+        Err(Error::input("`--only` matches no cell").hint(format!("`ept-sweep plan` lists the cell ids{first}")))
+    }
+
+    /// The clock: that of the simulated device if the models are simulated.
     pub fn clock(&self) -> Clock {
         let idle = self.spec.models.iter().find_map(|model| match &model.source {
             ModelSource::Synthetic(spec) => Some(spec.idle_w),
@@ -75,7 +87,7 @@ impl Prepared {
         idle.map_or_else(Clock::monotonic, |idle_w| Clock::Simulated(SimulatedDevice::new(Watts(idle_w))))
     }
 
-    /// Which meter measures: a simulated model needs the synthetic one.
+    /// The meter to open: a simulated model needs the synthetic one.
     pub fn meter_choice(&self, clock: &Clock) -> MeterChoice {
         match clock {
             Clock::Simulated(_) => MeterChoice::Synthetic,
@@ -90,7 +102,7 @@ impl Prepared {
         gpus.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).collect()
     }
 
-    /// What the meter has to know.
+    /// How to open the meter.
     pub fn meter_options(&self) -> MeterOptions {
         MeterOptions {
             gpu_indices: self.spec.measure.gpu_indices.clone(),

@@ -1,40 +1,27 @@
-//! How far the repeats of each cell agree: what adaptive repeats go by.
+//! How far the repeats of each cell agree: adaptive repeats go on until they do.
 
 use std::collections::BTreeMap;
 
-use crate::record::{CellId, CellSpec, Outcome, Trial};
-use crate::stats;
+use crate::analysis::history;
+use crate::record::{CellId, CellSpec, Outcome};
+use crate::stats::{Precision, precision};
 
-/// Energy per output token of each cell's valid trials.
+/// Energy per output token of each cell's trials that count.
 #[derive(Debug, Clone, Default)]
 pub struct Spread(BTreeMap<CellId, Vec<f64>>);
 
 impl Spread {
-    /// What earlier trials say.
-    pub fn new<'a>(trials: impl Iterator<Item = &'a Trial>) -> Self {
-        let mut spread = Self::default();
-        for trial in trials {
-            spread.learn(&trial.cell, &trial.outcome);
-        }
-        spread
-    }
-
-    /// Takes one trial into account; cells that are in no headline don't count, nor does what isn't valid.
+    /// Takes a trial into account, if it counts in its cell's estimate.
     pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
-        let Outcome::Measured(measurement) = outcome else { return };
-        if let Some(ept) = measurement.ept_out().filter(|_| measurement.validity.is_valid() && !cell.probe) {
+        if let Some(ept) = history::counted(cell, outcome) {
             self.0.entry(cell.id.clone()).or_default().push(ept.get());
         }
     }
 
-    /// Whether a cell's 95 % interval is wider than ± `half_width` of its mean. A cell that never gave two values doesn't
-    /// become narrower by waiting.
+    /// Whether the 95 % interval of any cell is wider than ± `half_width` of its mean. A cell that never gave two
+    /// values doesn't get narrower with more repeats.
     pub fn is_wide(&self, half_width: f64) -> bool {
-        let relative = |values: &Vec<f64>| {
-            let estimate = stats::mean(values)?;
-            Some((estimate.interval?.high - estimate.value) / estimate.value.abs())
-        };
-        self.0.values().filter_map(relative).any(|width| width > half_width)
+        self.0.values().any(|values| precision(values, half_width) == Precision::Wide)
     }
 }
 

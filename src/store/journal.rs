@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Error, Result};
 
-/// Opens a journal for appending and reads what is in it; a last line that was never finished is cut off.
+/// Opens a journal for appending and reads its lines; a last line that was never finished is cut off.
 ///
 /// # Errors
 /// The file can't be read or written, or a line before the last one is damaged.
@@ -26,7 +26,7 @@ pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
     Ok((file, parse(path, &bytes[..whole])?))
 }
 
-/// Reads a journal without touching it; a torn last line is passed over.
+/// Reads a journal without touching it; a torn last line is skipped.
 ///
 /// # Errors
 /// The file can't be read, or a line before the last one is damaged.
@@ -59,7 +59,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<T>> {
 
 fn damaged(path: &Path, line: usize, error: &serde_json::Error) -> Error {
     Error::input(format!("{}:{line}: damaged line: {error}", path.display()))
-        .hint("restore the file from a copy, or start anew with `--fresh`")
+        .hint("restore the file from a copy, or start over with `--fresh`")
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_cut_off_and_the_next_line_stands_alone() {
+    fn a_torn_last_line_is_cut_off_and_the_next_line_is_a_line_of_its_own() {
         let path = file("torn", "1\n2\n{\"half");
         let (mut journal, lines) = open::<u32>(&path).unwrap();
         assert_eq!(lines, [1, 2]);

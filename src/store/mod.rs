@@ -1,24 +1,25 @@
 //! The run directory: create, lock, commit a trial, read back, resume. The only place that touches run data on disk.
 //!
 //! ```text
-//! run.json           what was asked for, and where and with what it was measured
-//! records.jsonl      a line a trial or evaluation; the line is the commit
-//! generations.jsonl  what the models wrote, a line a prompt of a cell
-//! samples/           raw readings of the meter, a Parquet file a trial
+//! run.json           what was asked for, and the machines and meters that measured it
+//! records.jsonl      one line per trial, evaluation or idle baseline; the line is the commit
+//! generations.jsonl  the text that the models wrote, one line per prompt of a cell
+//! samples/           raw readings of the meter, one Parquet file per trial
 //! ```
 
 mod journal;
+mod names;
 mod read;
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
+use crate::file::write_atomic;
 use crate::record::{
     Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
     TrialKey,
@@ -27,11 +28,10 @@ use crate::table;
 
 pub use read::{Stored, read, read_generations};
 
-const RUN: &str = "run.json";
-const RECORDS: &str = "records.jsonl";
-const GENERATIONS: &str = "generations.jsonl";
-const SAMPLES: &str = "samples";
-const LOCK: &str = ".lock";
+use names::{GENERATIONS, LOCK, RECORDS, RUN, SAMPLES};
+
+/// The hint of every error about results that don't go together.
+const START_OVER: &str = "`--fresh` moves the old results aside and starts over";
 
 /// A run directory that this process may write to, until the value is dropped.
 #[derive(Debug)]
@@ -47,33 +47,31 @@ pub struct RunDir {
 /// What to do with a run directory that is already there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Go on where it stopped.
+    /// Continue it.
     Resume,
-    /// Move it aside and begin anew.
+    /// Move it aside and start over.
     Rotate,
 }
 
-/// An opened run directory, and what was in it.
+/// An opened run directory with its content.
 #[derive(Debug)]
 pub struct Opened {
-    /// The directory.
     pub dir: RunDir,
-    /// Trials that are done.
+    /// Finished trials, failed ones included.
     pub trials: Vec<Trial>,
-    /// Evaluations that are done.
     pub evaluations: Vec<Evaluation>,
-    /// Where an older run was moved to.
+    /// New name of an older run that was moved aside.
     pub rotated_to: Option<PathBuf>,
 }
 
 impl RunDir {
-    /// Creates a run directory, or opens the one that is there and goes on.
+    /// Creates a run directory, or opens an existing one to continue it.
     ///
     /// `info.parts` holds one entry: this start. It is appended when there is anything left to measure
     /// ([`RunDir::begin_part`]).
     ///
     /// # Errors
-    /// Another process holds the directory; it holds something else than a run, or a run of another sweep; its
+    /// Another process holds the directory; it contains something other than a run, or a run of another sweep; its
     /// records are damaged; the disk fails.
     pub fn open(root: &Path, info: &RunInfo, existing: Existing) -> Result<Opened> {
         refuse_foreign(root)?;
@@ -95,12 +93,11 @@ impl RunDir {
         Ok(Opened { dir, trials, evaluations, rotated_to })
     }
 
-    /// What is stored in `run.json`.
+    /// The content of `run.json`.
     pub fn info(&self) -> &RunInfo {
         &self.info
     }
 
-    /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -125,7 +122,7 @@ impl RunDir {
         write_json(&self.root.join(RUN), &self.info)
     }
 
-    /// Stores what a model is, once it is loaded, with the part under way.
+    /// Stores the facts about a model, once it is loaded, with the part under way.
     ///
     /// # Errors
     /// The model's files or its data type differ from those of an earlier part, or the disk fails.
@@ -135,7 +132,7 @@ impl RunDir {
                 "model `{label}` isn't the one measured at {}: its files, dtype or device differ",
                 part.started_at
             );
-            return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+            return Err(Error::input(message).hint(START_OVER));
         }
         let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
         if part.models.insert(label.to_owned(), model.clone()).is_some() {
@@ -144,18 +141,18 @@ impl RunDir {
         write_json(&self.root.join(RUN), &self.info)
     }
 
-    /// Stores how prompts are put to a model, with the part under way; what was known of the form before is kept.
+    /// Stores how prompts are put to a model, with the part under way; earlier facts about the form are kept.
     ///
     /// # Errors
-    /// The template or what was cut differs from an earlier part, or the disk fails.
+    /// The template or the truncation differs from an earlier part, or the disk fails.
     pub fn record_prompt_form(&mut self, label: &str, form: &PromptForm) -> Result<()> {
         let earlier = |part: &&Part| part.prompt_forms.get(label).is_some_and(|earlier| !earlier.agrees(form));
         if let Some(part) = self.info.parts.iter().find(earlier) {
             let message = format!(
-                "model `{label}` isn't given the prompts as at {}: its chat template or what is cut differs",
+                "model `{label}` isn't given the prompts as at {}: its chat template or truncation differs",
                 part.started_at
             );
-            return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+            return Err(Error::input(message).hint(START_OVER));
         }
         let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
         let known = part.prompt_forms.entry(label.to_owned()).or_default();
@@ -173,7 +170,8 @@ impl RunDir {
 
     /// Stores a trial: samples, then generations, then the record's line, which is the commit.
     ///
-    /// `generations` are kept for the first measured trial of a cell only: decoding (sampling, too) writes the same each time.
+    /// `generations` are kept for the first measured trial of a cell only: decoding, even sampling, writes the same each
+    /// time.
     ///
     /// # Errors
     /// The disk fails; the trial then isn't committed.
@@ -182,7 +180,6 @@ impl RunDir {
         if let Some(trace) = trace {
             let path = samples_path(&self.root, &key);
             table::write_samples(&path, trace)?;
-            sync_folder(&path).context(|| format!("can't write `{}`", path.display()))?;
         }
         if !generations.is_empty() && !self.generated.contains(&key.cell) {
             journal::append(&mut self.generations, generations)
@@ -217,7 +214,7 @@ impl RunDir {
     }
 }
 
-/// Where the raw readings of a trial are. The name is a hash, since a label can hold anything.
+/// The file of a trial's raw readings. The name is a hash, since a label can contain any character.
 pub fn samples_path(root: &Path, key: &TrialKey) -> PathBuf {
     let digest = sha256_hex(format!("{}\u{0}{}", key.cell, key.block).as_bytes());
     root.join(SAMPLES).join(format!("{}.parquet", &digest[..16]))
@@ -227,28 +224,6 @@ pub fn samples_path(root: &Path, key: &TrialKey) -> PathBuf {
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context(|| format!("can't write `{}`", path.display()))?;
     write_atomic(path, text.as_bytes())
-}
-
-/// Writes a file such that a reader sees the old one or the new one, never half of one.
-///
-/// # Errors
-/// The disk fails.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let what = || format!("can't write `{}`", path.display());
-    let part = path.with_added_extension("tmp");
-    let mut file = File::create(&part).context(what)?;
-    file.write_all(bytes).context(what)?;
-    file.sync_all().context(what)?;
-    fs::rename(&part, path).context(what)?;
-    sync_folder(path).context(what)
-}
-
-/// Waits until the name of a file is on the disk, not only its contents.
-pub fn sync_folder(path: &Path) -> std::io::Result<()> {
-    match path.parent().filter(|folder| cfg!(unix) && !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -273,7 +248,7 @@ fn rotate(root: &Path) -> Result<PathBuf> {
     Ok(target)
 }
 
-/// A folder with files but without `run.json` belongs to somebody else.
+/// Refuses a folder with files but without `run.json`: it isn't ours to change.
 fn refuse_foreign(root: &Path) -> Result<()> {
     if root.is_file() {
         let message = format!("`{}` is a file", root.display());
@@ -288,7 +263,7 @@ fn refuse_foreign(root: &Path) -> Result<()> {
     match names.find(|name| !ours.iter().any(|own| name == own)) {
         None => Ok(()),
         Some(name) => {
-            let message = format!("`{}` holds `{}` and no run", root.display(), name.display());
+            let message = format!("`{}` contains `{}` and no run", root.display(), name.display());
             Err(Error::input(message).hint("choose an empty or new directory with `--out`"))
         }
     }
@@ -299,16 +274,16 @@ fn resume_info(root: &Path, info: &RunInfo) -> Result<RunInfo> {
     if stored.sweep_sha256 != info.sweep_sha256 {
         let message = format!("`{}` holds results of another version of this sweep", root.display());
         return Err(
-            Error::input(message).hint("`--fresh` moves it aside and begins anew; `--out DIR` writes elsewhere")
+            Error::input(message).hint("`--fresh` moves it aside and starts over; `--out DIR` writes elsewhere")
         );
     }
     if stored.prompts.sha256 != info.prompts.sha256 {
         let message = format!("the prompts have changed since `{}` was measured", root.display());
-        return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+        return Err(Error::input(message).hint(START_OVER));
     }
     if stored.accuracy_sha256 != info.accuracy_sha256 {
         let message = format!("the accuracy data set has changed since `{}` was scored", root.display());
-        return Err(Error::input(message).hint("`--fresh` moves the old results aside and begins anew"));
+        return Err(Error::input(message).hint(START_OVER));
     }
     Ok(stored)
 }
@@ -317,14 +292,14 @@ fn measured_cells(trials: &[Trial]) -> impl Iterator<Item = &CellId> {
     trials.iter().filter(|trial| matches!(trial.outcome, Outcome::Measured(_))).map(|trial| &trial.cell.id)
 }
 
-/// Whether a file bears a name that [`samples_path`] gives, finished or not: nothing else is ever removed.
+/// Whether a file has a name that [`samples_path`] gives, finished or not: no other file is ever removed.
 fn is_samples_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stem = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".parquet").unwrap_or_default();
     path.is_file() && stem.len() == 16 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Removes what an interrupted start wrote for trials that it never committed.
+/// Removes samples and generations that an interrupted start wrote for trials that it never committed.
 fn drop_orphans(root: &Path, trials: &[Trial]) -> Result<File> {
     let committed: HashSet<PathBuf> = trials.iter().map(|trial| samples_path(root, &trial.key())).collect();
     let samples = root.join(SAMPLES);

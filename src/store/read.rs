@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::record::{Baseline, Evaluation, FORMAT, GenerationLine, Line, ModelInfo, Part, RunInfo, Trial, TrialKey};
-use crate::store::{GENERATIONS, RECORDS, RUN, journal};
+use crate::store::journal;
+use crate::store::names::{GENERATIONS, RECORDS, RUN};
 
-/// Everything that a run directory holds, but for generations and raw samples.
+/// The content of a run directory, apart from generations and raw samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// The directory.
     pub root: PathBuf,
-    /// `run.json`.
+    /// Content of `run.json`.
     pub info: RunInfo,
     /// The trials, in the order in which they were measured.
     pub trials: Vec<Trial>,
-    /// The evaluations.
     pub evaluations: Vec<Evaluation>,
     /// Idle power around each model's trials of a block.
     pub baselines: Vec<Baseline>,
@@ -42,10 +42,10 @@ pub fn read(root: &Path) -> Result<Stored> {
     Ok(Stored { root: root.to_owned(), info, trials, evaluations, baselines })
 }
 
-/// Reads what the models wrote.
+/// Reads the text that the models wrote.
 ///
 /// # Errors
-/// The file is there and damaged.
+/// The file exists and is damaged.
 pub fn read_generations(root: &Path) -> Result<Vec<GenerationLine>> {
     let path = root.join(GENERATIONS);
     if path.exists() { journal::read(&path) } else { Ok(Vec::new()) }
@@ -72,7 +72,7 @@ struct Format {
     format: u32,
 }
 
-/// Lines apart by kind; where a trial was measured again, the last line counts, and the same for a baseline.
+/// Separates lines by kind. If a trial or a baseline was measured again, its last line counts.
 pub(super) fn split(lines: Vec<Line>) -> Lines {
     let mut trials: BTreeMap<TrialKey, (usize, Trial)> = BTreeMap::new();
     let mut baselines = BTreeMap::new();

@@ -6,17 +6,19 @@ use serde_json::Value;
 
 use crate::error::{Context, Result};
 use crate::record::{CellId, CellSpec, MeterInfo, Order, Preset, Protocol};
+use crate::sweep::axis::{Axis, ModelAxes, default_max_cells};
+use crate::sweep::default::Auto;
 use crate::sweep::measure::MeasureSpec;
 use crate::sweep::plan::Plan;
-use crate::sweep::spec::{Auto, Axis, SweepSpec, default_max_cells};
+use crate::sweep::spec::SweepSpec;
 use crate::units::Seconds;
 
-/// What an earlier run of the sweep tells of times.
+/// Times that an earlier run of the sweep took; without one, both are empty.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Known {
-    /// What loading a model takes, by its label.
+    /// Loading a model, by its label.
     pub load_s: BTreeMap<String, Seconds>,
-    /// What a whole pass over the prompts takes in a cell: a window is whole passes.
+    /// One pass over the prompts, by cell: a window is made of whole passes.
     pub pass_s: BTreeMap<CellId, Seconds>,
 }
 
@@ -32,7 +34,6 @@ pub struct Times {
 /// A sweep with everything that its time depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Design {
-    /// The sweep.
     pub spec: SweepSpec,
     /// The protocol on the meter.
     pub protocol: Protocol,
@@ -44,11 +45,11 @@ pub struct Design {
     pub times: Times,
 }
 
-/// No design with fewer repeats is proposed: two say next to nothing about a spread.
+/// No design with fewer repeats is proposed: two say next to nothing about the spread.
 pub const FEWEST_REPEATS: u32 = 3;
-/// Repeats for which levels of an axis are given up: an interval from fewer is hardly worth having.
+/// Levels of an axis are given up for this many repeats: an interval from fewer is hardly worth having.
 pub const ENOUGH_REPEATS: u32 = 5;
-/// More repeats narrow little.
+/// More repeats hardly narrow an interval.
 const MOST_REPEATS: u32 = 15;
 /// Windows that are proposed, in shortest valid windows of the meter, the best first.
 const WINDOWS: [f64; 3] = [4.0, 2.0, 1.0];
@@ -77,7 +78,7 @@ impl Design {
         Self { protocol, cells: cells.len(), repeats, times, spec }
     }
 
-    /// The lines of the sweep file that say it, `sweep:` and `measure:`, to be pasted over the ones that are there.
+    /// The lines of the sweep file for this design, `sweep:` and `measure:`, to replace those of `written`.
     ///
     /// # Errors
     /// Never in practice: numbers and lists can be written.
@@ -130,10 +131,10 @@ pub fn by_preset(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<V
     presets.map(with).collect()
 }
 
-/// The best design that typically takes no longer than `budget`; `None` where not even the smallest one fits.
+/// The best design that typically takes no longer than `budget`; `None` if not even the smallest one fits.
 ///
-/// In this order it keeps: five repeats, all levels of the axes, long windows, more repeats. Where five repeats of
-/// the ends of the axes don't fit, three are tried, again with as many levels as possible. No model is ever dropped,
+/// It keeps, in this order: five repeats, all levels of the axes, long windows, more repeats. If five repeats of the
+/// ends of the axes don't fit, three are tried, again with as many levels as possible. No model is ever dropped,
 /// and axes keep their ends.
 ///
 /// # Errors
@@ -178,7 +179,7 @@ fn with_measure(spec: &SweepSpec, repeats: u32, window: Option<f64>) -> SweepSpe
     let mut spec = spec.clone();
     let measure = &mut spec.measure;
     if measure.adaptive().is_some() || measure.max_repeats != Auto::Auto {
-        // repeats that are added by what is measured can't be planned
+        // the number of adaptive repeats isn't known in advance
         measure.max_repeats = Auto::Value(repeats);
         measure.half_width = Auto::Auto;
     }
@@ -187,7 +188,7 @@ fn with_measure(spec: &SweepSpec, repeats: u32, window: Option<f64>) -> SweepSpe
     spec
 }
 
-/// All cells, however many.
+/// All cells, even more than `max_cells`.
 fn cells(spec: &SweepSpec) -> Result<Vec<CellSpec>> {
     let mut spec = spec.clone();
     spec.sweep.max_cells = usize::MAX;
@@ -195,10 +196,10 @@ fn cells(spec: &SweepSpec) -> Result<Vec<CellSpec>> {
     Ok(Plan::new(&spec, &BTreeMap::new())?.cells)
 }
 
-/// The sweep with ever fewer levels, from as written to the ends of the axes: each step takes one level off the longer
-/// axis.
+/// The sweep with fewer and fewer levels, from all of them to the ends of the axes: each step takes one level off the
+/// longer axis.
 fn thinnings(spec: &SweepSpec) -> Vec<SweepSpec> {
-    let own = |get: fn(&crate::sweep::spec::ModelAxes) -> &Option<Axis>| {
+    let own = |get: fn(&ModelAxes) -> &Option<Axis>| {
         spec.models.iter().filter_map(move |model| get(model.sweep.as_ref()?).as_ref()).map(|axis| axis.0.len()).max()
     };
     let most = |common: &Axis, own: Option<usize>| common.0.len().max(own.unwrap_or(0));
@@ -227,7 +228,7 @@ fn thinned(spec: &SweepSpec, batch: usize, length: usize) -> SweepSpec {
     spec
 }
 
-/// At most `levels` (2 or more) of an axis, as evenly spread as they come: the smallest and the largest stay. In the
+/// At most `levels` (2 or more) of an axis, as evenly spread as possible: the smallest and the largest stay. Keeps the
 /// order of the axis.
 fn thin(axis: &Axis, levels: usize) -> Axis {
     if axis.0.len() <= levels {
@@ -428,10 +429,7 @@ mod tests {
     #[test]
     fn the_axes_of_a_single_model_are_thinned_as_well() {
         let mut spec = grid();
-        spec.models[1].sweep = Some(crate::sweep::spec::ModelAxes {
-            batch_size: Some(Axis(vec![1, 2, 3, 4, 5, 6])),
-            max_new_tokens: None,
-        });
+        spec.models[1].sweep = Some(ModelAxes { batch_size: Some(Axis(vec![1, 2, 3, 4, 5, 6])), max_new_tokens: None });
         let ends = thinnings(&spec).pop().unwrap();
         assert_eq!(ends.sweep.batch_size.0, [1, 16]);
         assert_eq!(ends.models[1].sweep.as_ref().unwrap().batch_size.as_ref().unwrap().0, [1, 6]);

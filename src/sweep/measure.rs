@@ -1,9 +1,9 @@
-//! `measure` of the sweep file: how energy is measured, and what the presets stand for.
+//! `measure` of the sweep file: how energy is measured, and what the presets mean.
 
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
 use crate::record::{Adaptive, MeterChoice, MeterInfo, ModelCoefficients, Order, OutputLength, Preset, Protocol};
-use crate::sweep::spec::{Auto, default_seed};
+use crate::sweep::default::{Auto, default_seed};
 use crate::units::Seconds;
 
 /// How energy is measured. Every key left out is chosen by the preset and the meter.
@@ -12,11 +12,11 @@ use crate::units::Seconds;
 pub struct MeasureSpec {
     /// `quick`, `standard` or `publication`.
     pub preset: Preset,
-    /// What measures.
+    /// The meter to use.
     pub meter: MeterChoice,
     /// Blocks: how often every cell is measured; `auto`: 3, 5 or 5 by preset.
     pub repeats: Auto<u32>,
-    /// Most blocks, where repeats go on until `half_width` is reached; `auto`: as many as `repeats`, 15 in
+    /// Most blocks, if repeats go on until `half_width` is reached; `auto`: as many as `repeats`, 15 in
     /// `publication`.
     pub max_repeats: Auto<u32>,
     /// Half-width of a cell's 95 % interval relative to its mean at which repeats end; `auto`: 0.02.
@@ -27,7 +27,7 @@ pub struct MeasureSpec {
     pub guard_s: Auto<f64>,
     /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
     pub warmup_s: Auto<f64>,
-    /// Longest warm-up in seconds, where temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve
+    /// Longest warm-up in seconds, if temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve
     /// times in `publication`.
     pub max_warmup_s: Auto<f64>,
     /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a
@@ -38,10 +38,10 @@ pub struct MeasureSpec {
     /// A random wait before each trial, so that each repeat meets the sensor's rhythm at another offset.
     #[serde(alias = "random_phase")]
     pub random_offset: bool,
-    /// Adds cells of 1 and 8 new tokens, from which prefill and decode are told apart; `auto`: in `publication`, in
+    /// Adds cells of 1 and 8 new tokens, which separate prefill from decode; `auto`: in `publication`, in
     /// `fixed` length.
     pub prefill: Auto<bool>,
-    /// Measures the processor next to the GPU where RAPL is readable.
+    /// Also measures the processor if RAPL is readable.
     pub cpu_energy: bool,
     /// Seed of the order of trials and of their offsets.
     pub seed: u64,
@@ -75,7 +75,7 @@ impl Default for MeasureSpec {
     }
 }
 
-/// Most blocks of `publication`: a cell that isn't narrow by then has another problem than too few repeats.
+/// Most blocks of `publication`: if a cell isn't narrow by then, its problem isn't too few repeats.
 const MOST_ADAPTIVE: u32 = 15;
 /// Relative half-width of a 95 % interval that is narrow enough.
 const NARROW: f64 = 0.02;
@@ -100,20 +100,19 @@ impl MeasureSpec {
         (most > self.repeats()).then(|| Adaptive { half_width: self.half_width.or(NARROW), max_repeats: most })
     }
 
-    /// Whether cells are added that tell prefill and decode apart.
+    /// Whether cells are added that separate prefill from decode.
     pub fn splits_prefill(&self, length: OutputLength) -> bool {
         self.prefill.or(self.preset == Preset::Publication && length == OutputLength::Fixed)
     }
 
-    /// What is wrong with `window_s` on a meter that needs longer windows: every one would be marked
-    /// `window_too_short`.
+    /// A warning if `window_s` is below what the meter needs: every window would be marked `window_too_short`.
     pub fn too_short(&self, meter: &MeterInfo) -> Option<String> {
         let Auto::Value(window) = self.window_s else { return None };
         let least = meter.min_window_s.0;
         (window < least).then(|| {
             format!(
-                "`measure.window_s: {window}` is below the {least} s that the meter `{}` needs: windows shorter than that \
-                 aren't valid (`window_too_short`); raise it or use `auto`",
+                "`measure.window_s: {window}` is below the {least} s that the meter `{}` needs: shorter windows aren't \
+                 valid (`window_too_short`); raise it or use `auto`",
                 meter.name
             )
         })
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_below_what_the_meter_needs_is_told_and_auto_never_is() {
+    fn a_window_below_what_the_meter_needs_is_reported_and_auto_never_is() {
         let window = |window_s| MeasureSpec { window_s, ..MeasureSpec::default() };
         let said = window(Auto::Value(2.0)).too_short(&gpu()).unwrap();
         assert!(said.contains("window_s: 2") && said.contains("5 s") && said.contains("window_too_short"), "{said}");

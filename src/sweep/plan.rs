@@ -9,9 +9,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::record::{CellId, CellSpec, Order, TrialKey};
-use crate::sweep::spec::{ModelSpec, SweepSpec, WeightsChoice};
+use crate::sweep::model::{ModelSpec, WeightsChoice};
+use crate::sweep::spec::SweepSpec;
 
-/// What is run: every cell once in each block.
+/// The trials of a sweep: every cell once in each block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// All cells, in the order of the sweep file.
@@ -26,7 +27,6 @@ pub struct Plan {
 /// One load of a model in one block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Session {
-    /// The block.
     pub block: u32,
     /// Label of the model.
     pub model: String,
@@ -35,7 +35,7 @@ pub struct Session {
 }
 
 impl Plan {
-    /// Plans a sweep. `dtypes` gives the data type that each model (by label) runs in, where it is known.
+    /// Plans a sweep. `dtypes` gives the data type that each model (by label) runs in, if it is known.
     ///
     /// In each block every model is loaded once, in random order, and its cells run in random order, so that all
     /// models meet in every block and a drift of the machine can't favour one of them. The order depends on the seed
@@ -138,14 +138,14 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
     batches.iter().flat_map(|batch| all.iter().map(move |length| (*batch, *length))).map(|(b, n)| cell(b, n)).collect()
 }
 
-/// The lengths that are added to tell prefill and decode apart.
+/// The output lengths that are added to separate prefill from decode.
 fn probes<'a>(spec: &SweepSpec, lengths: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
     const LENGTHS: [usize; 2] = [1, 8];
     let wanted = spec.measure.splits_prefill(spec.generation.length);
     LENGTHS.into_iter().filter(move |length| wanted && !lengths.contains(length))
 }
 
-/// `student-kd.b8.n32`: the label with blanks turned into `-`, the batch size, the number of new tokens.
+/// `student-kd.b8.n32`: the label with `-` for blanks, the batch size, the output length.
 fn cell_id(label: &str, batch_size: usize, max_new_tokens: usize) -> CellId {
     let label: Vec<&str> = label.split_whitespace().collect();
     CellId(format!("{}.b{batch_size}.n{max_new_tokens}", label.join("-")))

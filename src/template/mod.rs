@@ -11,14 +11,13 @@ use serde::Serialize;
 use crate::error::{Context, Error, Result};
 
 pub mod chat;
-pub mod date;
 
 const TEMPLATES: [(&str, &str); 5] = [
-    ("report.html", include_str!("../templates/report.html")),
-    ("report.css", include_str!("../templates/report.css")),
-    ("report.md", include_str!("../templates/report.md")),
-    ("method.txt", include_str!("../templates/method.txt")),
-    ("limits.txt", include_str!("../templates/limits.txt")),
+    ("report.html", include_str!("../../templates/report.html")),
+    ("report.css", include_str!("../../templates/report.css")),
+    ("report.md", include_str!("../../templates/report.md")),
+    ("method.txt", include_str!("../../templates/method.txt")),
+    ("limits.txt", include_str!("../../templates/limits.txt")),
 ];
 const MARKDOWN: &str = "markdown";
 const PROSE: &str = "prose";

@@ -1,0 +1,62 @@
+//! Everything that `recompute` prints.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::analysis::recomputed::{CellRow, Unit, WindowRow, by_cell};
+use crate::error::Error;
+use crate::meter::recompute::{Cut, Method};
+use crate::record::TrialKey;
+use crate::run::recompute::{Recomputed, Request};
+use crate::store::Stored;
+
+/// All that is printed. The names are the keys of the JSON output.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Outcomes {
+    pub run: PathBuf,
+    pub method: Method,
+    /// Only a part of each window: its tokens aren't known, so there is no energy per token.
+    pub part_of_window: bool,
+    pub cells_unit: Unit,
+    pub trials: Vec<WindowRow>,
+    pub cells: Vec<CellRow>,
+    pub missing: Vec<Missing>,
+    /// Windows with exactly the stored energy.
+    pub same_energy: usize,
+    /// Windows that come out differently in any field, although nothing else was asked for.
+    pub different: usize,
+}
+
+/// A trial that can't be recomputed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Missing {
+    pub cell: String,
+    pub block: u32,
+    pub message: String,
+}
+
+impl Outcomes {
+    pub fn new(stored: &Stored, request: Request<'_>, recomputed: Recomputed) -> Self {
+        let Recomputed { rows, missing } = recomputed;
+        let part_of_window = request.cut != Cut::Whole;
+        let cells_unit = if part_of_window { Unit::Watts } else { Unit::Joules };
+        Self {
+            run: stored.root.clone(),
+            method: request.method,
+            part_of_window,
+            cells_unit,
+            cells: by_cell(&rows, cells_unit),
+            same_energy: rows.iter().filter(|row| row.is_same_energy()).count(),
+            different: rows.iter().filter(|row| !row.differs.is_empty()).count(),
+            trials: rows,
+            missing: missing.into_iter().map(Missing::new).collect(),
+        }
+    }
+}
+
+impl Missing {
+    fn new((TrialKey { cell, block }, error): (TrialKey, Error)) -> Self {
+        Self { cell: cell.0, block, message: error.one_line() }
+    }
+}
