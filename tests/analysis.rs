@@ -685,6 +685,18 @@ fn adaptive_repeats_beyond_the_planned_ones_are_complete_and_counted() {
 }
 
 #[test]
+fn a_cell_with_one_valid_repeat_is_neither_narrow_nor_wide() {
+    let mut run = Run::distillation(2);
+    run.info.protocol.adaptive = Some(Adaptive { half_width: 0.02, max_repeats: 4 });
+    run.cell("t", 8, &[300.0; 2]);
+    run.cell("s", 8, &[90.0, 110.0]);
+    run.measurement_mut("s.b8.n32", 1).validity.invalid_reasons = vec![Reason::Throttled];
+    let stopping = run.study().stopping.unwrap();
+    assert_eq!((stopping.narrow, stopping.wide.len(), stopping.cells()), (1, 0, 2));
+    assert_eq!(stopping.unknown, ["s.b8.n32"]);
+}
+
+#[test]
 fn a_diff_within_a_run_pairs_blocks_and_gives_a_verdict() {
     let mut run = Run::distillation(3);
     for batch in [1, 8] {

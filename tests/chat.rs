@@ -327,7 +327,10 @@ fn a_run_records_how_each_model_was_given_the_prompts_and_the_report_says_it() {
     assert_eq!(of("kd")["prompt"], json!("<user> Add 2 and 3.\n<answer>"));
     assert_eq!(of("base")["prompt"], json!("Add 2 and 3."));
     let report = fs::read_to_string(out.join("report.md")).unwrap();
-    assert!(report.contains("through the chat template of ./chat.jinja (mood = \"calm\", today taken for 2025-01-02)"));
+    assert!(
+        report
+            .contains("through the chat template of ./chat.jinja (mood = \"calm\", today's date taken as 2025-01-02)")
+    );
     assert!(report.contains("don't read the prompts in the same form"), "{report}");
     let cell = of("kd")["cell"].as_str().unwrap();
     let explained = run([std::ffi::OsStr::new("explain"), cell.as_ref(), "--run".as_ref(), out.as_os_str()]);

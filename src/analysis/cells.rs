@@ -107,6 +107,13 @@ pub struct Domains {
     pub total_j: Option<Estimate>,
 }
 
+impl Domains {
+    /// The GPUs' share of all that was measured.
+    pub fn gpu_share(&self) -> Option<f64> {
+        Some(self.gpu_j?.value / self.total_j?.value)
+    }
+}
+
 /// What EPT-Bench's own estimator gives for the same windows: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EptBenchSum {
@@ -286,4 +293,16 @@ fn failures(trials: &[TrialRow]) -> Vec<String> {
         }
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gpus_share_is_unknown_where_either_energy_is() {
+        let of = |value| Some(Estimate { value, interval: None, n: 1 });
+        assert_eq!(Domains { gpu_j: of(8.0), total_j: of(10.0), ..Domains::default() }.gpu_share(), Some(0.8));
+        assert_eq!(Domains { gpu_j: of(8.0), ..Domains::default() }.gpu_share(), None);
+    }
 }

@@ -33,6 +33,13 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
+impl Comparison {
+    /// new / base − 1: the saving with its sign turned.
+    pub fn increase(&self) -> Option<Estimate> {
+        self.saving.map(|saving| saving.map_decreasing(|share| -share))
+    }
+}
+
 /// What may be said of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -222,6 +229,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::stats::Interval;
 
     const FLOOR: f64 = 0.01;
 
@@ -305,5 +313,20 @@ mod tests {
     #[test]
     fn energies_that_are_not_positive_are_no_units() {
         assert!(units_of(&[0.0, -1.0, f64::NAN, f64::INFINITY]).is_empty());
+    }
+
+    #[test]
+    fn an_increase_is_the_saving_with_its_interval_turned_round() {
+        let saving = Estimate { value: -0.2, interval: Some(Interval { low: -0.25, high: -0.15 }), n: 5 };
+        let comparison = Comparison {
+            ratio: None,
+            saving: Some(saving),
+            saved_j_per_token: None,
+            factor: None,
+            p_adjusted: None,
+            verdict: Verdict::Regressed,
+        };
+        let expected = Estimate { value: 0.2, interval: Some(Interval { low: 0.15, high: 0.25 }), n: 5 };
+        assert_eq!(comparison.increase(), Some(expected));
     }
 }

@@ -60,6 +60,31 @@ pub struct Study {
     pub reasons: Vec<ReasonCount>,
 }
 
+impl Study {
+    /// The trials of all compared cells.
+    pub fn counts(&self) -> TrialCounts {
+        self.cells.iter().fold(TrialCounts::default(), |sum, cell| TrialCounts {
+            planned: sum.planned + cell.counts.planned,
+            valid: sum.valid + cell.counts.valid,
+            invalid: sum.invalid + cell.counts.invalid,
+            failed: sum.failed + cell.counts.failed,
+            skipped: sum.skipped + cell.counts.skipped,
+        })
+    }
+
+    /// The cell with the least energy per output token, with that energy.
+    pub fn thriftiest(&self) -> Option<(&CellSummary, Estimate)> {
+        let known = self.cells.iter().filter_map(|cell| Some((cell, cell.ept_out_j?)));
+        known.filter(|(_, ept)| ept.value.is_finite()).min_by(|(_, a), (_, b)| a.value.total_cmp(&b.value))
+    }
+
+    /// The largest change of idle power around any window in watts, after − before.
+    pub fn largest_idle_drift_w(&self) -> Option<f64> {
+        let drifts = self.cells.iter().chain(&self.probes).filter_map(|cell| cell.windows.idle_drift_w);
+        drifts.max_by(|a, b| a.abs().total_cmp(&b.abs()))
+    }
+}
+
 /// How often a reason occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReasonCount {

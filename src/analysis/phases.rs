@@ -37,6 +37,13 @@ pub struct Phases {
     pub decode_disagreement: Option<f64>,
 }
 
+impl Phases {
+    /// The energies by the first method of difference, regression and samples inside windows that gave any.
+    pub fn preferred(&self) -> Option<PhaseEnergy> {
+        self.difference.or(self.regression).or(self.inside)
+    }
+}
+
 /// Energy of prefill and decode by one method, in joules.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PhaseEnergy {

@@ -24,6 +24,13 @@ pub struct Stopping {
     pub unknown: Vec<String>,
 }
 
+impl Stopping {
+    /// All cells, of any width.
+    pub fn cells(&self) -> usize {
+        self.narrow + self.wide.len() + self.unknown.len()
+    }
+}
+
 /// Which cells of a run with adaptive repeats have an interval as narrow as it asked for.
 pub fn stopping(run: &RunInfo, cells: &[CellTrials<'_>]) -> Option<Stopping> {
     let adaptive = run.protocol.adaptive?;

@@ -1,10 +1,10 @@
-//! Axes: from a value to a place, where the ticks go, and panels with a light grid.
+//! Axes map values to places and choose round ticks; panels have two of them and a light grid.
 
 use super::picture::{Align, At, HALF_DIGIT, Picture, Text};
 use super::theme::{GRID, HAIR, INK, MEDIUM, MUTED, SMALL, THIN, text_width};
 use crate::format;
 
-/// How values are laid out along an axis.
+/// The mapping from values to places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Axis {
     log: bool,
@@ -16,7 +16,7 @@ pub struct Axis {
 const LOG_SPAN: f64 = 3.0;
 
 impl Axis {
-    /// An axis for `values` with some room at both ends: logarithmic where all are positive and span more than 3×.
+    /// An axis for `values` with some room at both ends: logarithmic if all are positive and span more than 3×.
     pub fn spanning(values: impl IntoIterator<Item = f64>) -> Self {
         let (low, high) = extent(values);
         if low > 0.0 && high / low > LOG_SPAN { Self::log(low, high) } else { Self::linear(low, high) }
@@ -51,7 +51,6 @@ impl Axis {
         Self::between(0.0, if high > 0.0 { high * 1.08 } else { 1.0 })
     }
 
-    /// Whether it is logarithmic.
     pub fn is_log(&self) -> bool {
         self.log
     }
@@ -104,7 +103,7 @@ impl Axis {
     }
 }
 
-/// The smallest and the largest finite value; 0 and 0 where there is none.
+/// The smallest and the largest finite value; 0 and 0 if there is none.
 fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let finite = values.into_iter().filter(|v| v.is_finite());
     finite
@@ -114,36 +113,25 @@ fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
         .unwrap_or((0.0, 0.0))
 }
 
-/// A tick: where, and what it says.
+/// A value on an axis with its label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tick {
-    /// The value.
     pub at: f64,
-    /// The label.
     pub label: String,
 }
 
-/// Labels `ticks` with as few decimals as tell them apart.
+/// Labels `ticks` with their values times `factor`.
 pub fn label_ticks(ticks: &[f64], factor: f64) -> Vec<Tick> {
-    let decimals =
-        |v: f64| (0..6).find(|&d| (v * 10f64.powi(d) - (v * 10f64.powi(d)).round()).abs() < 1e-6).unwrap_or(6);
-    let each: Vec<usize> = ticks.iter().map(|tick| decimals(tick * factor) as usize).collect();
-    let spread = ticks.first().zip(ticks.last()).is_some_and(|(a, b)| *a > 0.0 && b / a > 20.0);
-    let most = each.iter().copied().max().unwrap_or(0);
-    let digits = |own: usize| if spread { own } else { most };
-    ticks.iter().zip(each).map(|(&at, own)| Tick { at, label: format::fixed(at * factor, digits(own)) }).collect()
+    let labels = format::ticks(ticks, factor);
+    ticks.iter().zip(labels).map(|(&at, label)| Tick { at, label }).collect()
 }
 
 /// A rectangle with an axis along its bottom and one along its left.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Panel {
-    /// Left edge.
     pub left: f64,
-    /// Top edge.
     pub top: f64,
-    /// Right edge.
     pub right: f64,
-    /// Bottom edge.
     pub bottom: f64,
     /// Along the bottom.
     pub x: Axis,
@@ -218,17 +206,17 @@ impl Panel {
     }
 }
 
-/// The title of a vertical axis: horizontal, above the axis, where it reads without turning the head.
+/// The title of a vertical axis: horizontal, above the axis, so that nobody has to turn their head.
 pub fn title_y(picture: &mut Picture, at: At, title: &str) {
     picture.text(Text { size: MEDIUM, ..Text::new(title, at) });
 }
 
-/// What to add to the title of an axis so that a logarithmic one isn't misread.
+/// Goes behind the title of an axis so that a logarithmic one isn't misread.
 pub fn kind(axis: &Axis) -> &'static str {
     if axis.is_log() { ", log scale" } else { "" }
 }
 
-/// A remark in grey, where there is one.
+/// A remark in grey; nothing if it is empty.
 pub fn remark(picture: &mut Picture, at: At, align: Align, text: &str) {
     if text.is_empty() {
         return;
@@ -265,12 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round_and_share_their_decimals() {
-        let labels =
-            |ticks: &[f64], factor: f64| label_ticks(ticks, factor).into_iter().map(|t| t.label).collect::<Vec<_>>();
-        assert_eq!(labels(&[0.0, 0.5, 1.0], 1.0), ["0.0", "0.5", "1.0"]);
-        assert_eq!(labels(&[0.1, 1.0, 10.0], 1.0), ["0.1", "1", "10"]);
-        assert_eq!(labels(&[0.0, 0.25], 100.0), ["0", "25"]);
+    fn ticks_are_round() {
         assert_eq!(Axis::between(0.0, 1.0).ticks(5), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
     }
 }

@@ -11,9 +11,9 @@ const HEIGHT: f64 = 250.0;
 /// Above this number of points only those of the front have bars and labels.
 const CROWD: usize = 48;
 
-/// What the figure shows.
+/// The points, and how they are named.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub struct EnergyAccuracyData {
     points: Vec<Dot>,
     models: Vec<ModelStyle>,
     /// Batch size, output length or both vary: what the labels say.
@@ -68,8 +68,8 @@ impl Naming {
     }
 }
 
-/// The points with a finite energy and accuracy; `None` where there is none.
-pub fn series(study: &Study) -> Option<Series> {
+/// The points with a finite energy and accuracy; `None` without any.
+pub fn series(study: &Study) -> Option<EnergyAccuracyData> {
     let shown = |p: &&Point| p.ept_out_j.value.is_finite() && p.accuracy.value.is_finite();
     let points: Vec<Point> = study.points.iter().filter(shown).cloned().collect();
     let styles = Styles::of(study);
@@ -84,38 +84,41 @@ pub fn series(study: &Study) -> Option<Series> {
     });
     let mut points: Vec<Dot> = dots.collect();
     points.sort_by_key(|dot| dot.on_front);
-    (!points.is_empty()).then(|| Series { points, models, naming, caveat: format::caveat(&study.methods) })
+    (!points.is_empty()).then(|| EnergyAccuracyData { points, models, naming, caveat: format::caveat(&study.methods) })
 }
 
-impl Series {
-    /// One sentence on what the figure shows.
+impl EnergyAccuracyData {
     pub fn caption(&self) -> String {
-        let front = " The stepped line is the Pareto front: no other cell has both less energy and more accuracy than \
-            a filled point.";
+        let front = " The stepped line is the Pareto front: no other cell has both lower energy and higher accuracy \
+            than a filled point.";
         let front = if self.has_front() { front } else { "" };
-        let crowd = if self.crowded() { " Only points of the front have bars and labels." } else { "" };
+        let crowd = if self.crowded() { " Only points on the front have bars and labels." } else { "" };
         format!(
-            "Energy per output token against exact match on held-out prompts, one point for each cell. Bars are 95 % \
-             intervals (repeats for energy, prompts for accuracy).{front}{crowd} {}",
+            "Energy per output token against exact match on held-out prompts, one point per cell. Bars are 95 % \
+             intervals (over repeats for energy, over prompts for accuracy).{front}{crowd} {}",
             self.naming.explanation()
         )
         .trim_end()
         .to_owned()
     }
 
-    /// What somebody who can't see the figure should know.
+    /// For readers who can't see the figure.
     pub fn alt(&self) -> String {
         let best = |better: fn(&Dot, &Dot) -> bool| {
             self.points.iter().reduce(|a, b| if better(b, a) { b } else { a }).map(|dot| {
                 let energy = format::energy(&dot.energy);
-                format!("{} with {energy} per token and {} exact", dot.style.label, format::percent(&dot.accuracy))
+                format!(
+                    "{} with {energy} per token and {} exact match",
+                    dot.style.label,
+                    format::percent(&dot.accuracy)
+                )
             })
         };
         let thrifty = best(|a, b| a.energy.value < b.energy.value).unwrap_or_default();
         let accurate = best(|a, b| a.accuracy.value > b.accuracy.value).unwrap_or_default();
         format!(
-            "Scatter plot of {} cells of {}. Least energy: {thrifty}. Most accurate: {accurate}.",
-            self.points.len(),
+            "Scatter plot of {} of {}. Lowest energy: {thrifty}. Highest accuracy: {accurate}.",
+            format::plural(self.points.len(), "cell"),
             format::plural(self.models.len(), "model")
         )
     }
@@ -135,7 +138,7 @@ impl Series {
 }
 
 /// Draws the figure.
-pub fn draw(series: &Series) -> Picture {
+pub fn draw(series: &EnergyAccuracyData) -> Picture {
     let mut picture = Picture::new(FULL_WIDTH, HEIGHT);
     let top = MARGIN + legend::draw(&mut picture, &series.models, false, series.caveat);
     let panel = axes(&mut picture, series, top);
@@ -151,7 +154,7 @@ pub fn draw(series: &Series) -> Picture {
     picture
 }
 
-fn axes(picture: &mut Picture, series: &Series, top: f64) -> Panel {
+fn axes(picture: &mut Picture, series: &EnergyAccuracyData, top: f64) -> Panel {
     let ends = |e: &Estimate| e.interval.map_or([e.value; 2], |i| [i.low, i.high]).into_iter().chain([e.value]);
     let x = Axis::spanning(series.points.iter().flat_map(|p| ends(&p.energy)));
     let y = accuracy_axis(&series.points.iter().flat_map(|p| ends(&p.accuracy)).collect::<Vec<_>>());
@@ -178,7 +181,7 @@ fn accuracy_axis(values: &[f64]) -> Axis {
     Axis::between((low - room).max(-0.02), (high + room).min(1.02))
 }
 
-fn bars(picture: &mut Picture, panel: &Panel, series: &Series) {
+fn bars(picture: &mut Picture, panel: &Panel, series: &EnergyAccuracyData) {
     for dot in series.detailed() {
         let (x, y) = panel.at(dot.energy.value, dot.accuracy.value);
         if let Some(i) = dot.energy.interval {
@@ -190,8 +193,8 @@ fn bars(picture: &mut Picture, panel: &Panel, series: &Series) {
     }
 }
 
-/// The best accuracy to be had for at most so much energy.
-fn front(picture: &mut Picture, panel: &Panel, series: &Series) {
+/// The best accuracy for at most a given energy.
+fn front(picture: &mut Picture, panel: &Panel, series: &EnergyAccuracyData) {
     let mut on: Vec<&Dot> = series.points.iter().filter(|p| p.on_front).collect();
     on.sort_by(|a, b| a.energy.value.total_cmp(&b.energy.value));
     let mut line: Vec<At> = Vec::new();
@@ -209,8 +212,8 @@ fn front(picture: &mut Picture, panel: &Panel, series: &Series) {
     picture.line(line, (150, 150, 150), LINE);
 }
 
-/// Puts each label where nothing is in its way; one that has no such place is left out.
-fn labels(picture: &mut Picture, panel: &Panel, series: &Series) {
+/// Puts each label where nothing is in its way; one without such a place is left out.
+fn labels(picture: &mut Picture, panel: &Panel, series: &EnergyAccuracyData) {
     let mut taken: Vec<[f64; 4]> = series.points.iter().map(|dot| around(panel, dot)).collect();
     taken.extend(picture.marks.iter().filter_map(error_bar));
     taken.extend(picture.texts().map(Text::bounds));

@@ -1,4 +1,4 @@
-//! The strip above a figure's panels: which marker is which model, and that energies aren't measured where they aren't.
+//! The strip above a figure's panels: the marker of each model, and a caveat if energies aren't measured.
 
 use super::picture::{Align, HALF_DIGIT, Picture, Text};
 use super::theme::{ALERT, LINE, MARGIN, MARKER, MEDIUM, ModelStyle, SMALL, THIN, fit, text_width};

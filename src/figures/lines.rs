@@ -1,6 +1,6 @@
 //! Energy per output token along one axis of the sweep, in one panel for each value of the other.
 
-use super::axis::{self, Axis, Panel, Tick, label_ticks, labels_width, title_y};
+use super::axis::{self, Axis, Panel, label_ticks, labels_width, title_y};
 use super::legend;
 use super::picture::{At, Picture};
 use super::theme::{FULL_WIDTH, LINE, MARGIN, ModelStyle, Styles};
@@ -43,6 +43,14 @@ impl Along {
         }
     }
 
+    /// A place on the axis in words.
+    fn at(self, value: usize) -> String {
+        match self {
+            Along::BatchSize => format!("batch size {value}"),
+            Along::OutputLength => format::plural(value, "new token"),
+        }
+    }
+
     fn title(self) -> &'static str {
         match self {
             Along::BatchSize => "Batch size",
@@ -51,9 +59,9 @@ impl Along {
     }
 }
 
-/// What the figure shows.
+/// The curves in their panels.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub struct LinesData {
     along: Along,
     panels: Vec<(usize, Vec<Curve>)>,
     sizes: Vec<usize>,
@@ -64,7 +72,7 @@ pub struct Series {
 #[derive(Debug, Clone, PartialEq)]
 struct Curve {
     style: ModelStyle,
-    /// In the order of the axis; a cell that was planned and isn't known leaves a gap.
+    /// In the order of the axis; a cell whose energy isn't known leaves a gap.
     points: Vec<(usize, Option<Estimate>)>,
 }
 
@@ -74,8 +82,8 @@ impl Curve {
     }
 }
 
-/// The cells with a known energy per output token; `None` where they don't differ along the axis.
-pub fn series(study: &Study, along: Along) -> Option<Series> {
+/// The cells with a known energy per output token; `None` if they don't differ along the axis.
+pub fn series(study: &Study, along: Along) -> Option<LinesData> {
     let styles = Styles::of(study);
     let known = |cell: &&CellSummary| cell.ept_out_j.is_some_and(|e| e.value.is_finite());
     let cells: Vec<&CellSummary> = study.cells.iter().filter(known).collect();
@@ -94,7 +102,7 @@ pub fn series(study: &Study, along: Along) -> Option<Series> {
     };
     let panels = panels.into_iter().map(|panel| (panel, curves(panel))).collect();
     let caveat = format::caveat(&study.methods);
-    (sizes.len() > 1).then(|| Series { along, panels, sizes, models: models.clone(), caveat })
+    (sizes.len() > 1).then(|| LinesData { along, panels, sizes, models: models.clone(), caveat })
 }
 
 fn sorted(values: impl Iterator<Item = usize>) -> Vec<usize> {
@@ -104,36 +112,37 @@ fn sorted(values: impl Iterator<Item = usize>) -> Vec<usize> {
     values
 }
 
-impl Series {
-    /// One sentence on what the figure shows.
+impl LinesData {
     pub fn caption(&self) -> String {
         let (by, panel) = match self.along {
             Along::BatchSize => ("batch size", "number of new tokens"),
             Along::OutputLength => ("number of new tokens", "batch size"),
         };
-        let panels = if self.panels.len() > 1 { format!(", a panel for each {panel}") } else { String::new() };
+        let panels = if self.panels.len() > 1 { format!(", one panel per {panel}") } else { String::new() };
         format!(
-            "Energy per output token by {by}{panels}. Bars are 95 % intervals over repeats; one smaller than its \
-             marker is hidden by it. Models are set slightly apart so that equal values can be seen."
+            "Energy per output token by {by}{panels}. Bars are 95 % intervals over repeats; bars shorter than their \
+             marker are hidden by it. Models are shifted slightly sideways so that equal values remain visible."
         )
     }
 
-    /// What somebody who can't see the figure should know.
+    /// For readers who can't see the figure.
     pub fn alt(&self) -> String {
-        let ends = self.panels.iter().flat_map(|(_, curves)| curves).take(6).filter_map(|curve| {
+        let curves = self.panels.iter().flat_map(|(panel, curves)| curves.iter().map(move |curve| (*panel, curve)));
+        let ends = curves.take(6).filter_map(|(panel, curve)| {
             let ((x0, from), (x1, to)) = (curve.known().next()?, curve.known().last()?);
             let energy = |e: Estimate| format::joules(Some(Joules(e.value)));
-            let change = format!("{} goes from {} at {x0} to {} at {x1}", curve.style.label, energy(from), energy(to));
+            let (panel, model, at) = (self.along.panel_name(panel), &curve.style.label, self.along.at(x0));
+            let change = format!("{panel}, {model}: from {} at {at} to {} at {x1}", energy(from), energy(to));
             (x1 > x0).then_some(change)
         });
-        format!("Line chart. {}.", ends.collect::<Vec<_>>().join("; "))
+        format!("Line chart of energy per output token. {}.", ends.collect::<Vec<_>>().join("; "))
     }
 
     fn estimates(&self) -> impl Iterator<Item = Estimate> {
         self.panels.iter().flat_map(|(_, curves)| curves).flat_map(Curve::known).map(|(_, estimate)| estimate)
     }
 
-    /// What the vertical axis has to show.
+    /// Values that the vertical axis has to reach.
     fn ends(&self) -> Vec<f64> {
         let ends = |e: Estimate| e.interval.map_or([e.value; 2], |i| [i.low, i.high]).into_iter().chain([e.value]);
         // an interval that reaches zero has no place on a logarithmic axis and is cut at the axis
@@ -143,7 +152,7 @@ impl Series {
 }
 
 /// Draws the figure.
-pub fn draw(series: &Series) -> Picture {
+pub fn draw(series: &LinesData) -> Picture {
     let rows = series.panels.len().div_ceil(PANELS_IN_A_ROW).max(1);
     let columns = series.panels.len().div_ceil(rows).max(1);
     let panel_height = if rows > 1 { 110.0 } else { 150.0 };
@@ -164,26 +173,26 @@ pub fn draw(series: &Series) -> Picture {
         let top = top + (i / columns) as f64 * row_height + 20.0;
         let x = Axis::sizes(series.sizes.iter().map(|size| *size as f64));
         let panel = Panel { left, top, right: left + width - 14.0, bottom: top + panel_height, x, y };
-        draw_panel(&mut picture, &panel, series, curves, &y_ticks, i % columns == 0);
+        panel.grid_y(&mut picture, &y_ticks);
+        if i % columns == 0 {
+            panel.axis_y(&mut picture, &y_ticks);
+        }
         panel.name(&mut picture, &series.along.panel_name(*value));
+        draw_panel(&mut picture, &panel, series, curves);
     }
     picture
 }
 
-fn draw_panel(picture: &mut Picture, panel: &Panel, series: &Series, curves: &[Curve], y: &[Tick], first: bool) {
+fn draw_panel(picture: &mut Picture, panel: &Panel, series: &LinesData, curves: &[Curve]) {
     let sizes: Vec<f64> = series.sizes.iter().map(|size| *size as f64).collect();
-    panel.grid_y(picture, y);
     panel.axis_x(picture, &label_ticks(&sizes, 1.0));
     panel.title_x(picture, series.along.title());
-    if first {
-        panel.axis_y(picture, y);
-    }
     for curve in curves {
         draw_curve(picture, panel, curve, dodge(series, curve));
     }
 }
 
-fn dodge(series: &Series, curve: &Curve) -> f64 {
+fn dodge(series: &LinesData, curve: &Curve) -> f64 {
     let n = series.models.len();
     let i = series.models.iter().position(|m| m.label == curve.style.label).unwrap_or(0);
     let step = DODGE.min(8.0 / n.max(1) as f64);

@@ -29,17 +29,15 @@ use picture::Picture;
 pub struct FigureFile {
     /// Stem of its files: `energy_accuracy`.
     pub name: &'static str,
-    /// A few words.
     pub title: &'static str,
     /// What it shows and how to read it.
     pub caption: String,
-    /// What somebody who can't see it should know.
+    /// For readers who can't see it.
     pub alt: String,
     /// The SVG itself.
     pub svg: String,
-    /// Where the SVG was written.
     pub svg_path: PathBuf,
-    /// Where the PNG (300 pixels an inch at its size in print) was written.
+    /// At 300 pixels an inch of its size in print.
     pub png_path: PathBuf,
 }
 
@@ -52,10 +50,10 @@ struct Sketch {
     picture: Picture,
 }
 
-/// Draws every figure that the study has something to show in, and writes each as SVG and PNG into `dir`.
+/// Draws every figure for which the study has data, and writes each as SVG and PNG into `dir`.
 ///
 /// # Errors
-/// Where `dir` can't be made or a file in it can't be written.
+/// `dir` can't be created, or a file in it can't be written.
 pub fn draw_all(study: &Study, power: &[PowerTrace], dir: &Path) -> Result<Vec<FigureFile>> {
     fs::create_dir_all(dir).context(|| format!("can't create `{}`", dir.display()))?;
     sketches(study, power).into_par_iter().map(|sketch| write(sketch, dir)).collect()
@@ -75,7 +73,7 @@ fn sketches(study: &Study, power: &[PowerTrace]) -> Vec<Sketch> {
     }
     [
         sketch!(energy_accuracy, "Energy and accuracy", energy_accuracy::series(study)),
-        sketch!(savings, "Savings against the teacher", savings::series(study)),
+        sketch!(savings, "Savings relative to the teacher", savings::series(study)),
         sketch!(ept_batch, "Energy per token by batch size", ept_batch::series(study)),
         sketch!(ept_length, "Energy per token by output length", ept_length::series(study)),
         sketch!(power, "Power over time", power::series(study, power)),

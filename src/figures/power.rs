@@ -1,11 +1,10 @@
 //! Power over time in and around one window of each model.
 
-use super::PowerTrace;
 use super::axis::{Axis, Panel, Tick, label_ticks, labels_width, title_y};
 use super::legend;
 use super::picture::{At, Picture, Text};
 use super::theme::{DEEP_SHADE, FULL_WIDTH, HAIR, INK, LINE, MARGIN, MEDIUM, MUTED, ModelStyle, SHADE, Styles, fit};
-use crate::analysis::Study;
+use crate::analysis::{PowerTrace, Study};
 use crate::format;
 use crate::record::EnergyMethod;
 use crate::units::Seconds;
@@ -15,42 +14,42 @@ const MOST_POINTS: usize = 1200;
 /// Spans that take less of a window than this, on average, run into each other in print.
 const THINNEST_SPAN: f64 = 0.002;
 
-/// What the figure shows.
+/// The traces, one panel each.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
-    traces: Vec<Trace>,
+pub struct PowerData {
+    traces: Vec<WindowTrace>,
     caveat: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Trace {
+struct WindowTrace {
     style: ModelStyle,
     /// Time since the window's start, and power.
     points: Vec<(f64, f64)>,
-    /// Spans of prefill on the same clock, where they are wide enough to be seen.
+    /// Spans of prefill on the same clock, if they are wide enough to be seen.
     prefill: Vec<(f64, f64)>,
     length: f64,
 }
 
-/// The traces with at least two readings, on clocks that start with their windows; `None` where there is none.
-pub fn series(study: &Study, power: &[PowerTrace]) -> Option<Series> {
+/// The traces with at least two readings, on clocks that start with their windows; `None` without any.
+pub fn series(study: &Study, power: &[PowerTrace]) -> Option<PowerData> {
     let styles = Styles::of(study);
-    let traces: Vec<Trace> = power.iter().filter_map(|trace| shifted(trace, &styles)).collect();
+    let traces: Vec<WindowTrace> = power.iter().filter_map(|trace| shifted(trace, &styles)).collect();
     let modelled = power.iter().any(|trace| trace.modelled);
     let fallback = if modelled { format::caveat(&[EnergyMethod::Modelled]) } else { None };
-    (!traces.is_empty()).then(|| Series { traces, caveat: format::caveat(&study.methods).or(fallback) })
+    (!traces.is_empty()).then(|| PowerData { traces, caveat: format::caveat(&study.methods).or(fallback) })
 }
 
-fn shifted(trace: &PowerTrace, styles: &Styles) -> Option<Trace> {
+fn shifted(trace: &PowerTrace, styles: &Styles) -> Option<WindowTrace> {
     let points = trace.points.iter().map(|(t, watts)| (t - trace.t0, *watts));
     let points: Vec<(f64, f64)> = points.filter(|(t, watts)| t.is_finite() && watts.is_finite()).collect();
     let length = trace.t1 - trace.t0;
     let style = ModelStyle { role: trace.role, ..styles.get(&trace.label) };
     let prefill = visible(trace);
-    (points.len() > 1 && length.is_finite()).then(|| Trace { style, points: thinned(points), prefill, length })
+    (points.len() > 1 && length.is_finite()).then(|| WindowTrace { style, points: thinned(points), prefill, length })
 }
 
-/// Spans of prefill on a clock that starts with the window; none where they are too thin to be told apart.
+/// Spans of prefill on a clock that starts with the window; none if they are too thin to be distinguished.
 fn visible(trace: &PowerTrace) -> Vec<(f64, f64)> {
     let spans = trace.prefill.iter().map(|(from, to)| (from - trace.t0, to - trace.t0));
     let spans: Vec<(f64, f64)> = spans.filter(|(from, to)| from.is_finite() && to > from).collect();
@@ -58,7 +57,7 @@ fn visible(trace: &PowerTrace) -> Vec<(f64, f64)> {
     if mean >= THINNEST_SPAN * (trace.t1 - trace.t0) { spans } else { Vec::new() }
 }
 
-/// Keeps the lowest and the highest of each run of readings where there are more than can be seen.
+/// Keeps the lowest and the highest of each run of readings if there are more than can be seen.
 fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     if points.len() <= MOST_POINTS {
         return points;
@@ -74,33 +73,32 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.chunks(run).flat_map(ends).collect()
 }
 
-impl Series {
-    /// One sentence on what the figure shows.
+impl PowerData {
     pub fn caption(&self) -> String {
         let prefill = if self.traces.iter().any(|trace| !trace.prefill.is_empty()) {
-            " Darker inside it: prompts are read (prefill), up to the first token of each batch."
+            " Its darker parts are prefill, up to the first token of each batch."
         } else {
             ""
         };
         format!(
-            "Power over time in one window of each model. The shaded part is the window whose energy counts; the load \
-             goes on before and after it.{prefill}"
+            "Power over time in one window of each model. The shaded part is the window, whose energy is counted; the \
+             load continues before and after it.{prefill}"
         )
     }
 
-    /// What somebody who can't see the figure should know.
+    /// For readers who can't see the figure.
     pub fn alt(&self) -> String {
         let each = self.traces.iter().map(|trace| {
             let highest = trace.points.iter().map(|(_, watts)| *watts).fold(0.0, f64::max);
             let length = format::duration(Seconds(trace.length));
-            format!("{}: window of {length}, at most {}", trace.style.label, format::watts(highest))
+            format!("{}: window of {length}, peak of {}", trace.style.label, format::watts(highest))
         });
         format!("Power over time. {}.", each.collect::<Vec<_>>().join("; "))
     }
 }
 
 /// Draws the figure: a panel for each model, all on the same axes.
-pub fn draw(series: &Series) -> Picture {
+pub fn draw(series: &PowerData) -> Picture {
     let columns = match series.traces.len() {
         0..=4 => 1,
         5..=8 => 2,
@@ -131,14 +129,14 @@ pub fn draw(series: &Series) -> Picture {
 }
 
 /// The axes that all panels share: time over all traces, power from zero.
-fn axes(series: &Series) -> (Axis, Axis) {
+fn axes(series: &PowerData) -> (Axis, Axis) {
     let points = || series.traces.iter().flat_map(|trace| &trace.points);
     let (first, last) = points().fold((0.0, 0.0), |(a, b): (f64, f64), (t, _)| (a.min(*t), b.max(*t)));
     let last = series.traces.iter().map(|trace| trace.length).fold(last, f64::max);
     (Axis::between(first, last), Axis::from_zero(points().map(|(_, watts)| *watts)))
 }
 
-fn draw_panel(picture: &mut Picture, panel: &Panel, trace: &Trace, y_ticks: &[Tick]) {
+fn draw_panel(picture: &mut Picture, panel: &Panel, trace: &WindowTrace, y_ticks: &[Tick]) {
     let (from, to) = (panel.x_at(0.0), panel.x_at(trace.length));
     picture.rect((from, panel.top), (to, panel.bottom), SHADE);
     for (from, to) in &trace.prefill {

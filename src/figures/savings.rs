@@ -1,4 +1,4 @@
-//! What a student (or a control) saves against its teacher, at each batch size and output length.
+//! The saving of each student and control relative to its teacher, at each batch size and output length.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ const GROUP_GAP: f64 = 5.0;
 /// Above this number of rows the cells of a model share one.
 const MOST_ROWS: usize = 48;
 
-/// What the figure shows.
+/// The rows in their groups, and what their captions need.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub struct SavingsData {
     groups: Vec<Group>,
     models: Vec<ModelStyle>,
     teachers: Vec<String>,
@@ -31,23 +31,23 @@ pub struct Series {
 struct Group {
     label: String,
     whole: bool,
-    rows: Vec<Row>,
+    rows: Vec<SavingRow>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Row {
+struct SavingRow {
     style: ModelStyle,
     saving: Estimate,
     verdict: Verdict,
-    /// The savings of the single cells, where they share this row.
+    /// The savings of the individual cells, if they share this row.
     cells: Vec<f64>,
 }
 
-/// The known savings; `None` where there is none.
-pub fn series(study: &Study) -> Option<Series> {
+/// The known savings; `None` without any.
+pub fn series(study: &Study) -> Option<SavingsData> {
     let styles = Styles::of(study);
     let mut groups = by_cell(study, &styles);
-    let overall: Vec<Row> = study.overall.iter().filter_map(|o| row(&styles, &o.student, &o.ept_out)).collect();
+    let overall: Vec<SavingRow> = study.overall.iter().filter_map(|o| row(&styles, &o.student, &o.ept_out)).collect();
     let rows = groups.iter().map(|group| group.rows.len()).sum::<usize>();
     let condensed = rows > MOST_ROWS && !overall.is_empty();
     if condensed {
@@ -56,7 +56,7 @@ pub fn series(study: &Study) -> Option<Series> {
         groups.push(Group { label: "All cells".to_owned(), whole: true, rows: overall });
     }
     let rows = || groups.iter().flat_map(|g| &g.rows);
-    // a group of one model names it beside the row
+    // a group of one model already names it
     let named = if condensed { Vec::new() } else { rows().map(|row| row.style.label.as_str()).collect() };
     let models = styles.only(named);
     let inconclusive = rows().any(|row| row.verdict == Verdict::Inconclusive);
@@ -64,17 +64,17 @@ pub fn series(study: &Study) -> Option<Series> {
     teachers.sort();
     teachers.dedup();
     let caveat = format::caveat(&study.methods);
-    (!groups.is_empty()).then_some(Series { groups, models, teachers, inconclusive, condensed, caveat })
+    (!groups.is_empty()).then_some(SavingsData { groups, models, teachers, inconclusive, condensed, caveat })
 }
 
-fn row(styles: &Styles, model: &str, comparison: &Comparison) -> Option<Row> {
+fn row(styles: &Styles, model: &str, comparison: &Comparison) -> Option<SavingRow> {
     let saving = comparison.saving.filter(|s| s.value.is_finite())?;
-    Some(Row { style: styles.get(model), saving, verdict: comparison.verdict, cells: Vec::new() })
+    Some(SavingRow { style: styles.get(model), saving, verdict: comparison.verdict, cells: Vec::new() })
 }
 
 /// A group for each batch size and output length.
 fn by_cell(study: &Study, styles: &Styles) -> Vec<Group> {
-    let mut groups: BTreeMap<(usize, usize), Vec<Row>> = BTreeMap::new();
+    let mut groups: BTreeMap<(usize, usize), Vec<SavingRow>> = BTreeMap::new();
     for saving in &study.savings {
         if let Some(row) = row(styles, &saving.student, &saving.ept_out) {
             groups.entry((saving.batch_size, saving.max_new_tokens)).or_default().push(row);
@@ -84,15 +84,15 @@ fn by_cell(study: &Study, styles: &Styles) -> Vec<Group> {
 }
 
 /// A group with one row for each model, over all its cells.
-fn by_model(study: &Study, overall: Vec<Row>) -> Vec<Group> {
+fn by_model(study: &Study, overall: Vec<SavingRow>) -> Vec<Group> {
     let cells = |model: &str| {
         let own = study.savings.iter().filter(move |s| s.student == model);
         own.filter_map(|s| s.ept_out.saving).map(|s| s.value).filter(|v| v.is_finite()).collect()
     };
-    let group = |row: Row| Group {
+    let group = |row: SavingRow| Group {
         label: short(&row.style.name()),
         whole: false,
-        rows: vec![Row { cells: cells(&row.style.label), ..row }],
+        rows: vec![SavingRow { cells: cells(&row.style.label), ..row }],
     };
     overall.into_iter().map(group).collect()
 }
@@ -101,19 +101,18 @@ fn group_label((batch, length): (usize, usize)) -> String {
     format!("Batch {batch}, {}", format::plural(length, "token"))
 }
 
-impl Series {
-    /// One sentence on what the figure shows.
+impl SavingsData {
     pub fn caption(&self) -> String {
-        let ticks = if self.condensed { " Small ticks are the single cells." } else { "" };
+        let ticks = if self.condensed { " Small ticks are the individual cells." } else { "" };
         let hollow = if self.inconclusive { " Hollow markers: inconclusive." } else { "" };
         format!(
-            "Energy per output token saved against {} at equal batch size and output length. Bars are 95 % intervals; \
-             right of zero is less energy.{ticks}{hollow}",
-            self.against()
+            "Energy saved per output token relative to {} at equal batch size and output length. Bars are 95 % \
+             intervals; points to the right of zero use less energy.{ticks}{hollow}",
+            self.reference()
         )
     }
 
-    /// What somebody who can't see the figure should know.
+    /// For readers who can't see the figure.
     pub fn alt(&self) -> String {
         let from = if self.condensed { 0 } else { self.groups.len().saturating_sub(1) };
         let each = self.groups[from..].iter().map(|group| {
@@ -122,10 +121,10 @@ impl Series {
             if self.condensed { rows } else { format!("{}: {rows}", group.label) }
         });
         let each = each.collect::<Vec<_>>().join("; ");
-        format!("Dot plot of the saving against {}. {each}.", self.against())
+        format!("Dot plot of the saving relative to {}. {each}.", self.reference())
     }
 
-    fn against(&self) -> String {
+    fn reference(&self) -> String {
         match self.teachers.as_slice() {
             [one] => one.clone(),
             _ => "each model's teacher".to_owned(),
@@ -134,7 +133,7 @@ impl Series {
 }
 
 /// Draws the figure: a group of rows for each batch size and output length, and the numbers at the right.
-pub fn draw(series: &Series) -> Picture {
+pub fn draw(series: &SavingsData) -> Picture {
     let rows: usize = series.groups.iter().map(|group| group.rows.len()).sum();
     let rows_height = rows as f64 * ROW + series.groups.len() as f64 * GROUP_GAP;
     // the strip of the legend is measured on a scratch picture, since the height depends on it
@@ -146,7 +145,10 @@ pub fn draw(series: &Series) -> Picture {
     let ticks = label_ticks(&panel.x.ticks(6), 100.0);
     panel.grid_x(&mut picture, &ticks);
     panel.axis_x(&mut picture, &ticks);
-    panel.title_x(&mut picture, &format!("Energy saved per output token against {} (%)", short(&series.against())));
+    panel.title_x(
+        &mut picture,
+        &format!("Energy saved per output token relative to {} (%)", short(&series.reference())),
+    );
     zero(&mut picture, &panel);
     let mut y = panel.top;
     for group in &series.groups {
@@ -159,11 +161,11 @@ fn short(name: &str) -> String {
     super::theme::fit(name, 120.0, MEDIUM, false)
 }
 
-fn panel(series: &Series, top: f64, height: f64) -> Panel {
+fn panel(series: &SavingsData, top: f64, height: f64) -> Panel {
     let label = |g: &Group| text_width(&g.label, SMALL, g.whole);
     let left = MARGIN + series.groups.iter().map(label).fold(0.0, f64::max) + 8.0;
     let all = || series.groups.iter().flat_map(|group| &group.rows);
-    let number = |r: &Row| text_width(&numbers(r), SMALL, false);
+    let number = |r: &SavingRow| text_width(&numbers(r), SMALL, false);
     let right = FULL_WIDTH - MARGIN - all().map(number).fold(0.0, f64::max) - 8.0;
     // an interval far below zero would squeeze everything else: it's cut at the edge, with an arrow
     let lowest = all().map(|r| r.saving.value).fold(0.0, f64::min);
@@ -196,7 +198,7 @@ fn draw_group(picture: &mut Picture, panel: &Panel, group: &Group, y: &mut f64) 
     *y += height;
 }
 
-fn draw_row(picture: &mut Picture, panel: &Panel, row: &Row, y: f64, whole: bool) {
+fn draw_row(picture: &mut Picture, panel: &Panel, row: &SavingRow, y: f64, whole: bool) {
     for x in row.cells.iter().map(|cell| panel.x_at(*cell)) {
         picture.line([(x, y - 2.6), (x, y + 2.6)], row.style.color, HAIR);
     }
@@ -213,7 +215,7 @@ fn draw_row(picture: &mut Picture, panel: &Panel, row: &Row, y: f64, whole: bool
     picture.text(Text { align: Align::Right, bold: whole, ..Text::new(numbers(row), at) });
 }
 
-fn numbers(row: &Row) -> String {
+fn numbers(row: &SavingRow) -> String {
     match row.saving.interval {
         Some(_) => format::percent(&row.saving),
         None => format!("{} % (n = {})", format::value(&row.saving, Scale::PERCENT), row.saving.n),

@@ -1,4 +1,4 @@
-//! How every figure looks: sizes for print, typeface, and one colour and one marker for each model everywhere.
+//! The look of every figure: sizes for print, colours, and the same colour and marker for a model everywhere.
 //!
 //! Lengths are in points (1/72 inch) of the printed figure.
 
@@ -38,48 +38,43 @@ pub const SHADE: Color = (238, 241, 245);
 pub const DEEP_SHADE: Color = (207, 216, 228);
 /// Paper.
 pub const PAPER: Color = (255, 255, 255);
-/// What a reader must not miss.
+/// Text that a reader must not miss.
 pub const ALERT: Color = (168, 50, 0);
 
-/// Okabe and Ito's palette without its yellow, which is too light for lines on white; told apart with any common
-/// form of colour blindness.
+/// Okabe and Ito's palette without its yellow, which is too light for lines on white;
+/// distinguishable with any common form of colour blindness.
 const PALETTE: [Color; 7] =
     [(0, 114, 178), (213, 94, 0), (0, 140, 106), (190, 100, 150), (70, 70, 70), (206, 140, 0), (64, 156, 210)];
 
 /// The shape of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Circle.
     Circle,
-    /// Square.
     Square,
-    /// Triangle that points up.
+    /// A triangle that points up.
     Up,
-    /// Square on its corner.
+    /// A square on its corner.
     Diamond,
-    /// Triangle that points down.
+    /// A triangle that points down.
     Down,
-    /// Upright cross.
+    /// An upright cross.
     Plus,
 }
 
 const SHAPES: [Shape; 6] = [Shape::Circle, Shape::Square, Shape::Up, Shape::Diamond, Shape::Down, Shape::Plus];
 
-/// How one model is drawn, in every figure of a study.
+/// The look of one model, in every figure of a study.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelStyle {
     /// Label of the model.
     pub label: String,
-    /// What it is.
     pub role: Role,
-    /// Its colour.
     pub color: Color,
-    /// Its marker.
     pub shape: Shape,
 }
 
 impl ModelStyle {
-    /// The label with the role, where that isn't said by the label.
+    /// The label with the role, unless the label contains it.
     pub fn name(&self) -> String {
         let role = format::role(self.role);
         if self.role == Role::Model || self.label.contains(role) {
@@ -116,7 +111,7 @@ impl Styles {
         self.0.push(ModelStyle { label: label.to_owned(), role, color, shape });
     }
 
-    /// The role's own shape where it's free, else the least used, and never one in this colour while there are others.
+    /// The role's own shape if it's free, else the least used, and never one in this colour while there are others.
     fn free_shape(&self, role: Role, color: Color) -> Shape {
         let own = match role {
             Role::Student => Shape::Circle,

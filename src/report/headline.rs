@@ -1,20 +1,17 @@
 //! The answer to the study's question, in sentences.
 
-use super::context::capitalised;
-use crate::analysis::{BreakEven, CellSummary, Estimate, OverallSaving, Study, Verdict};
+use crate::analysis::{BreakEven, OverallSaving, Study, Verdict};
 use crate::format;
 use crate::record::{OutputLength, Role, RunInfo};
 
-/// The answer: one sentence, and what belongs to it.
+/// The answer in one sentence, and remarks that a reader needs with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The answer.
     pub sentence: String,
-    /// What a reader needs beside it.
     pub remarks: Vec<String>,
 }
 
-/// The answer of a study: the first student's saving, or the thriftiest cell where nothing is compared.
+/// The answer of a study: the first student's saving, or the thriftiest cell if nothing is compared.
 pub fn answer(run: &RunInfo, study: &Study) -> Answer {
     let known = |o: &&OverallSaving| o.ept_out.saving.is_some_and(|s| s.value.is_finite());
     let students = study.overall.iter().filter(known);
@@ -24,12 +21,12 @@ pub fn answer(run: &RunInfo, study: &Study) -> Answer {
     };
     let caveat = format::caveat(&study.methods);
     let sentence = match caveat {
-        Some(caveat) => format!("{}: at {}", capitalised(caveat), saving_sentence(run, main)),
+        Some(caveat) => format!("{}: at {}", format::capitalised(caveat), saving_sentence(run, main)),
         None => format!("At {}", saving_sentence(run, main)),
     };
     let mut remarks: Vec<String> = Vec::new();
     if !main.measured && caveat.is_none() {
-        remarks.push("Not every trial behind this is valid and by one method that measures.".to_owned());
+        remarks.push("Not all trials behind this result are valid and measured by the same method.".to_owned());
     }
     remarks.extend(fixed_length(run));
     remarks.extend(over_control(main));
@@ -38,56 +35,50 @@ pub fn answer(run: &RunInfo, study: &Study) -> Answer {
     Answer { sentence, remarks }
 }
 
-/// `equal batch size and output length, S takes 71 % less energy …`: what `At ` goes in front of.
+/// `equal batch size and output length, S uses 71 % less energy …`: follows `At `.
 fn saving_sentence(run: &RunInfo, of: &OverallSaving) -> String {
+    format!("equal batch size and output length, {}{}.", claim(run, of).unwrap_or_default(), accuracies(of))
+}
+
+/// The claim on energy, with its interval and the number of repeats; `None` if the saving is unknown.
+fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
     let (student, teacher) = (&of.student, &of.teacher);
-    let saving = of.ept_out.saving.unwrap_or(Estimate { value: f64::NAN, interval: None, n: 0 });
-    let claim = match of.ept_out.verdict {
+    let (saving, increase) = (of.ept_out.saving?, of.ept_out.increase()?);
+    let shown = if of.ept_out.verdict == Verdict::Regressed { increase } else { saving };
+    let percent = format::short_percent(&shown);
+    let repeats = format!("{} of {}", format::plural(saving.n, "repeat"), format::plural(of.cells, "cell"));
+    let range = format::percent_range(&shown);
+    let support = match &range {
+        Some(range) => format!("95\u{a0}% interval {range}, {repeats}"),
+        None => format!("no interval: {repeats}"),
+    };
+    Some(match of.ept_out.verdict {
         Verdict::Improved => {
-            format!("{student} takes {} less energy per generated token than {teacher}", short(&saving))
+            format!("{student} uses {percent} less energy per generated token than {teacher} ({support})")
         }
         Verdict::Regressed => {
-            format!("{student} takes {} more energy per generated token than {teacher}", short(&negated(&saving)))
+            format!("{student} uses {percent} more energy per generated token than {teacher} ({support})")
         }
         Verdict::Equivalent => {
             let floor = format::fraction(run.floor);
-            format!("{student} takes as much energy per generated token as {teacher}, to within {floor}")
+            format!(
+                "{student} uses the same energy per generated token as {teacher}, to within {floor} (saving: {support})"
+            )
         }
         Verdict::Inconclusive => format!(
-            "the data don't tell whether {student} takes less energy per generated token than {teacher}: \
-             the saving is {}",
-            short(&saving)
+            "the data do not show whether {student} uses less energy per generated token than {teacher}: the saving \
+             is {percent} ({support})"
         ),
-    };
-    let shown = if of.ept_out.verdict == Verdict::Regressed { negated(&saving) } else { saving };
-    let support = support(&shown, of.cells);
-    let support = if of.ept_out.verdict == Verdict::Equivalent { format!("saving: {support}") } else { support };
-    format!("equal batch size and output length, {claim} ({support}){}.", answers(of))
+    })
 }
 
-fn short(saving: &Estimate) -> String {
-    format!("{}\u{a0}%", format::value(saving, format::Scale::PERCENT))
-}
-
-fn negated(e: &Estimate) -> Estimate {
-    let turn = |i: crate::analysis::Interval| crate::analysis::Interval { low: -i.high, high: -i.low };
-    Estimate { value: -e.value, interval: e.interval.map(turn), n: e.n }
-}
-
-fn support(saving: &Estimate, cells: usize) -> String {
-    let of = format!("{} of {}", format::plural(saving.n, "repeat"), format::plural(cells, "cell"));
-    match format::percent_range(saving) {
-        Some(range) => format!("95\u{a0}% interval {range}, {of}"),
-        None => format!("no interval: {of}"),
-    }
-}
-
-fn answers(of: &OverallSaving) -> String {
+fn accuracies(of: &OverallSaving) -> String {
     match (&of.student_accuracy, &of.teacher_accuracy) {
         (Some(own), Some(other)) => format!(
-            ", and answers {} against {} of the held-out prompts exactly",
+            "; exact match on the held-out prompts is {}, compared with {} for {}",
             format::share(own.value),
-            format::share(other.value)
+            format::share(other.value),
+            of.teacher
         ),
         _ => String::new(),
     }
@@ -97,8 +88,8 @@ fn answers(of: &OverallSaving) -> String {
 fn fixed_length(run: &RunInfo) -> Option<String> {
     let fixed = !run.cells.is_empty() && run.cells.iter().all(|cell| cell.output_length == OutputLength::Fixed);
     fixed.then(|| {
-        "Every answer has the same number of tokens here, so two models of equal size cost the same per token: the \
-         saving is the size's, and distillation's part is the accuracy."
+        "Every answer has the same number of tokens here, so models of equal size use the same energy per token. The \
+         saving therefore comes from the smaller size; what distillation contributes is accuracy."
             .to_owned()
     })
 }
@@ -113,33 +104,30 @@ fn over_control(main: &OverallSaving) -> Option<String> {
 }
 
 fn break_even(main: &OverallSaving) -> Option<String> {
+    let student = &main.student;
     match &main.break_even {
         BreakEven::Tokens(tokens) => {
-            Some(format!("The energy of training {} is paid back after {}.", main.student, format::tokens(tokens)))
+            let tokens = format::tokens(tokens);
+            Some(format!("The energy of training {student} is recovered after generating {tokens}."))
         }
         BreakEven::Never => Some(format!(
-            "The energy of training {} is never paid back for certain: the saving may be zero.",
-            main.student
+            "The energy of training {student} may never be recovered: the estimated saving is not positive."
         )),
         BreakEven::Unknown(_) => None,
     }
 }
 
 fn without_comparison(study: &Study) -> String {
-    let energy =
-        |cell: &&CellSummary| cell.ept_out_j.filter(|e| e.value.is_finite()).map_or(f64::INFINITY, |e| e.value);
-    let best =
-        study.cells.iter().filter(|cell| energy(cell).is_finite()).min_by(|a, b| energy(a).total_cmp(&energy(b)));
-    let Some((best, ept)) = best.and_then(|best| Some((best, best.ept_out_j?))) else {
-        return "No cell has a valid energy: nothing can be answered yet.".to_owned();
+    let Some((cell, ept)) = study.thriftiest() else {
+        return "No cell has a valid energy, so the question cannot be answered yet.".to_owned();
     };
     let caveat = format::caveat(&study.methods).map_or(String::new(), |c| format!(" ({c})"));
     format!(
-        "Of {}, {} with batch size {} and {} takes the least energy per generated token: {}{caveat}.",
+        "Of {}, {} with batch size {} and {} uses the least energy per generated token: {}{caveat}.",
         format::plural(study.cells.len(), "cell"),
-        best.model,
-        best.batch_size,
-        format::plural(best.max_new_tokens, "new token"),
+        cell.model,
+        cell.batch_size,
+        format::plural(cell.max_new_tokens, "new token"),
         format::energy(&ept)
     )
 }

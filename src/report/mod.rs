@@ -6,15 +6,15 @@ use crate::analysis::Study;
 use crate::error::Result;
 use crate::figures::FigureFile;
 use crate::record::RunInfo;
+use crate::template;
 
-pub mod context;
+mod glance;
 mod headline;
-mod html;
-mod markdown;
 mod method;
+mod page;
 mod provenance;
+mod table;
 mod tables;
-mod trust;
 
 /// A report in both of its forms.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +28,8 @@ pub struct Rendered {
 /// Renders the report of a run.
 ///
 /// # Errors
-/// Where a template uses a name that the page doesn't have: a defect of the program.
+/// A template uses a name that the page doesn't have: a defect of the program.
 pub fn render(run: &RunInfo, study: &Study, figures: &[FigureFile]) -> Result<Rendered> {
-    let page = context::Page::new(run, study, figures);
-    Ok(Rendered { html: html::render(&page)?, markdown: markdown::render(&page)? })
+    let page = page::Page::new(run, study, figures)?;
+    Ok(Rendered { html: template::render("report.html", &page)?, markdown: template::render("report.md", &page)? })
 }

@@ -1,47 +1,38 @@
-//! Where and with what a run was measured.
+//! The circumstances of a run: sweep file, machine, meter, models and their files.
 
 use serde::Serialize;
 
-use super::context::{Cell, Column, Row, Table};
+use super::table::{Cell, Column, Table};
 use crate::format;
-use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus};
+use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus, TrainingCost};
 
 /// The section on provenance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Provenance {
-    /// Facts of the run.
     pub run: Vec<Fact>,
-    /// Facts of each start that measured trials.
+    /// One for each start that measured trials.
     pub parts: Vec<PartFacts>,
-    /// The models as they were loaded, and their files.
+    /// GPUs, sources of energy, and the models as loaded with their files.
     pub tables: Vec<Table>,
-    /// Name of the sweep file.
     pub sweep_file: String,
-    /// Its text.
     pub sweep_yaml: String,
     /// A fence longer than any in the text, for Markdown.
     pub fence: String,
 }
 
-/// One start.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartFacts {
     /// `Part 1 of 2`.
     pub title: String,
-    /// Its facts.
     pub facts: Vec<Fact>,
 }
 
-/// A fact with its name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Fact {
-    /// What it is.
     pub name: &'static str,
-    /// What it says.
     pub value: String,
 }
 
-/// The provenance of a run.
 pub fn provenance(run: &RunInfo) -> Provenance {
     let n = run.parts.len();
     let title = |i: usize| if n == 1 { "Machine".to_owned() } else { format!("Part {} of {n}", i + 1) };
@@ -87,18 +78,18 @@ fn run_facts(run: &RunInfo) -> Vec<Fact> {
         let training = model.training.as_ref().map_or(String::new(), training);
         let adapter = model.adapter.as_ref().map_or(String::new(), |adapter| format!(" with the adapter {adapter}"));
         let role = format::role(model.role);
-        let text = format!("{}: {role}{teacher}, from {}{adapter}{training}", model.label, model.source);
+        let text = format!("{} ({role}{teacher}), from {}{adapter}{training}", model.label, model.source);
         facts.push(fact("Model", text));
     }
     facts
 }
 
-fn training(cost: &crate::record::TrainingCost) -> String {
-    let recipe = cost.recipe.as_deref().map_or(String::new(), |r| format!(" by {r}"));
+fn training(cost: &TrainingCost) -> String {
+    let recipe = cost.recipe.as_deref().map_or(String::new(), |r| format!(" with the recipe {r}"));
     let time = cost.duration_s.map_or(String::new(), |t| format!(" in {}", format::duration(t)));
     let energy = cost.energy_j.map(|_| {
         let how = cost.energy_method.map_or(String::new(), |m| format!(" ({})", format::method(m)));
-        format!(" with {}{how}", format::joules(cost.energy_j))
+        format!(", using {}{how}", format::joules(cost.energy_j))
     });
     let device = cost.device.as_deref().map_or(String::new(), |d| format!(" on {d}"));
     format!("; trained{recipe}{time}{}{device}", energy.unwrap_or_default())
@@ -118,12 +109,12 @@ fn part_facts(part: &Part) -> Vec<Fact> {
         fact("Meter", format!("{} ({})", part.meter.name, format::method(part.meter.method))),
     ];
     facts.extend(part.meter.domains.iter().map(|d| fact("Domain", format!("{}: {}", d.name, d.description))));
-    let beside = part.meter.host_domains.iter();
-    facts.extend(beside.map(|d| fact("Domain beside it", format!("{}: {}", d.name, d.description))));
+    let others = part.meter.host_domains.iter();
+    facts.extend(others.map(|d| fact("Other domain", format!("{}: {}", d.name, d.description))));
     facts
 }
 
-/// Entries of the parts' meters with the numbers of the parts that found them so; equal ones once.
+/// Entries of the parts' meters with the numbers of the parts that found them so; equal entries appear once.
 fn by_part<T: PartialEq>(run: &RunInfo, get: impl Fn(&Part) -> &[T]) -> Vec<(Vec<usize>, &T)> {
     let mut found: Vec<(Vec<usize>, &T)> = Vec::new();
     for (number, part) in (1..).zip(&run.parts) {
@@ -137,7 +128,7 @@ fn by_part<T: PartialEq>(run: &RunInfo, get: impl Fn(&Part) -> &[T]) -> Vec<(Vec
     found
 }
 
-/// In which parts, where there are several.
+/// Adds the parts that found it so, unless all did.
 fn in_parts(run: &RunInfo, cell: Cell, parts: &[usize]) -> Cell {
     if run.parts.len() == parts.len() {
         return cell;
@@ -158,15 +149,15 @@ fn gpus(run: &RunInfo) -> Option<Table> {
         Column::words("ECC"),
         Column::words("Persistence"),
         Column::words("MIG"),
-        Column::words("Others at the start"),
+        Column::words("Other processes at the start"),
     ];
     let found = by_part(run, |part| &part.meter.gpus);
-    let rows: Vec<Row> = found.into_iter().map(|(parts, gpu)| gpu_row(run, &parts, gpu)).collect();
-    let caption = "The GPUs in use, as they were found. Others: compute processes that were there before.".to_owned();
-    (!rows.is_empty()).then_some(Table { id: "table-gpus", caption, caveat: None, columns, rows })
+    let rows = found.into_iter().map(|(parts, gpu)| gpu_row(run, &parts, gpu));
+    let caption = "The GPUs in use, as they were found. Other processes: those that were already computing on them.";
+    Table::unless_empty("table-gpus", caption, columns, rows)
 }
 
-fn gpu_row(run: &RunInfo, parts: &[usize], gpu: &GpuInfo) -> Row {
+fn gpu_row(run: &RunInfo, parts: &[usize], gpu: &GpuInfo) -> Vec<Cell> {
     let switch = |state: Option<bool>| state.map_or(format::UNKNOWN, |on| if on { "on" } else { "off" });
     let name = [gpu.uuid.as_deref(), gpu.pci_bus_id.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let model = Cell::new(gpu.name.clone());
@@ -182,9 +173,9 @@ fn gpu_row(run: &RunInfo, parts: &[usize], gpu: &GpuInfo) -> Row {
     let others: Vec<String> = gpu.foreign_processes.iter().map(u32::to_string).collect();
     let others = match others.len() {
         0 => Cell::new("none"),
-        n => Cell::new(format::count(n as u64)).with(format!("pid {}", others.join(", "))).toned(Some("warn")),
+        n => Cell::count(n).with(format!("pid {}", others.join(", "))).toned(Some("warn")),
     };
-    Row::new(vec![
+    vec![
         in_parts(run, Cell::new(gpu.domain.clone()), parts),
         if name.is_empty() { model } else { model.with(name) },
         Cell::new(known(gpu.driver.as_deref())),
@@ -195,7 +186,7 @@ fn gpu_row(run: &RunInfo, parts: &[usize], gpu: &GpuInfo) -> Row {
         Cell::new(switch(gpu.persistence)),
         if gpu.mig { Cell::new("on").toned(Some("warn")) } else { Cell::new("off") },
         others,
-    ])
+    ]
 }
 
 /// Every source that was looked for, and how fast it was found to be.
@@ -205,27 +196,25 @@ fn sources(run: &RunInfo) -> Option<Table> {
         Column::words("Source"),
         Column::words("State"),
         Column::words("Use"),
-        Column::numbers("Updates every", ""),
-        Column::numbers("A reading takes", ""),
+        Column::numbers("Update interval", ""),
+        Column::numbers("Time per reading", ""),
         Column::words("Remarks"),
     ];
     let found = by_part(run, |part| &part.meter.sources);
-    let rows: Vec<Row> = found.into_iter().map(|(parts, source)| source_row(run, &parts, source)).collect();
-    let caption =
-        "The sources of energy and power that were looked for, with the time between updates and the cost of a \
-        reading as measured at the start."
-            .to_owned();
-    (!rows.is_empty()).then_some(Table { id: "table-sources", caption, caveat: None, columns, rows })
+    let rows = found.into_iter().map(|(parts, source)| source_row(run, &parts, source));
+    let caption = "The sources of energy and power that were looked for, with the update interval and the time per \
+        reading as measured at the start.";
+    Table::unless_empty("table-sources", caption, columns, rows)
 }
 
-fn source_row(run: &RunInfo, parts: &[usize], source: &SourceInfo) -> Row {
+fn source_row(run: &RunInfo, parts: &[usize], source: &SourceInfo) -> Vec<Cell> {
     let works = source.status == SourceStatus::Supported;
     let tick = source.tick_s.map_or(Cell::unknown(), |tick| Cell::new(format::duration(tick)));
     let tick = match source.tick_range_s {
         Some((from, to)) => tick.with(format!("{} to {}", format::duration(from), format::duration(to))),
         None => tick,
     };
-    Row::new(vec![
+    vec![
         in_parts(run, Cell::new(source.domain.clone()), parts),
         Cell::new(source.name.clone()),
         Cell::new(format::source_status(source.status)).toned((!works).then_some("warn")),
@@ -233,10 +222,10 @@ fn source_row(run: &RunInfo, parts: &[usize], source: &SourceInfo) -> Row {
         tick,
         source.call_s.map_or(Cell::unknown(), |call| Cell::new(format::duration(call))),
         Cell::new(source.detail.clone().unwrap_or_default()),
-    ])
+    ]
 }
 
-/// Each model as some part loaded it; parts that loaded the same show once.
+/// Each model as some part loaded it; equal ones appear once.
 fn loaded(run: &RunInfo) -> Vec<(&str, &ModelInfo)> {
     let mut loaded: Vec<(&str, &ModelInfo)> = Vec::new();
     for (label, info) in run.parts.iter().flat_map(|part| &part.models) {
@@ -253,17 +242,16 @@ fn models(run: &RunInfo) -> Option<Table> {
         Column::words("Architecture"),
         Column::numbers("Parameters", ""),
         Column::numbers("Weights", ""),
-        Column::words("Type"),
+        Column::words("Data type"),
         Column::words("Device"),
         Column::words("Engine"),
         Column::words("Notes"),
     ];
-    let rows: Vec<Row> = loaded(run).into_iter().map(|(label, info)| model_row(label, info)).collect();
-    let caption = "The models as they were loaded.".to_owned();
-    (!rows.is_empty()).then_some(Table { id: "table-models", caption, caveat: None, columns, rows })
+    let rows = loaded(run).into_iter().map(|(label, info)| model_row(label, info));
+    Table::unless_empty("table-models", "The models as loaded.", columns, rows)
 }
 
-fn model_row(label: &str, info: &ModelInfo) -> Row {
+fn model_row(label: &str, info: &ModelInfo) -> Vec<Cell> {
     let unknown = || format::UNKNOWN.to_owned();
     let dtype = match &info.stored_dtype {
         Some(stored) if *stored != info.dtype => Cell::new(info.dtype.clone()).with(format!("stored as {stored}")),
@@ -271,7 +259,7 @@ fn model_row(label: &str, info: &ModelInfo) -> Row {
     };
     let revision = info.revision.as_ref().map(|r| format!("revision {r}"));
     let notes: Vec<String> = revision.into_iter().chain(info.notes.iter().cloned()).collect();
-    Row::new(vec![
+    vec![
         Cell::new(label),
         Cell::new(info.architecture.clone()),
         Cell::new(info.parameters.map_or_else(unknown, format::count)),
@@ -280,18 +268,13 @@ fn model_row(label: &str, info: &ModelInfo) -> Row {
         Cell::new(info.device.clone()),
         Cell::new(info.engine.clone()),
         Cell::new(notes.join("; ")),
-    ])
+    ]
 }
 
 fn files(run: &RunInfo) -> Option<Table> {
     let columns = vec![Column::words("Model"), Column::words("File"), Column::words("SHA-256")];
-    let of = |(label, info): (&str, &ModelInfo)| {
-        let row = |(file, hash): (&String, &String)| {
-            Row::new(vec![Cell::new(label), Cell::new(file.clone()), Cell::new(hash.clone())])
-        };
-        info.files.iter().map(row).collect::<Vec<_>>()
-    };
-    let rows: Vec<Row> = loaded(run).into_iter().flat_map(of).collect();
-    let caption = "The files of the models.".to_owned();
-    (!rows.is_empty()).then_some(Table { id: "table-files", caption, caveat: None, columns, rows })
+    let files = loaded(run).into_iter().flat_map(|(label, info)| info.files.iter().map(move |file| (label, file)));
+    let rows =
+        files.map(|(label, (file, hash))| vec![Cell::new(label), Cell::new(file.clone()), Cell::new(hash.clone())]);
+    Table::unless_empty("table-files", "The files of the models.", columns, rows)
 }

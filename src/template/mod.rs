@@ -12,12 +12,15 @@ use crate::error::{Context, Error, Result};
 
 pub mod chat;
 
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 5] = [
     ("report.html", include_str!("../../templates/report.html")),
     ("report.css", include_str!("../../templates/report.css")),
     ("report.md", include_str!("../../templates/report.md")),
+    ("method.txt", include_str!("../../templates/method.txt")),
+    ("limits.txt", include_str!("../../templates/limits.txt")),
 ];
 const MARKDOWN: &str = "markdown";
+const PROSE: &str = "prose";
 
 /// Renders the embedded template `name`.
 ///
@@ -27,6 +30,16 @@ pub fn render(name: &str, context: impl Serialize) -> Result<String> {
     let env = environment()?;
     let template = env.get_template(name).map_err(|cause| explain(name, &cause))?;
     template.render(Serde(context)).map_err(|cause| explain(name, &cause))
+}
+
+/// Renders a template of prose as paragraphs: a blank line ends one, and its lines are joined. No value ends one.
+///
+/// # Errors
+/// Where there is no such template, or the template uses a name that `context` doesn't have.
+pub fn paragraphs(name: &str, context: impl Serialize) -> Result<Vec<String>> {
+    let text = render(name, context)?;
+    let blocks = text.split("\n\n").map(|block| block.trim_matches('\n').replace('\n', " "));
+    Ok(blocks.filter(|block| !block.is_empty()).collect())
 }
 
 /// Escapes text for a cell or a paragraph of a Markdown file; what means nothing where it stands is left alone.
@@ -71,6 +84,7 @@ fn environment() -> Result<Environment<'static>> {
     env.set_auto_escape_callback(|name| match name.rsplit('.').next() {
         Some("html") => AutoEscape::Html,
         Some("md") => AutoEscape::Custom(MARKDOWN.into()),
+        Some("txt") => AutoEscape::Custom(PROSE.into()),
         _ => AutoEscape::None,
     });
     env.set_formatter(write_value);
@@ -80,14 +94,16 @@ fn environment() -> Result<Environment<'static>> {
     Ok(env)
 }
 
-/// What is marked as safe is written as it is; everything else is escaped for the kind of file.
+/// Writes a value escaped for the kind of file, unless it is marked as safe.
 fn write_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
-    let markdown = *state.auto_escape() == AutoEscape::Custom(MARKDOWN.into());
-    match markdown {
-        false => minijinja::escape_formatter(out, state, value),
-        true if value.is_safe() => out.write_str(&value.to_string()).map_err(minijinja::Error::from),
-        true => out.write_str(&escape_markdown(&value.to_string())).map_err(minijinja::Error::from),
-    }
+    let escape: fn(&str) -> String = match state.auto_escape() {
+        AutoEscape::Custom(kind) if *kind == MARKDOWN => escape_markdown,
+        AutoEscape::Custom(_) => |text| text.replace(['\n', '\r'], " "),
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    let text = value.to_string();
+    let text = if value.is_safe() { text } else { escape(&text) };
+    out.write_str(&text).map_err(minijinja::Error::from)
 }
 
 fn explain(name: &str, cause: &minijinja::Error) -> Error {
@@ -108,6 +124,18 @@ mod tests {
     fn an_unknown_name_in_the_context_is_an_error() {
         assert!(render("report.html", serde_json::json!({})).is_err());
         assert!(render("report.md", serde_json::json!({})).is_err());
+        assert!(render("method.txt", serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn a_value_never_ends_a_paragraph_of_prose() {
+        let counted = serde_json::json!({ "names": "a\n\nb", "several": false, "others": "" });
+        let values = serde_json::json!({
+            "counted": counted, "unlike_prompts": false, "grouped": "", "dummies": "", "sensor": false, "by_model": false,
+        });
+        let limits = paragraphs("limits.txt", values).unwrap();
+        assert_eq!(limits.len(), 2);
+        assert!(limits[0].starts_with("Only a  b is counted; whatever else"), "{}", limits[0]);
     }
 
     #[test]

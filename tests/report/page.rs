@@ -1,8 +1,6 @@
-use std::fs;
-
 use ept_sweep::analysis::{BreakEven, Study, Verdict};
-use ept_sweep::figures::{FigureFile, draw_all};
-use ept_sweep::record::{EnergyMethod, GROUPED, OutputLength, Role, RunInfo};
+use ept_sweep::figures::FigureFile;
+use ept_sweep::record::{EnergyMethod, GROUPED, OutputLength, RunInfo};
 use ept_sweep::report::{Rendered, render};
 
 use crate::figures::pictures;
@@ -26,37 +24,6 @@ fn plain(text: &str) -> String {
     text.replace(['\u{a0}', '\u{202f}'], " ")
 }
 
-/// Writes the fixture's reports into the folder that the variable names, to look at.
-#[test]
-#[ignore = "writes files to look at into $EPT_SWEEP_LOOK"]
-fn look() {
-    let root = std::path::PathBuf::from(std::env::var("EPT_SWEEP_LOOK").unwrap());
-    let mut run = fixture::run();
-    let label =
-        |i: usize| format!("{}-of-a-model-<b>&{i}", if i.is_multiple_of(2) { "a-rather-long-label" } else { "m" });
-    let role = |i: usize| if i == 0 { Role::Teacher } else { Role::Student };
-    let many: Vec<_> = (0..12).map(|i| (label(i), role(i), 0.1 / (i + 1) as f64, 0.95 - 0.05 * i as f64)).collect();
-    for (name, study) in [
-        ("many", fixture::grid(&many, &[1, 2, 4, 8, 16, 32], &[8, 16, 32, 64, 128])),
-        ("gpu", fixture::gpu_study()),
-        ("full", fixture::study()),
-        ("spoiled", fixture::spoiled()),
-        ("modelled", fixture::modelled(fixture::spoiled())),
-    ] {
-        let dir = root.join(name);
-        let mut power = fixture::power();
-        power[0].prefill = (0..4).map(|i| 101.5 + 1.25 * f64::from(i)).map(|t| (t, t + 0.5)).collect();
-        let figures = draw_all(&study, &power, &dir.join("figures")).unwrap();
-        run.parts[0].meter = fixture::meter(study.methods[0]);
-        if name == "gpu" {
-            run = fixture::gpu_run();
-        }
-        let report = render(&run, &study, &figures).unwrap();
-        fs::write(dir.join("report.html"), report.html).unwrap();
-        fs::write(dir.join("report.md"), report.markdown).unwrap();
-    }
-}
-
 #[test]
 fn an_engine_that_cannot_pad_is_named_in_the_method_and_beside_its_model() {
     let mut run = fixture::run();
@@ -67,7 +34,7 @@ fn an_engine_that_cannot_pad_is_named_in_the_method_and_beside_its_model() {
     info.notes = vec![GROUPED.to_owned()];
     let report = rendered(&run, &fixture::study());
     for page in [&report.html, &report.markdown] {
-        assert!(page.contains("The engine of student-kd (candle-transformers) can"));
+        assert!(page.contains("The engine of student-kd (candle-transformers) cannot pad"));
         assert!(page.contains(GROUPED));
     }
 }
@@ -75,9 +42,9 @@ fn an_engine_that_cannot_pad_is_named_in_the_method_and_beside_its_model() {
 #[test]
 fn the_headline_answers_in_one_sentence_with_its_interval() {
     let report = rendered(&fixture::run(), &fixture::study());
-    let sentence = "At equal batch size and output length, student-kd takes 71 % less energy per generated token than \
-        teacher (95 % interval 69–73 %, 5 repeats of 6 cells), and answers 78 % against 94 % of the held-out prompts \
-        exactly.";
+    let sentence = "At equal batch size and output length, student-kd uses 71 % less energy per generated token than \
+        teacher (95 % interval 69–73 %, 5 repeats of 6 cells); exact match on the held-out prompts is 78 %, compared \
+        with 94 % for teacher.";
     assert!(plain(&report.html).contains(sentence), "{}", headline(&report.html));
     assert!(plain(&report.markdown).contains(&format!("**{sentence}**")));
 }
@@ -95,16 +62,18 @@ fn each_verdict_has_its_own_headline() {
     };
     assert!(
         with(Verdict::Regressed, -0.2)
-            .contains("takes 20 % more energy per generated token than teacher (95 % interval 15–25 %")
+            .contains("uses 20 % more energy per generated token than teacher (95 % interval 15–25 %")
     );
-    assert!(with(Verdict::Equivalent, 0.01).contains("takes as much energy per generated token as teacher"));
-    assert!(with(Verdict::Inconclusive, 0.02).contains("the data don&#x27;t tell whether student-kd"));
+    assert!(
+        with(Verdict::Equivalent, 0.01).contains("uses the same energy per generated token as teacher, to within 1 %")
+    );
+    assert!(with(Verdict::Inconclusive, 0.02).contains("the data do not show whether student-kd uses less energy"));
 }
 
 #[test]
 fn fixed_length_says_that_the_saving_is_the_sizes() {
     let mut run = fixture::run();
-    let said = "the saving is the size's, and distillation's part is the accuracy";
+    let said = "The saving therefore comes from the smaller size; what distillation contributes is accuracy.";
     let report = render(&run, &fixture::study(), &[]).unwrap();
     assert!(report.markdown.contains(said));
     assert!(plain(&report.markdown).contains(
@@ -123,7 +92,7 @@ fn a_study_without_a_comparison_names_its_thriftiest_cell() {
     let report = render(&fixture::run(), &study, &[]).unwrap();
     assert!(
         headline(&report.html)
-            .starts_with("Of 18 cells, student-kd with batch size 16 and 64 new tokens takes the least")
+            .starts_with("Of 18 cells, student-kd with batch size 16 and 64 new tokens uses the least")
     );
     for cell in &mut study.cells {
         cell.ept_out_j = None;
@@ -245,9 +214,14 @@ fn what_went_wrong_is_shown_with_its_meaning() {
 fn a_break_even_is_in_tokens_or_says_why_not() {
     let mut study = fixture::study();
     let report = render(&fixture::run(), &study, &[]).unwrap();
-    assert!(plain(&report.markdown).contains("is paid back after 1.24 million tokens [1.13, 1.35]"));
+    assert!(plain(&report.markdown).contains("is recovered after generating 1.24 million tokens [1.13, 1.35]"));
     study.overall[0].break_even = BreakEven::Never;
-    assert!(render(&fixture::run(), &study, &[]).unwrap().markdown.contains("never paid back for certain"));
+    assert!(
+        render(&fixture::run(), &study, &[])
+            .unwrap()
+            .markdown
+            .contains("may never be recovered: the estimated saving is not positive")
+    );
 }
 
 /// The rows of a table of the Markdown page, by the beginning of its caption.
@@ -283,21 +257,21 @@ fn a_gpu_run_shows_prefill_and_decode_by_three_methods_with_what_keeps_them_apar
         assert!(page.contains("back-to-back prefill") && page.contains("clock and power state"));
     }
     let markdown = plain(&report.markdown);
-    let phases = table(&markdown, "Energy of prefill for one prompt");
-    for column in ["Prefill by difference", "Prefill by regression", "Decode inside windows", "Apart by"] {
+    let phases = table(&markdown, "Energy of prefill per prompt");
+    for column in ["Prefill by difference", "Prefill by regression", "Decode inside windows", "Disagreement"] {
         assert!(phases[0].contains(column), "{column}: {}", phases[0]);
     }
-    assert!(phases[2].contains("curved: 1.20 µJ") && phases[2].contains("7 %"), "{}", phases[2]);
+    assert!(phases[2].contains("curvature: 1.20 µJ") && phases[2].contains("7 %"), "{}", phases[2]);
     assert_eq!(phases.len(), 2 + 3);
 }
 
 #[test]
-fn a_gpu_run_holds_the_seeds_estimator_and_the_processor_beside_its_energy() {
+fn a_gpu_run_compares_ept_benchs_estimator_and_shows_the_processors_energy() {
     let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
     let markdown = plain(&report.markdown);
-    let seed = table(&markdown, "EPT-Bench's estimator beside ours");
-    assert!(seed[2].contains("96.2<br>[95.8, 96.6]"), "{}", seed[2]);
-    let domains = table(&markdown, "Energy of one pass over the prompts by what drew it");
+    let estimator = table(&markdown, "EPT-Bench's estimator compared with ours");
+    assert!(estimator[2].contains("96.2<br>[95.8, 96.6]"), "{}", estimator[2]);
+    let domains = table(&markdown, "Energy of one pass over the prompts by component");
     assert!(domains[0].contains("GPU") && domains[0].contains("CPU") && domains[0].contains("Memory"));
     assert!(domains[2].contains("80 %"), "{}", domains[2]);
 }
@@ -326,33 +300,63 @@ fn a_gpu_run_has_its_gpus_and_its_sources_in_the_provenance() {
 }
 
 #[test]
-fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_has() {
+fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_reflects() {
     let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
     let markdown = plain(&report.markdown);
     for text in [
         "with the preset publication",
         "(order by_model)",
-        "Measured only to tell prefill and decode apart, and in no comparison, figure or headline: 1 further cell.",
+        "Measured only to separate prefill from decode, and excluded from every comparison, figure and headline: \
+         1 further cell.",
+        "at least 3 s, extended up to 9 s until temperature and speed are steady.",
         "A random wait of up to 100 ms",
         "The same work runs for 500 ms before and after it",
-        "before and after its trials of a block, after 3 s of rest",
-        "the furthest apart were −1.20 W",
-        "Repeats are adaptive: from 5 repeats on",
-        "repeats stopped at 7",
+        "with the model loaded, before and after its trials in each block, after 3 s of rest for the clocks to settle.",
+        "the largest difference was −1.20 W",
+        "Repeats are adaptive: after the first 5 repeats",
+        "within ± 2 % of its mean, up to 15 repeats.",
+        "Every cell reached this half-width, and measuring stopped after 7 repeats.",
         "- Systematic uncertainty of the sensor: unknown. NVIDIA documents",
-        "Measured beside them, and shown apart: dram-0, package-0.",
+        "Only gpu0 and gpu1 are counted;",
+        "Also measured, and reported separately: dram-0, package-0.",
         "- Order by_model: all repeats of a model",
         "18 cells, 5 to 7 repeats each",
     ] {
         assert!(markdown.contains(text), "{text}");
     }
+}
+
+/// The report on a GPU run of which repeats ended so; only these texts differ.
+fn stopped(repeats: usize, wide: &[&str], unknown: &[&str]) -> String {
+    let names = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     let mut study = fixture::gpu_study();
     let stopping = study.stopping.as_mut().unwrap();
-    (stopping.repeats, stopping.narrow, stopping.wide) = (15, 17, vec!["teacher.b1.n16".to_owned()]);
-    let markdown = plain(&rendered(&fixture::gpu_run(), &study).markdown);
-    assert!(
-        markdown.contains("Stopped at the maximum: 17 of 18 cells are at the half-width, and teacher.b1.n16 aren't.")
-    );
+    (stopping.repeats, stopping.wide, stopping.unknown) = (repeats, names(wide), names(unknown));
+    stopping.narrow = study.cells.len() - wide.len() - unknown.len();
+    plain(&rendered(&fixture::gpu_run(), &study).markdown)
+}
+
+#[test]
+fn repeats_that_stopped_at_the_maximum_name_the_cells_that_are_still_wide() {
+    let page = stopped(15, &["teacher.b1.n16"], &[]);
+    let text = "Measuring stopped at the maximum: 17 of 18 cells reached this half-width. Still wider: teacher.b1.n16.";
+    assert!(page.contains(text));
+    assert!(!page.contains("so far") && !page.contains("Without an interval"));
+}
+
+#[test]
+fn repeats_are_so_far_only_while_a_cell_is_wide_and_more_may_come() {
+    let page = stopped(7, &["teacher.b1.n16", "teacher.b4.n16"], &["teacher.b16.n16"]);
+    assert!(page.contains("After 7 repeats so far, 15 of 18 cells have reached this half-width."));
+    assert!(page.contains("Still wider: teacher.b1.n16, teacher.b4.n16."));
+    assert!(page.contains("fewer than two of their repeats are valid: teacher.b16.n16."));
+}
+
+#[test]
+fn a_finished_run_names_its_failed_cell_apart_and_says_nothing_of_so_far() {
+    let page = stopped(5, &[], &["teacher.b16.n16"]);
+    assert!(page.contains("up to 15 repeats. 17 of 18 cells reached this half-width. Without an interval, because"));
+    assert!(!page.contains("so far") && !page.contains("Still wider"));
 }
 
 #[test]

@@ -1,0 +1,26 @@
+//! The only place where a measured number becomes a string.
+//!
+//! Precision is chosen here, by the kind of quantity; the digits of an estimate follow its interval, so that a number
+//! shows no more of itself than its interval knows. Unknown is `–`, never zero.
+
+mod estimate;
+mod number;
+mod quantity;
+mod scale;
+mod words;
+
+pub use estimate::{
+    energy, interval, percent, percent_range, points, rouge_l, rouge_l_interval, short_percent, signed_points,
+    signed_value, times, tokens, value,
+};
+pub use number::{
+    UNKNOWN, change, count, fraction, number, p_value, plural, precise, share, share_error, ticks, whole, whole_percent,
+};
+pub use quantity::{
+    bytes, celsius, celsius_range, coverage, duration, joules, joules_per_token, megahertz, passes, seconds,
+    signed_watts, watts, window_length,
+};
+pub use scale::Scale;
+pub use words::{
+    capitalised, caveat, clock_events, method, order, preset, prompt_form, role, source_role, source_status, verdict,
+};

@@ -1,0 +1,119 @@
+//! Each student and control compared with its teacher, in each cell and over all cells.
+
+use crate::analysis::{
+    BreakEven, BreakEvenUnknown, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Verdict,
+};
+use crate::format::{self, Scale};
+use crate::report::table::{Cell, Column, Table, TableRow};
+
+/// `None` if nothing is compared.
+pub fn savings(study: &Study) -> Option<Table> {
+    if study.savings.is_empty() && study.overall.is_empty() {
+        return None;
+    }
+    let pairs: Vec<_> =
+        study.savings.iter().map(|s| (s, ept(study, &s.teacher, s), ept(study, &s.student, s))).collect();
+    let known = pairs.iter().flat_map(|(_, teacher, student)| [teacher, student]).flatten().map(|e| e.value);
+    let scale = Scale::joules(known);
+    let mut rows: Vec<TableRow> = pairs.iter().map(|(s, t, o)| saving_row(s, t.as_ref(), o.as_ref(), scale)).collect();
+    rows.extend(study.overall.iter().map(overall_row));
+    let columns = vec![
+        Column::words("Model"),
+        Column::words("Teacher"),
+        Column::numbers("Batch", ""),
+        Column::numbers("New tokens", ""),
+        Column::numbers("EPT teacher", scale.unit),
+        Column::numbers("EPT model", scale.unit),
+        Column::numbers("Saving", "%"),
+        Column::numbers("Factor", ""),
+        Column::words("Verdict"),
+        Column::numbers("Accuracy difference", "points"),
+        Column::numbers("Break-even", "tokens"),
+    ];
+    let caption = "Energy per output token of each model compared with its teacher at equal batch size and output \
+        length, with 95 % intervals. p values are adjusted for the number of cells (Holm). Accuracy difference: exact \
+        match of the model minus that of its teacher. Break-even: output tokens after which the energy of training is \
+        recovered.";
+    let caveat = format::caveat(&study.methods);
+    Some(Table { id: "table-savings", caption: caption.to_owned(), caveat, columns, rows })
+}
+
+fn ept(study: &Study, model: &str, at: &Saving) -> Option<Estimate> {
+    let same =
+        |c: &&CellSummary| c.model == model && c.batch_size == at.batch_size && c.max_new_tokens == at.max_new_tokens;
+    study.cells.iter().filter(same).find_map(|cell| cell.ept_out_j)
+}
+
+fn saving_row(saving: &Saving, teacher: Option<&Estimate>, own: Option<&Estimate>, scale: Scale) -> TableRow {
+    let mut cells = vec![
+        Cell::new(saving.student.clone()).with(format::role(saving.role)),
+        Cell::new(saving.teacher.clone()),
+        Cell::count(saving.batch_size),
+        Cell::count(saving.max_new_tokens),
+        Cell::estimate(teacher, scale),
+        Cell::estimate(own, scale),
+    ];
+    cells.extend(compared(&saving.ept_out, saving.accuracy_difference.as_ref(), &saving.break_even));
+    TableRow::new(cells)
+}
+
+fn overall_row(overall: &OverallSaving) -> TableRow {
+    let all = format!("all {}", format::plural(overall.cells, "cell"));
+    let mut cells = vec![
+        Cell::new(overall.student.clone()).with(all),
+        Cell::new(overall.teacher.clone()),
+        Cell::new("all"),
+        Cell::new("all"),
+        Cell::unknown(),
+        Cell::unknown(),
+    ];
+    cells.extend(compared(&overall.ept_out, overall.accuracy_difference.as_ref(), &overall.break_even));
+    TableRow { cells, total: true }
+}
+
+fn compared(comparison: &Comparison, accuracy: Option<&Estimate>, pays: &BreakEven) -> [Cell; 5] {
+    let factor = comparison.factor.as_ref();
+    [
+        Cell::estimate(comparison.saving.as_ref(), Scale::PERCENT),
+        factor.map_or(Cell::unknown(), |f| Cell::new(format::times(f))),
+        verdict(comparison),
+        accuracy.map_or(Cell::unknown(), points),
+        break_even(pays),
+    ]
+}
+
+fn verdict(comparison: &Comparison) -> Cell {
+    let tone = match comparison.verdict {
+        Verdict::Improved => Some("good"),
+        Verdict::Regressed => Some("bad"),
+        Verdict::Inconclusive => Some("warn"),
+        Verdict::Equivalent => None,
+    };
+    let verdict = Cell::new(format::verdict(comparison.verdict)).toned(tone);
+    match comparison.p_adjusted {
+        Some(p) => verdict.with(format::p_value(p)),
+        None => verdict,
+    }
+}
+
+/// A difference in accuracy, in a column that names the unit.
+fn points(difference: &Estimate) -> Cell {
+    Cell::new(format::signed_value(difference)).with(format::interval(difference, Scale::PERCENT))
+}
+
+fn break_even(pays: &BreakEven) -> Cell {
+    match pays {
+        BreakEven::Tokens(tokens) => {
+            let scale = Scale::counts([tokens.value]);
+            let number = format::value(tokens, scale);
+            let text = if scale.unit.is_empty() { number } else { format!("{number} {}", scale.unit) };
+            Cell::new(text).with(format::interval(tokens, scale))
+        }
+        BreakEven::Never => Cell::new("never").with("saving not established"),
+        BreakEven::Unknown(why) => Cell::unknown().with(match why {
+            BreakEvenUnknown::NoTrainingEnergy => "no training energy",
+            BreakEvenUnknown::MixedMethods => "mixed methods",
+            BreakEvenUnknown::UnknownSaving => "saving unknown",
+        }),
+    }
+}
