@@ -3,10 +3,7 @@
 //! Digits follow the interval: a number shows no more of itself than its interval knows. Unknown is `–`.
 
 use crate::analysis::{Estimate, Interval, Verdict};
-use crate::record::{
-    ChatTemplateInfo, ClockEvent, EnergyMethod, Order, Preset, PromptForm, Role, SourceRole, SourceStatus, Truncate,
-    Truncated,
-};
+use crate::record::{ChatTemplateInfo, ClockEvent, EnergyMethod, PromptForm, Truncate, Truncated};
 use crate::units::{Joules, JoulesPerToken, Seconds};
 
 /// What stands for a number that isn't known.
@@ -257,15 +254,14 @@ pub fn prompt_form(form: &PromptForm) -> Option<String> {
     };
     let limit = form.limit.map(|limit| {
         let most = plural(limit.max_tokens, "token");
-        let end = match limit.truncate {
-            Truncate::None => return format!("prompts of more than {most} are refused"),
-            Truncate::Left => "beginning",
-            Truncate::Right => "end",
-        };
+        let limited = format!("prompts of more than {most} are {}", limit.truncate.words());
+        if limit.truncate == Truncate::None {
+            return limited;
+        }
         let lists = [("", form.energy), (" of the accuracy", form.accuracy)];
         let lost = lists.into_iter().filter_map(|(of, truncated)| Some(cut(of, truncated?)));
         let lost = lost.collect::<Vec<_>>().join(", ");
-        format!("prompts of more than {most} are cut at their {end}: {lost}")
+        format!("{limited}: {lost}")
     });
     let parts: Vec<String> = [template, limit].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
@@ -373,60 +369,9 @@ pub fn megahertz(clock: f64) -> String {
 
 /// Clock events with their shares of a window: `power cap 85 %, idle 1 %`; `none` where none was active.
 pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
-    let each = events.iter().map(|(event, share)| format!("{} {}", clock_event(*event), fraction(*share)));
+    let each = events.iter().map(|(event, share)| format!("{} {}", event.words(), fraction(*share)));
     let all = each.collect::<Vec<_>>().join(", ");
     if all.is_empty() { "none".to_owned() } else { all }
-}
-
-/// Why a GPU doesn't run at the clocks that it could, in a word or two.
-pub fn clock_event(event: ClockEvent) -> &'static str {
-    match event {
-        ClockEvent::Idle => "idle",
-        ClockEvent::ApplicationClocks => "application clocks",
-        ClockEvent::SoftwarePowerCap => "power cap",
-        ClockEvent::HardwareSlowdown => "hardware slowdown",
-        ClockEvent::SyncBoost => "sync boost",
-        ClockEvent::SoftwareThermal => "thermal (driver)",
-        ClockEvent::HardwareThermal => "thermal (hardware)",
-        ClockEvent::PowerBrake => "power brake",
-    }
-}
-
-/// The name of a preset, as the sweep file has it.
-pub fn preset(preset: Preset) -> &'static str {
-    match preset {
-        Preset::Quick => "quick",
-        Preset::Standard => "standard",
-        Preset::Publication => "publication",
-    }
-}
-
-/// How trials are ordered, as the sweep file has it.
-pub fn order(order: Order) -> &'static str {
-    match order {
-        Order::Blocks => "blocks",
-        Order::ByModel => "by_model",
-    }
-}
-
-/// What a source is used for.
-pub fn source_role(role: SourceRole) -> &'static str {
-    match role {
-        SourceRole::Primary => "primary",
-        SourceRole::Second => "second, confirms the primary",
-        SourceRole::Recorded => "recorded for comparison",
-        SourceRole::Unused => "not used",
-    }
-}
-
-/// Whether a source works.
-pub fn source_status(status: SourceStatus) -> &'static str {
-    match status {
-        SourceStatus::Supported => "works",
-        SourceStatus::Unsupported => "not supported",
-        SourceStatus::Failed => "can't be read",
-        SourceStatus::StandsStill => "stands still",
-    }
 }
 
 fn with_unit(digits: &str, unit: &str) -> String {
@@ -468,16 +413,6 @@ pub fn change(share: f64) -> String {
     with_unit(&format!("{below}{sign}{digits}"), "%")
 }
 
-/// What a model is, in a word.
-pub fn role(role: Role) -> &'static str {
-    match role {
-        Role::Model => "model",
-        Role::Teacher => "teacher",
-        Role::Student => "student",
-        Role::Control => "control",
-    }
-}
-
 /// What may be said of a comparison, in a word or two.
 pub fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
@@ -485,16 +420,6 @@ pub fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Regressed => "more energy",
         Verdict::Equivalent => "equal",
         Verdict::Inconclusive => "inconclusive",
-    }
-}
-
-/// Where an energy comes from, in a few words.
-pub fn method(method: EnergyMethod) -> &'static str {
-    match method {
-        EnergyMethod::Counter => "energy counter",
-        EnergyMethod::PowerIntegral => "integrated power",
-        EnergyMethod::Modelled => "modelled",
-        EnergyMethod::Simulated => "simulated",
     }
 }
 

@@ -8,6 +8,7 @@ pub mod error;
 pub mod host;
 pub mod stats;
 pub mod units;
+mod vocabulary;
 
 pub mod record;
 pub mod validity;

@@ -152,9 +152,9 @@ fn the_table_is_written_elsewhere_and_never_into_the_run() {
 #[test]
 fn a_method_without_its_source_and_a_glob_without_a_match_are_bad_input() {
     let (folder, out) = simulated();
-    let seed = recompute(&out, &["--method", "seed"]);
-    assert_eq!(seed.status.code(), Some(2));
-    assert!(stderr(&seed).contains("needs `power_usage` readings"), "{}", stderr(&seed));
+    let ept_bench = recompute(&out, &["--method", "ept-bench"]);
+    assert_eq!(ept_bench.status.code(), Some(2));
+    assert!(stderr(&ept_bench).contains("needs `power_usage` readings"), "{}", stderr(&ept_bench));
     assert_eq!(recompute(&out, &["--only", "nobody.*"]).status.code(), Some(2));
     assert_eq!(recompute(&folder.0, &[]).status.code(), Some(2));
     assert_eq!(recompute(&out, &["--trim", "1", "--from", "2"]).status.code(), Some(2));
@@ -305,7 +305,7 @@ fn each_method_gives_the_figure_that_the_record_keeps_of_it() {
     assert_eq!(same.status.code(), Some(0), "{}{}", stdout(&same), stderr(&same));
     assert_eq!(stdout(&same).trim(), "2 of 2 windows give the same energy");
     for (method, key, watts) in
-        [("counter", "total_j", 310.0), ("power", "integral_j", 300.0), ("seed", "ept_bench_sum_j", 290.0)]
+        [("counter", "total_j", 310.0), ("power", "integral_j", 300.0), ("ept-bench", "ept_bench_sum_j", 290.0)]
     {
         let found = json(&root, &["--method", method]);
         let recomputed: Vec<f64> =
@@ -317,7 +317,7 @@ fn each_method_gives_the_figure_that_the_record_keeps_of_it() {
             assert_eq!(row["warnings"], serde_json::json!(["residual_noticeable"]));
         }
     }
-    let found = json(&root, &["--method", "seed"]);
+    let found = json(&root, &["--method", "ept-bench"]);
     let difference = &found["trials"][0]["difference"];
     assert!(close(difference, (2900.0 - 3100.0) / 3100.0), "{difference}");
     // block 2 lasts 9.667 s, of which the sum drops the last 0.067 s

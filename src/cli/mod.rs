@@ -302,8 +302,7 @@ fn parse_device(text: &str) -> Result<DeviceChoice, String> {
 }
 
 fn parse_method(text: &str) -> Result<Method, String> {
-    let found = Method::ALL.into_iter().find(|method| method.name() == text);
-    found.ok_or_else(|| "a method is `counter`, `power` or `seed`".to_owned())
+    Method::from_code(text).ok_or_else(|| "a method is `counter`, `power` or `ept-bench`".to_owned())
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {

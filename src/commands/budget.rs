@@ -7,7 +7,7 @@ use crate::analysis::detectable::{ASSUMED_SPREAD, pooled_spread, smallest_differ
 use crate::commands::run::default_root;
 use crate::error::{Error, Result};
 use crate::format;
-use crate::record::{MeterInfo, Outcome, Preset};
+use crate::record::{MeterInfo, Outcome};
 use crate::run::prepare::Prepared;
 use crate::store::{self, Stored};
 use crate::sweep::budget::{Design, Known, best, by_preset, least};
@@ -42,8 +42,7 @@ pub fn show(prepared: &Prepared, meter: &MeterInfo, budget: Seconds) -> Result<(
     );
     for design in by_preset(spec, meter, known)? {
         let preset = design.protocol.preset;
-        let name =
-            if preset == spec.measure.preset { format!("{} (written)", name(preset)) } else { name(preset).into() };
+        let name = if preset == spec.measure.preset { format!("{preset} (written)") } else { preset.code().to_owned() };
         print_row(&name, &design, spread, design.times.typical <= budget);
     }
     println!();
@@ -75,14 +74,6 @@ pub fn show(prepared: &Prepared, meter: &MeterInfo, budget: Seconds) -> Result<(
     );
     println!("In the sweep file:\n\n{}", design.yaml(spec)?.trim_end());
     Ok(())
-}
-
-fn name(preset: Preset) -> &'static str {
-    match preset {
-        Preset::Quick => "quick",
-        Preset::Standard => "standard",
-        Preset::Publication => "publication",
-    }
 }
 
 fn print_row(name: &str, design: &Design, spread: f64, fits: bool) {

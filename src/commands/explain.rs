@@ -8,7 +8,7 @@ use crate::cli::exit::Exit;
 use crate::commands::report::{Analysed, analyse};
 use crate::error::{Error, Result};
 use crate::format;
-use crate::record::{Baseline, BaselineTime, Conditions, Measurement, Outcome, PhaseSplit, Protocol, Reason, Trial};
+use crate::record::{Baseline, Conditions, EnergyMethod, Measurement, Outcome, PhaseSplit, Protocol, Reason, Trial};
 use crate::store::samples_path;
 
 /// Prints it.
@@ -81,14 +81,11 @@ fn print_cell(cell: &CellSummary) {
     println!(
         "  model {} ({}), batch size {}, {} new tokens at most, {}, {} length",
         cell.model,
-        format::role(cell.role),
+        cell.role.words(),
         cell.batch_size,
         cell.max_new_tokens,
         cell.dtype,
-        match cell.output_length {
-            crate::record::OutputLength::Natural => "natural",
-            crate::record::OutputLength::Fixed => "fixed",
-        }
+        cell.output_length.words()
     );
     let counts = cell.counts;
     println!(
@@ -107,8 +104,8 @@ fn print_prompts(cell: &CellSummary, analysed: &Analysed) {
 fn print_protocol(protocol: &Protocol) {
     println!(
         "  protocol: preset {}, order {}, windows of at least {}, guard work {}, idle {} before and after",
-        format::preset(protocol.preset),
-        format::order(protocol.order),
+        protocol.preset,
+        protocol.order,
         format::duration(protocol.min_window_s),
         format::duration(protocol.guard_s),
         format::duration(protocol.idle_s)
@@ -123,7 +120,7 @@ fn print_trial(trial: &Trial, baselines: &[Baseline], root: &Path) {
             let path = samples_path(root, &trial.key());
             println!("    raw samples  {}", path.display());
         }
-        Outcome::Failed { failure, message } => println!("    failed ({failure:?}): {message}"),
+        Outcome::Failed { failure, message } => println!("    failed ({}): {message}", failure.words()),
         Outcome::Skipped { message } => println!("    skipped: {message}"),
     }
 }
@@ -140,7 +137,7 @@ fn around<'a>(trial: &Trial, baselines: &'a [Baseline]) -> Vec<&'a Baseline> {
 
 fn print_measurement(measurement: &Measurement, baselines: &[&Baseline]) {
     let (window, energy) = (&measurement.window, &measurement.energy);
-    let method = energy.method.map_or("no source", format::method);
+    let method = energy.method.map_or("no source", EnergyMethod::words);
     println!(
         "    window       {} from {} to {} on the run's clock; {} passes, {} batches, {} prompts",
         format::duration(window.duration()),
@@ -159,11 +156,11 @@ fn print_measurement(measurement: &Measurement, baselines: &[&Baseline]) {
             match domain.residual {
                 Some(residual) => format!(
                     "{}; second source {}, residual {}",
-                    format::method(domain.method),
+                    domain.method.words(),
                     format::joules(domain.integral_j),
                     format::fraction(residual)
                 ),
-                None => format::method(domain.method).to_owned(),
+                None => domain.method.words().to_owned(),
             }
         );
     }
@@ -175,7 +172,7 @@ fn print_measurement(measurement: &Measurement, baselines: &[&Baseline]) {
             "    beside it    {}: {} ({}), not in the energy above",
             domain.domain,
             format::joules(Some(domain.energy_j)),
-            format::method(domain.method)
+            domain.method.words()
         );
     }
     if let Some(sum) = energy.ept_bench_sum_j {
@@ -234,12 +231,9 @@ fn print_conditions(gpu: &Conditions) {
 
 fn print_idle(measurement: &Measurement, baselines: &[&Baseline]) {
     for line in baselines {
-        let when = match line.time {
-            BaselineTime::Before => "before",
-            BaselineTime::After => "after",
-        };
         println!(
-            "    idle {when:<7} {} over {}",
+            "    idle {:<7} {} over {}",
+            line.time.words(),
             format::watts(line.idle.power_w.0),
             format::duration(line.idle.duration_s)
         );

@@ -360,7 +360,7 @@ fn write_csv(path: &Path, outcomes: &Outcomes) -> Result<()> {
     let columns = vec![
         Column::new("cell".into(), texts(|row| row.cell.clone())),
         Column::new("block".into(), rows.iter().map(|row| row.block).collect::<Vec<u32>>()),
-        Column::new("method".into(), vec![outcomes.method.name(); rows.len()]),
+        Column::new("method".into(), vec![outcomes.method.code(); rows.len()]),
         Column::new("duration_s".into(), numbers(|row| Some(row.duration_s))),
         Column::new("stored_J".into(), numbers(|row| row.stored_j)),
         Column::new("recomputed_J".into(), numbers(|row| row.recomputed_j)),

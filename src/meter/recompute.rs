@@ -1,41 +1,27 @@
 //! A stored window again: from its raw samples and its own numbers, by any of the methods, over the whole window or a
 //! part of it. Pure: needs no device and no model.
 
-use std::fmt;
-
-use serde::Serialize;
 use serde_json::Value;
 
 use super::judge::{Findings, Work, judge};
 use crate::error::{Error, Result};
 use crate::record::{Measurement, MeterInfo, Reason, Trace, WindowEnergy};
 use crate::units::{Joules, Seconds, Tokens};
+use crate::vocabulary::vocabulary;
 
-/// Which estimate of a window's energy is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// The primary source: the energy counter; integrated power only where there is no counter.
-    Counter,
-    /// The second source: the time integral of power by the trapezoid rule.
-    Power,
-    /// `E_sum_J` of EPT-Bench: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the last partial interval dropped.
-    EptBench,
+vocabulary! {
+    /// Which estimate of a window's energy is asked for.
+    pub enum Method {
+        /// The primary source: the energy counter; integrated power only if there is no counter.
+        Counter = "counter", "primary source";
+        /// The second source: the time integral of power by the trapezoid rule.
+        Power = "power", "second source";
+        /// `E_sum_J` of EPT-Bench: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the last partial interval dropped.
+        EptBench = "ept-bench" | "ept_bench", "EPT-Bench's sum";
+    }
 }
 
 impl Method {
-    /// All of them.
-    pub const ALL: [Method; 3] = [Method::Counter, Method::Power, Method::EptBench];
-
-    /// The name, as on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Counter => "counter",
-            Method::Power => "power",
-            Method::EptBench => "ept-bench",
-        }
-    }
-
     /// The energy of a window by this method; `None` where its source has no readings for it.
     pub fn energy(self, window: &WindowEnergy) -> Option<Joules> {
         match self {
@@ -43,12 +29,6 @@ impl Method {
             Method::Power => window.integral_j,
             Method::EptBench => window.ept_bench_sum_j,
         }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

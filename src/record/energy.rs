@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EnergyMethod;
 use crate::units::{Joules, Seconds, Watts};
+use crate::vocabulary::vocabulary;
 
 /// Gross energy of a window, with everything that says how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -90,26 +91,26 @@ pub struct Conditions {
     pub foreign_processes: Option<u32>,
 }
 
-/// Why a GPU doesn't run at the clocks that it could: the bits of NVML's clock event (formerly throttle) reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClockEvent {
-    /// 0x1: nothing runs.
-    Idle,
-    /// 0x2: clocks were set by an application.
-    ApplicationClocks,
-    /// 0x4: the power limit. Normal at full load.
-    SoftwarePowerCap,
-    /// 0x8: temperature or power brake, by hardware.
-    HardwareSlowdown,
-    /// 0x10: clocks are held equal over a group of GPUs.
-    SyncBoost,
-    /// 0x20: temperature, by the driver.
-    SoftwareThermal,
-    /// 0x40: temperature, by hardware.
-    HardwareThermal,
-    /// 0x80: an external power brake.
-    PowerBrake,
+vocabulary! {
+    /// Why a GPU doesn't run at the clocks that it could: the bits of NVML's clock event (formerly throttle) reasons.
+    pub enum ClockEvent {
+        /// 0x1: nothing runs.
+        Idle = "idle", "idle";
+        /// 0x2: clocks were set by an application.
+        ApplicationClocks = "application_clocks", "application clocks";
+        /// 0x4: the power limit. Normal at full load.
+        SoftwarePowerCap = "software_power_cap", "power cap";
+        /// 0x8: temperature or power brake, by hardware.
+        HardwareSlowdown = "hardware_slowdown", "hardware slowdown";
+        /// 0x10: clocks are held equal over a group of GPUs.
+        SyncBoost = "sync_boost", "sync boost";
+        /// 0x20: temperature, by the driver.
+        SoftwareThermal = "software_thermal", "thermal (driver)";
+        /// 0x40: temperature, by hardware.
+        HardwareThermal = "hardware_thermal", "thermal (hardware)";
+        /// 0x80: an external power brake.
+        PowerBrake = "power_brake", "power brake";
+    }
 }
 
 impl ClockEvent {
@@ -124,20 +125,6 @@ impl ClockEvent {
         (0x40, ClockEvent::HardwareThermal),
         (0x80, ClockEvent::PowerBrake),
     ];
-
-    /// The stable code, as stored.
-    pub fn code(self) -> &'static str {
-        match self {
-            ClockEvent::Idle => "idle",
-            ClockEvent::ApplicationClocks => "application_clocks",
-            ClockEvent::SoftwarePowerCap => "software_power_cap",
-            ClockEvent::HardwareSlowdown => "hardware_slowdown",
-            ClockEvent::SyncBoost => "sync_boost",
-            ClockEvent::SoftwareThermal => "software_thermal",
-            ClockEvent::HardwareThermal => "hardware_thermal",
-            ClockEvent::PowerBrake => "power_brake",
-        }
-    }
 
     /// A window in which it was active isn't the machine's normal state.
     pub fn invalidates(self) -> bool {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EnergyMethod;
 use crate::units::{Seconds, Watts};
+use crate::vocabulary::vocabulary;
 
 /// What measures the energy, and what it can do here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,32 +60,29 @@ pub struct SourceInfo {
     pub detail: Option<String>,
 }
 
-/// Whether a source works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceStatus {
-    /// It works.
-    Supported,
-    /// The device or its driver doesn't have it.
-    Unsupported,
-    /// It is there, and reading it fails.
-    Failed,
-    /// It is there and doesn't move.
-    StandsStill,
+vocabulary! {
+    /// Whether a source works.
+    pub enum SourceStatus {
+        Supported = "supported", "supported";
+        /// The device or its driver doesn't have it.
+        Unsupported = "unsupported", "unsupported";
+        /// The device has it, but reading it fails.
+        Failed = "failed", "can't be read";
+        /// It can be read, but its value never changes.
+        StandsStill = "stands_still", "stands still";
+    }
 }
 
-/// What a source is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceRole {
-    /// Energies come from it.
-    Primary,
-    /// It confirms the primary source.
-    Second,
-    /// It is recorded for comparison.
-    Recorded,
-    /// It isn't used.
-    Unused,
+vocabulary! {
+    /// What a source is used for.
+    pub enum SourceRole {
+        /// Energies come from it.
+        Primary = "primary", "primary";
+        /// It confirms the primary source.
+        Second = "second", "second, as a check";
+        Recorded = "recorded", "recorded for comparison";
+        Unused = "unused", "unused";
+    }
 }
 
 /// A GPU, and the state in which it was found.

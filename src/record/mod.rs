@@ -18,6 +18,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
+
 pub use self::baseline::Around;
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
@@ -52,45 +54,47 @@ impl fmt::Display for CellId {
     }
 }
 
-/// What a model is in the study.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Neither teacher nor student: measured for its own sake.
-    #[default]
-    Model,
-    /// The large model that others are compared with.
-    Teacher,
-    /// A smaller model distilled from its teacher.
-    Student,
-    /// A model of the student's size trained without the teacher: what distillation is compared with.
-    Control,
+vocabulary! {
+    /// A model's part in the study.
+    #[derive(Default)]
+    pub enum Role {
+        /// Neither teacher nor student: measured for its own sake.
+        #[default]
+        Model = "model", "model";
+        /// The large model that others are compared with.
+        Teacher = "teacher", "teacher";
+        /// A smaller model distilled from its teacher.
+        Student = "student", "student";
+        /// A model of the student's size trained without the teacher: what distillation is compared with.
+        Control = "control", "control";
+    }
 }
 
-/// When a sequence ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputLength {
-    /// At the first end-of-sequence token, or at the limit.
-    #[default]
-    Natural,
-    /// At the limit only, with every end-of-sequence token masked, so that every cell produces the same number
-    /// of tokens.
-    Fixed,
+vocabulary! {
+    /// When a sequence ends.
+    #[derive(Default)]
+    pub enum OutputLength {
+        /// At the first end-of-sequence token, or at the output length.
+        #[default]
+        Natural = "natural", "natural";
+        /// At the output length only, with every end-of-sequence token masked, so that every cell produces the same
+        /// number of tokens.
+        Fixed = "fixed", "fixed";
+    }
 }
 
-/// Where an energy figure comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EnergyMethod {
-    /// Difference of a hardware energy counter (NVML's total energy, RAPL).
-    Counter,
-    /// Time integral of sampled power.
-    PowerIntegral,
-    /// Computed from processor time and stated coefficients: not a measurement.
-    Modelled,
-    /// A simulated device with known power: for tests of the tool itself.
-    Simulated,
+vocabulary! {
+    /// Where an energy comes from, the most trustworthy first: a sum is labelled with the last of its parts' methods.
+    pub enum EnergyMethod {
+        /// Difference of a hardware energy counter (NVML's total energy, RAPL).
+        Counter = "counter", "energy counter";
+        /// Time integral of sampled power.
+        PowerIntegral = "power_integral", "integrated power";
+        /// Computed from processor time and stated coefficients: not a measurement.
+        Modelled = "modelled", "modelled";
+        /// A simulated device with known power: for tests of the tool itself.
+        Simulated = "simulated", "simulated";
+    }
 }
 
 /// The axes of one cell.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CellSpec, EnergyMethod, MeterInfo, Role};
 use crate::units::{Joules, Seconds};
+use crate::vocabulary::vocabulary;
 
 /// The contents of `run.json`: what was asked for, and where and with what it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,29 +115,31 @@ pub struct Protocol {
     pub random_offset_s: Seconds,
 }
 
-/// How thoroughly is measured, where the sweep file sets no key of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preset {
-    /// To try something: 3 repeats of the shortest valid windows.
-    Quick,
-    /// For decisions: 5 repeats.
-    #[default]
-    Standard,
-    /// For a paper: long windows, and repeats until the interval is narrow.
-    Publication,
+vocabulary! {
+    /// Default thoroughness, for keys that the sweep file leaves out.
+    #[derive(Default)]
+    pub enum Preset {
+        /// To try something: 3 repeats of the shortest valid windows.
+        Quick = "quick", "quick";
+        /// For decisions: 5 repeats.
+        #[default]
+        Standard = "standard", "standard";
+        /// For a paper: long windows, and repeats until the interval is narrow.
+        Publication = "publication", "publication";
+    }
 }
 
-/// How trials are ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Every model is loaded in every block, so that all of them meet in each.
-    #[default]
-    Blocks,
-    /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A drift of
-    /// the machine can then favour one of them.
-    ByModel,
+vocabulary! {
+    /// How trials are ordered.
+    #[derive(Default)]
+    pub enum Order {
+        /// Every model is loaded in every block, so that a drift of the machine meets all of them alike.
+        #[default]
+        Blocks = "blocks", "block by block";
+        /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A drift
+        /// of the machine can then favour one of them.
+        ByModel = "by_model", "model by model";
+    }
 }
 
 /// When repeats end.
@@ -233,17 +236,15 @@ pub struct PromptLimit {
     pub truncate: Truncate,
 }
 
-/// What happens to a prompt that is longer than the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Truncate {
-    /// It is an error.
-    #[default]
-    None,
-    /// It loses its beginning.
-    Left,
-    /// It loses its end.
-    Right,
+vocabulary! {
+    /// What happens to a prompt that is longer than the limit.
+    #[derive(Default)]
+    pub enum Truncate {
+        #[default]
+        None = "none", "refused";
+        Left = "left", "cut at their beginning";
+        Right = "right", "cut at their end";
+    }
 }
 
 /// What truncation did to a list of prompts.

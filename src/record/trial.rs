@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CellId, CellSpec, Conditions, IdleBaseline, PhaseSplit, Validity, WindowEnergy};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
+use crate::vocabulary::vocabulary;
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,14 +35,14 @@ pub struct Baseline {
     pub idle: IdleBaseline,
 }
 
-/// When a baseline was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BaselineTime {
-    /// Right after loading.
-    Before,
-    /// After the last trial.
-    After,
+vocabulary! {
+    /// When a baseline was taken.
+    pub enum BaselineTime {
+        /// Right after loading.
+        Before = "before", "before";
+        /// After the last trial.
+        After = "after", "after";
+    }
 }
 
 /// One cell in one block: the unit that is run, recorded and resumed.
@@ -103,20 +104,18 @@ pub enum Outcome {
     },
 }
 
-/// What kind of failure ended a trial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The model could not be loaded.
-    Load,
-    /// The prompts could not be tokenised or are too long for the model.
-    Prompt,
-    /// The engine failed while generating.
-    Engine,
-    /// Out of memory.
-    OutOfMemory,
-    /// The meter failed.
-    Meter,
+vocabulary! {
+    /// What ended a trial.
+    pub enum FailureKind {
+        /// The model could not be loaded.
+        Load = "load", "loading";
+        /// The prompts could not be tokenised or are too long for the model.
+        Prompt = "prompt", "prompts";
+        /// The engine failed while generating.
+        Engine = "engine", "engine";
+        OutOfMemory = "out_of_memory", "out of memory";
+        Meter = "meter", "meter";
+    }
 }
 
 /// One measured window and what belongs to it.
@@ -263,12 +262,12 @@ pub struct GenerationLine {
     pub natural_length: Option<u32>,
 }
 
-/// Why a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// At an end-of-sequence token.
-    Eos,
-    /// At the limit of new tokens.
-    Length,
+vocabulary! {
+    /// Why a sequence ended.
+    pub enum Finish {
+        /// At an end-of-sequence token.
+        Eos = "eos", "end of sequence";
+        /// At the output length.
+        Length = "length", "output length";
+    }
 }

@@ -286,7 +286,7 @@ fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
     let mut badges = vec![valid_badge(study), method_badge(study)];
     let most = study.stopping.as_ref().map_or(0, |stopping| stopping.repeats as u64).max(run.blocks.into());
     badges.push(plain("Repeats", format::count(most)));
-    badges.push(plain("Preset", format::preset(run.protocol.preset).to_owned()));
+    badges.push(plain("Preset", run.protocol.preset.words().to_owned()));
     badges.push(plain("Prompts", format::count(run.prompts.count as u64)));
     badges.push(plain("Output length", output_lengths(run)));
     let decoding = run.cells.first().map(|cell| cell.decoding).filter(|decoding| *decoding != Decoding::Greedy);
@@ -312,7 +312,7 @@ fn valid_badge(study: &Study) -> Badge {
 }
 
 fn method_badge(study: &Study) -> Badge {
-    let names: Vec<&str> = study.methods.iter().map(|m| format::method(*m)).collect();
+    let names: Vec<&str> = study.methods.iter().map(|m| m.words()).collect();
     let value = if names.is_empty() { format::UNKNOWN.to_owned() } else { names.join(", ") };
     let tone = if format::caveat(&study.methods).is_some() { "warn" } else { "plain" };
     Badge { label: "Energy", value, tone }

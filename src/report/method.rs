@@ -172,7 +172,7 @@ fn plan(run: &RunInfo, study: &Study) -> String {
          cell is planned for {}, {order} with seed {}.{probes}",
         super::context::capitalised(&format::plural(run.models.len(), "model")),
         format::plural(study.cells.len(), "cell"),
-        format::preset(protocol.preset),
+        protocol.preset.words(),
         format::plural(run.blocks as usize, "repeat"),
         protocol.seed
     )

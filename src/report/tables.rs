@@ -52,7 +52,7 @@ pub(super) fn caveat(study: &Study) -> Option<&'static str> {
 
 fn saving_row(saving: &Saving, teacher: Option<&Estimate>, own: Option<&Estimate>, scale: Scale) -> Row {
     let mut cells = vec![
-        Cell::new(saving.student.clone()).with(format::role(saving.role)),
+        Cell::new(saving.student.clone()).with(saving.role.words()),
         Cell::new(saving.teacher.clone()),
         Cell::new(format::count(saving.batch_size as u64)),
         Cell::new(format::count(saving.max_new_tokens as u64)),
@@ -178,7 +178,7 @@ fn result_row(cell: &CellSummary, numbers: &[(&'static str, Scale, Get<CellSumma
     let mut cells = vec![
         Cell::new(cell.model.clone()).with(format!(
             "{}, {}{}",
-            format::role(cell.role),
+            cell.role.words(),
             cell.dtype,
             if cell.dummy_weights { ", dummy weights" } else { "" }
         )),
@@ -204,7 +204,7 @@ fn valid(cell: &CellSummary) -> Cell {
 }
 
 fn remarks(cell: &CellSummary) -> Cell {
-    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.code().replace('_', " ")).collect::<Vec<_>>().join(", ");
+    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.words()).collect::<Vec<_>>().join(", ");
     let mut parts: Vec<String> = Vec::new();
     let counts = [(cell.counts.invalid, "invalid"), (cell.counts.failed, "failed"), (cell.counts.skipped, "skipped")];
     parts.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", format::count(*n as u64))));
@@ -238,7 +238,7 @@ fn by_model(study: &Study) -> Table {
     ];
     let row = |a: &Accuracy| {
         Row::new(vec![
-            Cell::new(a.model.clone()).with(format::role(a.role)),
+            Cell::new(a.model.clone()).with(a.role.words()),
             Cell::new(format::count(a.max_new_tokens as u64)),
             estimate(Some(&a.exact_match), Scale::PERCENT),
             Cell::new(format::fixed(a.exact_match_stderr * 100.0, 1)),

@@ -80,7 +80,7 @@ pub fn windows(study: &Study) -> Option<Table> {
 
 /// `5 valid`, or what speaks against some.
 fn badge(cell: &CellSummary) -> Cell {
-    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.code().replace('_', " ")).collect::<Vec<_>>().join(", ");
+    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.words()).collect::<Vec<_>>().join(", ");
     let (valid, invalid) = (cell.counts.valid as u64, cell.counts.invalid as u64);
     let text = match (valid, invalid) {
         (valid, 0) => format!("{} valid", format::count(valid)),
@@ -194,7 +194,7 @@ pub fn phases(study: &Study) -> Option<Table> {
     let decode = Scale::joules(energies().map(|e| e.decode_j_per_token.value));
     let mut columns = vec![
         Filled::new(Column::words("Model"), &rows, |phases| {
-            Some(Cell::new(phases.model.clone()).with(format!("{}, {}", format::role(phases.role), phases.dtype)))
+            Some(Cell::new(phases.model.clone()).with(format!("{}, {}", phases.role.words(), phases.dtype)))
         }),
         Filled::new(Column::numbers("Batch", ""), &rows, |phases| {
             Some(Cell::new(format::count(phases.batch_size as u64)))
