@@ -1,4 +1,4 @@
-//! What is stored on disk: the types of `run.json`, `records.jsonl` and `generations.jsonl`, with a format version.
+//! The types that are stored on disk, in `run.json`, `records.jsonl` and `generations.jsonl`, with a format version.
 //!
 //! Everything downstream of measuring reads these types and nothing else. Derived numbers are not stored:
 //! they are recomputed from what is here.
@@ -27,7 +27,7 @@ pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, Phase
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
-    Adaptive, ChatTemplateInfo, GROUPED, Host, ModelInfo, ModelMeta, Order, Part, Preset, PromptForm, PromptInfo,
+    Adaptive, ChatTemplateInfo, Host, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptForm, PromptInfo,
     PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
 };
 pub use self::synthetic::{SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
@@ -40,7 +40,8 @@ pub use self::trial::{
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///
 /// 2 added baselines around a model's trials, the conditions of a window, and further quantities of a trace. 3 renames
-/// what format 2 called `phase_s`, `random_phase_s` and `seed_sum_j`; all three are still read.
+/// what format 2 called `phase_s`, `random_phase_s` and `seed_sum_j`, and states a model's padding, which format 2 has
+/// only in a note. Both formats are still read.
 pub const FORMAT: u32 = 3;
 
 /// A readable name of a cell, unique in its sweep: `teacher.b8.n32`.
@@ -100,25 +101,22 @@ vocabulary! {
 /// The axes of one cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellSpec {
-    /// The readable name.
     pub id: CellId,
     /// Label of the model.
     pub model: String,
     /// Sequences that are decoded together.
     pub batch_size: usize,
-    /// Upper limit of new tokens a sequence (the exact number in `fixed` length).
+    /// Output length: the most new tokens of a sequence (the exact number in `fixed` length).
     pub max_new_tokens: usize,
     /// Data type of weights and activations while running: `f32`, `f16`, `bf16`.
     pub dtype: String,
-    /// When a sequence ends.
     pub output_length: OutputLength,
-    /// How its tokens are chosen.
     #[serde(default)]
     pub decoding: Decoding,
-    /// The model's weights are made up: energy of an architecture, answers without meaning.
+    /// The model has dummy weights: the energy is that of its architecture, and the answers have no meaning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dummy_weights: bool,
-    /// Measured only to tell prefill and decode apart: in no comparison and no headline.
+    /// Measured only to separate prefill from decode: in no comparison and no headline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
 }

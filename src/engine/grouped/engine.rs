@@ -12,8 +12,11 @@ use super::super::{Engine, GenerateOptions, Generation, Prompt};
 use super::source::{self, OUTPUTS};
 use super::{Blueprint, Card, Model};
 use crate::error::{Error, Result};
-use crate::record::{Decoding, GROUPED, ModelInfo};
+use crate::record::{Decoding, ModelInfo, Padding};
 
+/// The note of a model that can't pad.
+const GROUPED: &str =
+    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
 /// The note of a model that can't decode a batch.
 const ONE_ROW: &str = "its code decodes one sequence at a time: a batch runs one prompt after another";
 
@@ -86,6 +89,7 @@ pub fn load(card: Card, folder: &Path, options: &LoadOptions<'_>, device: Device
         device: device::name(&device),
         revision: options.revision.clone(),
         files: load::digests(folder, weights.paths())?,
+        padding: Padding::Grouped,
         notes,
     };
     let max_positions = blueprint.max_positions.unwrap_or(usize::MAX);
