@@ -99,7 +99,7 @@ impl Measuring<'_> {
         let reusable = kept.take().filter(|loaded| loaded.model == session.model && self.reuses_models());
         let (mut loaded, fitting) = match reusable {
             Some(loaded) => {
-                let fitting = self.skip_known_misfits(session, &loaded.prompts, &loaded.codec, progress)?;
+                let fitting = self.skip_known_misfits(session, &loaded.prompts, progress)?;
                 (loaded, fitting)
             }
             None => match self.load(session, spec, progress)? {
@@ -159,7 +159,7 @@ impl Measuring<'_> {
                 return Ok(None);
             }
         };
-        let fitting = self.skip_misfits(session, spec, &encoded.list, &codec, progress)?;
+        let fitting = self.skip_misfits(session, spec, &encoded.list, progress)?;
         if fitting.is_empty() {
             return Ok(None);
         }
@@ -194,13 +194,14 @@ impl Measuring<'_> {
         let Loaded { engine, codec, prompts, load, idle, .. } = loaded;
         // what ran out of memory a moment ago rules out larger cells
         if let Some(message) = self.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
-            return self.commit(block, cell, started_at, Measured::skipped(message), prompts, codec, progress);
+            return self.commit(block, cell, started_at, Measured::skipped(message), prompts, progress);
         }
         let mut stage = Stage {
             engine: &mut **engine,
             meter: self.meter,
             clock: self.clock,
             prompts,
+            decode: &|ids| codec.decode(ids),
             protocol,
             idle: idle.clone(),
             offset: stage::random_offset(protocol.seed, cell, block, protocol.random_offset_s),
@@ -210,7 +211,7 @@ impl Measuring<'_> {
         let measured = stage.trial(cell)?;
         self.fit.learn(cell, &measured.outcome);
         self.spread.learn(cell, &measured.outcome);
-        self.commit(block, cell, started_at, measured, prompts, codec, progress)
+        self.commit(block, cell, started_at, measured, prompts, progress)
     }
 
     fn commit_baseline(&mut self, session: &Session, time: BaselineTime, idle: Option<&IdleBaseline>) -> Result<()> {
@@ -226,7 +227,6 @@ impl Measuring<'_> {
         session: &Session,
         spec: &ModelSpec,
         prompts: &[Prompt],
-        codec: &Codec,
         progress: &mut Progress,
     ) -> Result<Vec<usize>> {
         let summary = self.prepared.models.get(&session.model).and_then(|known| known.as_ref().ok()?.as_ref());
@@ -239,7 +239,7 @@ impl Measuring<'_> {
                 None => self.misfits.remove(&index),
             };
         }
-        self.skip_known_misfits(session, prompts, codec, progress)
+        self.skip_known_misfits(session, prompts, progress)
     }
 
     /// The same for a model that is loaded: what didn't fit before loading doesn't fit now, and the memory that is free says
@@ -248,7 +248,6 @@ impl Measuring<'_> {
         &mut self,
         session: &Session,
         prompts: &[Prompt],
-        codec: &Codec,
         progress: &mut Progress,
     ) -> Result<Vec<usize>> {
         let mut fitting = Vec::with_capacity(session.cells.len());
@@ -258,7 +257,7 @@ impl Measuring<'_> {
                 Some(message) => {
                     let (cell, measured) = (&self.prepared.plan.cells[*index], Measured::skipped(message));
                     let now = host::timestamp();
-                    self.commit(session.block, cell, now, measured, prompts, codec, progress)?;
+                    self.commit(session.block, cell, now, measured, prompts, progress)?;
                 }
             }
         }
@@ -269,25 +268,16 @@ impl Measuring<'_> {
         codec.prompts(self.prepared.prompts.items.iter().map(|item| item.text.as_str()))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything that one committed trial consists of")]
     fn commit(
         &mut self,
         block: u32,
         cell: &CellSpec,
         started_at: String,
-        mut measured: Measured,
+        measured: Measured,
         prompts: &[Prompt],
-        codec: &Codec,
         progress: &mut Progress,
     ) -> Result<()> {
-        let lines = generation_lines(cell, prompts, &measured.generations, codec).unwrap_or_else(|error| {
-            measured = Measured::failed(FailureKind::Engine, &error);
-            Vec::new()
-        });
-        if let Outcome::Measured(measurement) = &mut measured.outcome {
-            let bytes: u64 = lines.iter().map(|line| line.text.len() as u64).sum();
-            measurement.output_bytes = Some(bytes * u64::from(measurement.window.passes));
-        }
+        let lines = generation_lines(cell, prompts, &measured);
         let result = describe(&measured.outcome);
         let part = self.dir.info().parts.len().saturating_sub(1);
         let trial = Trial { format: FORMAT, cell: cell.clone(), block, part, started_at, outcome: measured.outcome };
@@ -313,32 +303,25 @@ impl Measuring<'_> {
         for index in cells {
             let cell = &self.prepared.plan.cells[*index];
             let measured = Measured::failed(failure, error);
-            self.commit(block, cell, host::timestamp(), measured, &[], &Codec::Words, progress)?;
+            self.commit(block, cell, host::timestamp(), measured, &[], progress)?;
         }
         Ok(())
     }
 }
 
-fn generation_lines(
-    cell: &CellSpec,
-    prompts: &[Prompt],
-    generations: &[Generation],
-    codec: &Codec,
-) -> Result<Vec<GenerationLine>> {
-    let line = |(index, (prompt, generation)): (usize, (&Prompt, &Generation))| {
-        Ok(GenerationLine {
-            format: FORMAT,
-            cell: cell.id.clone(),
-            prompt_index: index,
-            prompt: prompt.text.clone(),
-            tokens_in: prompt.ids.len() as u32,
-            output_ids: generation.ids.clone(),
-            text: codec.decode(&generation.ids)?,
-            finish: generation.finish,
-            natural_length: generation.natural_length.map(|length| length as u32),
-        })
+fn generation_lines(cell: &CellSpec, prompts: &[Prompt], measured: &Measured) -> Vec<GenerationLine> {
+    let line = |(index, ((prompt, generation), text)): (usize, ((&Prompt, &Generation), &String))| GenerationLine {
+        format: FORMAT,
+        cell: cell.id.clone(),
+        prompt_index: index,
+        prompt: prompt.text.clone(),
+        tokens_in: prompt.ids.len() as u32,
+        output_ids: generation.ids.clone(),
+        text: text.clone(),
+        finish: generation.finish,
+        natural_length: generation.natural_length.map(|length| length as u32),
     };
-    prompts.iter().zip(generations).enumerate().map(line).collect()
+    prompts.iter().zip(&measured.generations).zip(&measured.texts).enumerate().map(line).collect()
 }
 
 /// One line for the progress.
