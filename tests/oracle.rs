@@ -8,10 +8,11 @@ mod table;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ept_sweep::meter::integrate::{RESIDUAL_TOO_LARGE, power_energy, window_energy};
-use ept_sweep::meter::judge::{Findings, Work, judge};
+use ept_sweep::meter::findings::Findings;
+use ept_sweep::meter::integrate::{power_energy, window_energy};
 use ept_sweep::record::{EnergyMethod, MeterInfo, Quantity, Reason, Sample, SourceTrace, Trace};
 use ept_sweep::units::{Seconds, Tokens};
+use ept_sweep::validity::{RESIDUAL_TOO_LARGE, Work};
 
 use sensors::{Curve, Following, GPU, Rig, STRETCH, T0, Workload, deduplicated, info, without};
 use table::{Errors, Estimator, GUARD, PHASES, errors, interval_coverage, part_time_bound, part_time_errors};
@@ -39,7 +40,7 @@ fn judged_by(info: &MeterInfo, rig: &Rig, sources: Vec<SourceTrace>, batches: u3
         batch_size: 1,
         ..Work::default()
     };
-    judge(&Trace { sources }, info, &work, None)
+    Findings::of(&Trace { sources }, info, &work, None)
 }
 
 fn total(findings: &Findings) -> f64 {
@@ -298,7 +299,7 @@ fn averaged_power_is_marked_in_either_place() {
 fn another_kind_of_reading_beside_them_changes_no_energy() {
     let curve = Workload::LongBatches.curve(FIVE, Some(GUARD));
     let rig = Rig::new(&curve, FIVE, GUARD, 3);
-    let energy = |sources| window_energy(&Trace { sources }, &info(), Seconds(rig.t0), Seconds(rig.t1)).0;
+    let energy = |sources| window_energy(&Trace { sources }, &info(), Seconds(rig.t0), Seconds(rig.t1));
     let temperature = SourceTrace {
         domain: GPU.into(),
         quantity: Quantity::Temperature,

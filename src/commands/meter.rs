@@ -7,7 +7,7 @@ use crate::cli::{Format, MeterArgs};
 use crate::engine::load::{self, DeviceChoice};
 use crate::error::{Context, Result};
 use crate::format;
-use crate::meter::{self, EngineGpu, MeterOptions, SourceReport};
+use crate::meter::{self, Capabilities, EngineGpu, MeterOptions};
 use crate::record::{GpuInfo, MeterChoice, MeterInfo, Preset, Protocol, SourceInfo};
 use crate::sweep::measure::MeasureSpec;
 use crate::units::Seconds;
@@ -16,7 +16,7 @@ use crate::units::Seconds;
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
-    meter: SourceReport,
+    meter: Capabilities,
     presets: Vec<PresetReport>,
 }
 
@@ -58,7 +58,7 @@ pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
 }
 
 impl Report {
-    fn new(meter: SourceReport) -> Self {
+    fn new(meter: Capabilities) -> Self {
         let presets =
             meter.info.iter().flat_map(|info| Preset::ALL.map(|preset| PresetReport::new(preset, info))).collect();
         Self { meter, presets }

@@ -125,17 +125,6 @@ impl ClockEvent {
         (0x40, ClockEvent::HardwareThermal),
         (0x80, ClockEvent::PowerBrake),
     ];
-
-    /// A window in which it was active isn't the machine's normal state.
-    pub fn invalidates(self) -> bool {
-        matches!(
-            self,
-            ClockEvent::HardwareSlowdown
-                | ClockEvent::SoftwareThermal
-                | ClockEvent::HardwareThermal
-                | ClockEvent::PowerBrake
-        )
-    }
 }
 
 /// A window's energy split at the first token of each batch, from power samples fine enough for it.

@@ -91,7 +91,7 @@ impl Estimator {
     pub fn energy(self, rig: &Rig) -> f64 {
         let (t0, t1) = (Seconds(rig.t0), Seconds(rig.t1));
         let integral = |source: SourceTrace| power_energy(&source, t0, t1).map(|found| found.energy);
-        let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).0.total_j;
+        let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).total_j;
         let found = match self {
             Estimator::Counter => total(rig.trace().sources),
             Estimator::Straight => total(vec![rig.followed(&rig.counter())]),

@@ -21,7 +21,7 @@ use crate::units::{Seconds, Watts};
 
 /// The counter's nominal tick (69.9 to 108 ms were seen on an H100, driver 580).
 const COUNTER_TICK: Seconds = Seconds(0.1);
-/// How often a tick is followed where no edge is near: three or four readings of 3 to 5 ms each time.
+/// How often a tick is followed while no edge is near: three or four readings of 3 to 5 ms each time.
 const COUNTER_REST: Seconds = Seconds(6.0);
 /// Nominal spacing of the driver's power samples.
 const RING_TICK: Seconds = Seconds(0.02);
@@ -51,7 +51,7 @@ const PROCESSES_PERIOD: Seconds = Seconds(1.0);
 /// A wall clock that jumps by more than this against the run's clock was set.
 const CLOCK_STEP: f64 = 0.005;
 
-/// One GPU and what it can tell.
+/// One GPU and its sources.
 pub(super) struct Gpu {
     device: Arc<Device<'static>>,
     domain: Domain,
@@ -280,7 +280,7 @@ struct Placing {
 }
 
 impl Placing {
-    /// The driver stamps samples with the wall clock: its `lead` over the run's clock is taken anew at each call. Where
+    /// The driver stamps samples with the wall clock: its `lead` over the run's clock is measured again at each call. Where
     /// it was set in between, the new samples could belong to either side and are left out: a gap that the coverage
     /// shows.
     fn put(&mut self, fresh: &[(u64, f64)], now: Seconds, lead: f64, samples: &mut Vec<Sample>) {
@@ -391,7 +391,7 @@ fn unusable_ring(detail: String) -> Refusal {
 /// Counts the compute processes of others.
 struct Neighbours {
     own: u32,
-    /// What the driver calls this process, where that is another number.
+    /// The driver's number for this process, if it is a different one.
     alias: Option<u32>,
     before: Vec<u32>,
     /// This process computes on the GPU too.
