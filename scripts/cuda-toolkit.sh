@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a CUDA toolkit that is enough to build the `cuda` feature on a machine without a GPU, from PyPI wheels:
+# Makes a CUDA toolkit from PyPI wheels, sufficient for building the `cuda` feature on a machine without a GPU:
 #
 #   eval "$(scripts/cuda-toolkit.sh DIR)"
 #   cargo build --release --features cuda
 #
-# The result runs on any machine with an NVIDIA driver and the CUDA 13 libraries. Needs python3 with pip, gcc and
-# about 1 GB; does nothing the second time. PIP_FIND_LINKS, PIP_INDEX_URL and the like work as for pip itself.
+# The resulting binary runs on any machine with an NVIDIA driver and the CUDA 13 libraries. Needs python3 with pip, gcc
+# and about 1 GB; does nothing the second time. PIP_FIND_LINKS, PIP_INDEX_URL and the like work as for pip itself.
 set -euo pipefail
 
 if [ $# -ne 1 ]; then
@@ -28,7 +28,7 @@ dir=$(cd "$1" && pwd)
 cu="$dir/wheels/nvidia/cu13"
 stamp="$dir/.complete"
 
-# An empty library with the soname of one that only a machine with a GPU has.
+# An empty library with the soname of a library that exists only on machines with a GPU.
 stub() {
     gcc -shared -o "$dir/lib64/$2" -Wl,-soname,"$1" -x c /dev/null
 }
@@ -39,7 +39,7 @@ make_toolkit() {
     mkdir -p "$dir/bin" "$dir/lib64"
     ln -s "$cu/include" "$dir/include"
     ln -s "$cu/nvvm" "$dir/nvvm"
-    # nvcc finds the rest of the toolkit from its own place, so the whole folder is linked, not copied.
+    # nvcc finds the rest of the toolkit relative to its own location, so the folder is linked, not copied.
     for file in "$cu"/bin/*; do
         ln -s "$file" "$dir/bin/"
     done
@@ -59,8 +59,8 @@ make_toolkit() {
     touch "$stamp"
 }
 
-# The stubs define nothing, so a program that links them has to leave their symbols to the loader and keep the
-# libraries though nothing in them seems needed. It's the C compiler that rustc finds on the PATH that adds this:
+# The stubs define nothing, so a program that links them must leave their symbols to the loader, and keep the libraries
+# although nothing in them seems to be needed. The C compiler that rustc finds on the PATH adds these flags: setting
 # RUSTFLAGS or another linker in cargo's configuration would rebuild every dependency.
 write_compiler() {
     cat > "$dir/bin/cc" <<'COMPILER'
@@ -71,7 +71,7 @@ PATH=${PATH//":$here:"/:}
 PATH=${PATH#:}
 PATH=${PATH%:}
 for argument in "$@"; do
-    # A long command line comes in a file.
+    # A long command line is passed in a file.
     if [ "$argument" = -lcublas ] || { [ "${argument:0:1}" = @ ] && grep -q -e '-lcublas' "${argument:1}"; }; then
         exec cc "$@" -Wl,--unresolved-symbols=ignore-all -Wl,--no-as-needed -lcuda -lcublas -lcublasLt
     fi

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the reference answers of tests/golden/adapters/: LoRA adapters as PEFT saves them, and what PEFT's own merged
-model holds and says, in f32 on the CPU.
+"""Writes the reference answers of tests/golden/adapters/: LoRA adapters as PEFT saves them, and the weights and answers
+of PEFT's own merged model, in f32 on the CPU.
 
     python scripts/make_adapter_goldens.py                 # tests/golden/adapters/<name>/
     python scripts/make_adapter_goldens.py --only dora_gpt2
 
-Needs torch, transformers 5 and peft (CPU builds do), and the folders that scripts/make_goldens.py writes. Each run
-gives the same files.
+Needs torch, transformers 5 and peft (CPU builds are enough), and the folders that scripts/make_goldens.py writes. Each
+run gives the same files.
 
-`golden.json` of an adapter:
+Fields of an adapter's `golden.json`:
 
     base            folder of the base model, relative to the adapter's
     merged          for each tensor that merging changes, by its name in the base model: shape, sum, sum of magnitudes,
                     and a few values at fixed places of the flat tensor
     merged_output   the output layer has weights of its own after merging, though the base ties it to the embedding
     prompts, greedy, margins, prompt_logits, fixed, natural_lengths, eos_ids
-                    as scripts/make_goldens.py writes them, of the merged model and with the base model's eos tokens
+                    as scripts/make_goldens.py writes them, for the merged model and with the base model's eos tokens
 """
 
 import argparse
@@ -42,7 +42,7 @@ FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
 
 
 def adapters():
-    """Name, base model, LoRA configuration, and how it is written."""
+    """Name, base model, LoRA configuration, and how the adapter is written."""
     lora = dict(r=4, lora_alpha=8, bias="none", lora_dropout=0.0, task_type="CAUSAL_LM")
     conv = ["c_attn", "c_proj", "c_fc"]
     yield "lora", "gqa_tied", LoraConfig(**lora, target_modules=["q_proj", "v_proj", "down_proj"]), {}
@@ -110,8 +110,8 @@ def load_base(name):
 
 
 def load_untied(name):
-    """The base with a copy of the embedding table as output layer, which is how PEFT says to merge into tied tables:
-    else it adds the update of one to the storage of both."""
+    """The base with a copy of the embedding table as output layer, which is PEFT's advice for merging into tied
+    tables: otherwise it adds the update of one to the storage of both."""
     base = load_base(name)
     untied = AutoModelForCausalLM.from_pretrained(
         tiny.GOLDEN / name, dtype=torch.float32, attn_implementation="eager", tie_word_embeddings=False
@@ -133,7 +133,7 @@ def merge(folder, base_name, untie):
 
 
 def randomise(model, seed):
-    """Trains the adapter, so to speak: everything that PEFT would train gets other values."""
+    """Stands in for training: everything that PEFT would train gets other values."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

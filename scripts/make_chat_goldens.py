@@ -1,12 +1,13 @@
-"""Makes the goldens of chat templates and of GGUF tokenizers: tests/golden/chat/golden.json and tests/golden/gguf.json.
+"""Writes the goldens of chat templates and GGUF tokenizers: tests/golden/chat/golden.json and tests/golden/gguf.json.
 
-The templates beside golden.json are this project's own, each in the prompt format of a family of models. transformers
-renders and encodes them; tokenizers trains the small tokenizers. Deterministic. Needs transformers, tokenizers and jinja2:
+The templates next to golden.json are this project's own, each in the prompt format of a family of models. transformers
+renders and encodes them; tokenizers trains the small tokenizers. Each run gives the same files. Needs transformers,
+tokenizers and jinja2:
 
     python scripts/make_chat_goldens.py
 
-Templates of models themselves can be checked without being kept here: this writes the same kind of file for a folder
-of `.jinja` files, and the test `templates_from_outside_render_as_in_transformers` reads it.
+The templates of real models can be checked without being kept here: this command writes the same kind of file for a
+folder of `.jinja` files, and the test `templates_from_outside_render_as_in_transformers` reads it.
 
     python scripts/make_chat_goldens.py --templates FOLDER --out FILE
     CHAT_GOLDENS=FILE cargo test --release --test chat -- --ignored
@@ -175,7 +176,7 @@ REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TIKTOKEN = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-# Pre-tokenizers as the tokenizer.json of the models behind each name has them.
+# Pre-tokenizers as in the tokenizer.json of the models behind each name.
 PRE = {
     "gpt-2": dict(pre=GPT2),
     "olmo": dict(pre=GPT2, nfc=True),
@@ -201,7 +202,7 @@ PRE = {
 
 
 def gguf():
-    """Each tokenizer twice: as a GGUF file's metadata have it, and what the original makes of hard strings."""
+    """Each tokenizer twice: as in a GGUF file's metadata, and the original's tokens of difficult strings."""
     entries = []
     for name, kind in PRE.items():
         normalizer = normalizers.NFC() if kind.get("nfc") else None
@@ -252,8 +253,8 @@ def write(path, value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--templates", type=Path, help="a folder of .jinja files from elsewhere")
-    parser.add_argument("--out", type=Path, help="where their goldens go")
+    parser.add_argument("--templates", type=Path, help="folder of .jinja files to use instead of the own ones")
+    parser.add_argument("--out", type=Path, help="file to write those goldens to")
     arguments = parser.parse_args()
     base = trained(split(TIKTOKEN % "{1,3}"), specials=SPECIAL)
     if arguments.templates:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what Hugging Face transformers makes of the tiny models of tests/golden/ by beam search, what it leaves to
-sample from, and the log-probabilities that it gives to continuations; all in f32 on the CPU:
+"""Writes, for the tiny models of tests/golden/, the results of Hugging Face transformers in beam search, the tokens
+that it leaves to sample from, and its log-probabilities of continuations; all in f32 on the CPU:
 
     python scripts/make_decoding_goldens.py    # tests/golden/decoding.json and tests/golden/sampling.json
 
-Needs torch and transformers 5 (CPU builds do), and the models that scripts/make_goldens.py wrote. Each run gives the same
-files. A search is kept only if each of its prompts, alone and in f64, gets the same answer: no choice hangs on rounding.
+Needs torch and transformers 5 (CPU builds are enough), and the models that scripts/make_goldens.py wrote. Each run
+gives the same files. A search is kept only if each of its prompts, alone and in f64, gets the same answer, so that no
+choice depends on rounding.
 """
 
 import hashlib
@@ -49,7 +50,7 @@ def left_padded(rows):
 
 
 def new_tokens(row, eos):
-    """A returned row up to and with its first end-of-sequence token."""
+    """A returned row up to and including its first end-of-sequence token."""
     end = next((step for step, token in enumerate(row) if token in eos), len(row) - 1)
     return row[: end + 1]
 
@@ -106,7 +107,7 @@ def searches(name):
 
 
 def end_tokens(model, prompts, seed):
-    """Tokens that are likely somewhere on the greedy way, so that beams end at all lengths."""
+    """Tokens that are likely somewhere along the greedy path, so that beams end at all lengths."""
     ids, mask = left_padded(prompts)
     out = model.generate(
         input_ids=ids,
@@ -160,7 +161,7 @@ def scores(name):
 
 
 def candidates():
-    """What the logits processors of transformers leave, and with which probabilities."""
+    """The tokens that the logits processors of transformers leave, and their probabilities."""
     kinds = [
         (temperature, top_k, top_p, min_p)
         for temperature in (0.7, 1.0, 1.6)
@@ -218,7 +219,7 @@ def chacha8(key, blocks):
 
 
 def generator():
-    """The first words that a prompt draws with."""
+    """The first random words of a prompt's draws."""
     seed, ids = 2**40 + 7, [1, 299, 70000]
     key = b"ept-sweep sampling 1" + seed.to_bytes(8, "little") + b"".join(id.to_bytes(4, "little") for id in ids)
     words = chacha8(hashlib.sha256(key).digest(), 3)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/families/<name>.json: what Hugging Face transformers makes of tiny random models of many
+"""Writes tests/golden/families/<name>.json: the answers of Hugging Face transformers for tiny random models of many
 architectures, in f32 on the CPU.
 
     python scripts/make_family_goldens.py                 # every model
-    python scripts/make_family_goldens.py --only gemma2   # those whose name begins so
+    python scripts/make_family_goldens.py --only gemma2   # those whose name begins with this
 
-Needs torch, safetensors and transformers 5 (CPU builds do). Each run gives the same files.
+Needs torch, safetensors and transformers 5 (CPU builds are enough). Each run gives the same files.
 
 Weights aren't stored. `tensors` lists [name, shape, offset, scale] in the order of the safetensors file that
 save_pretrained writes. Element i (row-major) of tensor n (counted from 0) of a file with `seed` is, in wrapping u64
@@ -19,8 +19,8 @@ arithmetic,
 
 The fields of a file:
 
-    made_by, transformers  the script, and the version that answered
-    attention              transformers' attention: "eager", but "sdpa" where eager adds ALiBi's bias twice
+    made_by, transformers  the script, and the version of transformers
+    attention              transformers' attention: "eager", or "sdpa" where eager adds ALiBi's bias twice
     config                 config.json as save_pretrained writes it
     spelling4              the same config as transformers 4 spells it; transformers reads both alike (checked)
     generation_config      generation_config.json
@@ -30,11 +30,11 @@ The fields of a file:
                            "alone": the answers to each prompt alone, by a freshly loaded model. Transformers' batch
                            differs, since what it does in one row depends on the longest row
     prompts                token ids
-    prompt_logits          logits of each prompt's last position
-    greedy, margins        tokens of each row where nothing ends it, and the gap between the two largest logits
+    prompt_logits          logits at each prompt's last position
+    greedy, margins        tokens of each row if nothing ends it, and the gap between the two largest logits
     eos_ids                end-of-sequence tokens, chosen among the greedy tokens
     fixed                  tokens of each row with the end-of-sequence tokens' logits masked
-    natural_lengths        step, counted from 1, at which the unmasked argmax of `fixed` is an end of sequence first
+    natural_lengths        step, counted from 1, at which the unmasked argmax of `fixed` is first an end of sequence
 """
 
 import argparse
@@ -353,9 +353,9 @@ def third_families():
 
 def families():
     """Name, model type, fields of the config, and `how`: `longest` prompt, `four` to check the spelling of
-    transformers 4, the `pattern` of windows that it spells, `without_prefix` as in the file, and `scale`, or offset and
-    scale, of weights by a part of their names and `fewest` different tokens an
-    answer (where attention is flat, the last token alone decides, and tokens repeat)."""
+    transformers 4, the `pattern` of windows in that spelling, `without_prefix` as in the file, `scale` (or offset and
+    scale) of weights by a part of their names, and the `fewest` different tokens per answer (where attention is flat,
+    the last token alone decides, and tokens repeat)."""
     yield from first_families()
     yield from second_families()
     yield from third_families()
@@ -568,7 +568,7 @@ def compact(value):
 
 
 def text(fields):
-    """JSON with one field, row or tensor a line."""
+    """JSON with one field, row or tensor per line."""
     lines = []
     for key, value in fields.items():
         if isinstance(value, list) and value and isinstance(value[0], list):
@@ -611,7 +611,7 @@ def make(name, model_type, fields, how):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="the models whose name begins so, or so: a,b")
+    parser.add_argument("--only", default="", help="prefixes of models' names, separated by commas")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the reference answers of tests/golden/gguf/: GGUF files made with the `gguf` package, what its dequantisation
-makes of every type, the tensor names of every family, and what transformers makes of the same files.
+"""Writes the reference answers of tests/golden/gguf/: GGUF files made with the `gguf` package, its dequantised values
+of every type, the tensor names of every family, and the answers of transformers for the same files.
 
     python scripts/make_gguf_goldens.py              # everything
     python scripts/make_gguf_goldens.py --only names # or types, or one model
 
-Needs torch, transformers 5 and gguf (CPU builds do). Each run gives the same files.
+Needs torch, transformers 5 and gguf (CPU builds are enough). Each run gives the same files.
 
     types.gguf, types.safetensors    a matrix of every type; its values as `gguf.dequantize` gives them, and activations
-    names.json                       for each family, the tensors of a tiny model as llama.cpp and as transformers call
-                                     them, by the `gguf` package's own map
+    names.json                       for each family, a tiny model's tensor names in llama.cpp and in transformers, by
+                                     the `gguf` package's own map
     <model>/model.gguf               a model with its configuration and its tokenizer in the metadata
     <model>/golden.json              `tensors`: checks of the weights as transformers loads them from the file; the rest
                                      as scripts/make_goldens.py writes it, of that model in f32
 
-The changes that llama.cpp's converter makes (`convert_hf_to_gguf.py`) are made here again, in `convert`; for the
-families that transformers can load from GGUF its own loader undoes them.
+`convert` repeats the changes that llama.cpp's converter makes (`convert_hf_to_gguf.py`); for the families that
+transformers can load from GGUF, its own loader undoes them.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def checkpoint(model):
 
 
 def split_experts(state):
-    """Experts one by one, also of a model that came from a GGUF file, which transformers saves as it holds them."""
+    """Experts one by one, also for a model from a GGUF file, which transformers saves as it holds them."""
     for name, tensor in state.items():
         parent, _, last = name.rpartition(".")
         for expert in range(len(tensor) if parent.endswith("experts") and tensor.dim() == 3 else 0):
@@ -111,7 +111,7 @@ def split_experts(state):
 
 
 def gguf_name(name_map, hf_name):
-    """llama.cpp's name, and the expert or head that a stacked tensor is made of."""
+    """llama.cpp's name, and the index of the expert or head inside a stacked tensor."""
     words = hf_name.split(".")
     part = None
     for parent in ("experts", "norms"):
@@ -237,7 +237,7 @@ def regrouped(weight, heads, groups):
 
 
 def convert(arch, hf_name, weight, config):
-    """What convert_hf_to_gguf.py does to a tensor beside renaming it."""
+    """What convert_hf_to_gguf.py does to a tensor besides renaming it."""
     heads = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", heads)
     if arch in ("llama", "granite", "smollm3", "olmo"):
@@ -404,7 +404,7 @@ def models():
     yield "gptneox_f16", "gptneox", "gpt_neox", untied, Type.F16
 
 
-# transformers has no GGUF loader for Mixtral and GPT-NeoX, and its loader for Falcon leaves the groups undone
+# transformers has no GGUF loader for Mixtral and GPT-NeoX, and its loader for Falcon doesn't undo the groups
 LOADED_ELSEWHERE = {"mixtral", "gpt_neox", "falcon"}
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the reference answers of tests/golden/: what Hugging Face transformers makes of tiny random models, and of the
+"""Writes the reference answers of tests/golden/: those of Hugging Face transformers for tiny random models and for the
 bundled models, in f32 on the CPU.
 
     python scripts/make_goldens.py    # the tiny models: tests/golden/<name>/
     python scripts/make_goldens.py --bundled data/models --prompts data/instructions/heldout.jsonl
                                       # the bundled models: tests/golden/bundled.json
 
-Needs torch and transformers 5 (CPU builds do). Each run gives the same files.
+Needs torch and transformers 5 (CPU builds are enough). Each run gives the same files.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def pick_eos(tokens, count):
 
 
 def first_eos(logits, eos):
-    """Step, counted from 1, at which each row's unmasked argmax is an end-of-sequence token first."""
+    """Step, counted from 1, at which each row's unmasked argmax is first an end-of-sequence token."""
     hits = torch.isin(logits.argmax(-1), torch.tensor(eos))
     return [row.nonzero()[0].item() + 1 if row.any() else None for row in hits]
 
@@ -202,7 +202,7 @@ def read_prompts(file, count):
 
 
 def natural(tokens, eos):
-    """A row up to and with its first end-of-sequence token."""
+    """A row up to and including its first end-of-sequence token."""
     end = next((step for step, token in enumerate(tokens) if token in eos), len(tokens))
     return tokens[: end + 1]
 
@@ -235,7 +235,7 @@ def main():
     parser.add_argument("--only", help="one tiny model")
     parser.add_argument("--bundled", help="folder of model folders, relative to the root of the repository")
     parser.add_argument("--prompts", help="JSON lines with `instruction` and `context`")
-    parser.add_argument("--count", type=int, default=16, help="how many prompts")
+    parser.add_argument("--count", type=int, default=16, help="number of prompts")
     args = parser.parse_args()
     torch.set_num_threads(2)
     disable_progress_bar()

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/library/: what Hugging Face transformers makes of tiny models of the architectures outside the
-decoder, in f32 on the CPU.
+"""Writes tests/golden/library/: the answers of Hugging Face transformers for tiny models of the architectures outside
+the decoder, in f32 on the CPU.
 
     python scripts/make_library_goldens.py            # all of them
     python scripts/make_library_goldens.py --only mamba2
 
-Needs torch and transformers 5 (CPU builds do). Each run gives the same files. Weights aren't stored: they follow from a
-seed by the rule in `generated`, which tests/common/generated.rs repeats.
+Needs torch and transformers 5 (CPU builds are enough). Each run gives the same files. Weights aren't stored: they
+follow from a seed by the rule in `generated`, which tests/common/generated.rs repeats.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def spread(model_type, name, shape):
         return 0.0, 0.9
     if "embed" in name or "wte" in name or "wpe" in name:
         return 0.0, 1.5
-    # Mamba has no norm inside its mixer: with more its outputs would leave the range of f16
+    # Mamba has no norm inside its mixer: with larger weights its outputs would leave the range of f16
     gain = 2.0 if model_type == "mamba" and last[0] in ("x_proj", "out_proj") else 5.0
     return 0.0, round(gain / shape[-1] ** 0.5, 4)
 

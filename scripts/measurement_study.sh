@@ -1,9 +1,10 @@
 #!/bin/bash
 # The measurements behind docs/measurement.md, on one GPU: bash scripts/measurement_study.sh OUT [STEP ...]
 #
-# Steps: config win1 win2 win5 win10 win20 prefill sampler (all without an argument). `ept-sweep` and the example
-# `sampler_cost`, built with `--features cuda`, have to be on the PATH. The model is four layers of Llama 3.1 70B's shape with
-# random weights: wide enough that the GPU and not the host sets the pace of decoding, small enough to be made in seconds.
+# Steps: config win1 win2 win5 win10 win20 prefill sampler (without arguments, all of them). `ept-sweep` and the example
+# `sampler_cost`, built with `--features cuda`, must be on the PATH. The model has four layers of Llama 3.1 70B's shape
+# and random weights: wide enough that the GPU, not the host, sets the pace of decoding, and small enough to be made in
+# seconds.
 # `python3 scripts/measurement_tables.py OUT` prints the tables.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Tables of docs/measurement.md from the runs of scripts/measurement_study.sh: measurement_tables.py OUT. Standard library
-only: it reads results.csv, records.jsonl and run.json."""
+"""Prints the tables of docs/measurement.md from the runs of scripts/measurement_study.sh: measurement_tables.py OUT.
+
+Needs only the standard library; reads results.csv and records.jsonl."""
 
 import csv
 import json
@@ -35,12 +36,12 @@ for seconds in (1, 2, 5, 10, 20):
     if not table:
         continue
     ours = [float(row["E_run_J"]) / float(row["T_out"]) * 1e3 for row in table if row["E_run_J"]]
-    seed = [float(row["E_sum_J"]) / float(row["T_out"]) * 1e3 for row in table if row["E_sum_J"]]
+    ept_bench = [float(row["E_sum_J"]) / float(row["T_out"]) * 1e3 for row in table if row["E_sum_J"]]
     ratio = [float(row["E_sum_J"]) / float(row["E_run_J"]) for row in table if row["E_run_J"] and row["E_sum_J"]]
     residuals = [100 * value for value in numbers(table, "residual")]
     valid = sum(row["valid"] == "true" for row in table)
     length = statistics.mean(numbers(table, "window_s"))
-    (a, cv_a), (b, cv_b) = spread(ours), spread(seed)
+    (a, cv_a), (b, cv_b) = spread(ours), spread(ept_bench)
     shown = " ".join(f"{value:+.2f}" for value in residuals)
     largest = max(map(abs, residuals))
     print(f"| {seconds} s ({length:.1f} s) | {valid} of {len(table)} | {a:.2f} | {cv_a:.2f} % | {b:.2f} | {cv_b:.2f} % "
@@ -62,7 +63,7 @@ for seconds in (1, 2, 5, 10, 20):
 
 records = out / "win10" / "records.jsonl"
 if records.exists():
-    print("\n| idle baseline | power, W | spread of its fifths, W | temperature, °C |")
+    print("\n| idle baseline | power, W | standard deviation of its five parts, W | temperature, °C |")
     print("|---|---|---|---|")
     for line in map(json.loads, records.open()):
         if line["kind"] == "baseline":
@@ -73,7 +74,7 @@ if records.exists():
 
 table = [row for row in rows("prefill") if row["outcome"] == "measured" and row["E_run_J"]]
 if table:
-    print("\n| new tokens | E a pass, J | CV | prefill inside the window, J a pass | decode, J a pass | residuals, % |")
+    print("\n| new tokens | E per pass, J | CV | prefill inside the window, J per pass | decode, J per pass | residuals, % |")
     print("|---|---|---|---|---|---|")
     by_length = {}
     for row in table:

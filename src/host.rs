@@ -8,13 +8,13 @@ use crate::record::Host;
 /// Version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Git revision that the program was built from, where it was built in a checkout.
+/// Git revision that the program was built from, if it was built in a checkout.
 pub fn git_revision() -> Option<String> {
     let revision = env!("EPT_SWEEP_REVISION");
     (!revision.is_empty()).then(|| revision.to_owned())
 }
 
-/// This machine, as far as the system tells.
+/// This machine, as far as the system describes it.
 pub fn describe() -> Host {
     Host {
         hostname: line("/proc/sys/kernel/hostname"),
@@ -25,13 +25,13 @@ pub fn describe() -> Host {
     }
 }
 
-/// Memory that can be taken without swapping, where the system tells.
+/// Memory that can be used without swapping, if the system reports it.
 pub fn available_memory() -> Option<u64> {
     let machine = memory_bytes("MemAvailable:");
     machine.into_iter().chain(left_in_container()).min()
 }
 
-/// What a container's limit (cgroup 2) leaves.
+/// Memory that a container's limit (cgroup 2) leaves.
 fn left_in_container() -> Option<u64> {
     let number = |file: &str| line(&format!("/sys/fs/cgroup/{file}"))?.parse::<u64>().ok();
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod host;
+pub(crate) mod json;
 pub mod stats;
 pub mod units;
 mod vocabulary;
@@ -16,6 +17,8 @@ pub mod validity;
 pub mod hub;
 pub mod table;
 pub mod template;
+
+pub(crate) mod gguf;
 
 pub mod prompts;
 pub mod text;
@@ -47,3 +50,6 @@ pub mod run;
 
 pub mod cli;
 pub mod commands;
+
+#[cfg(test)]
+mod fixtures;

@@ -123,6 +123,13 @@ pub fn of_window(facts: &Facts<'_>) -> Validity {
     validity
 }
 
+/// The reasons of one long piece of work, such as training. A short window represents a steady state, which warming
+/// spoils; here warming up is part of the work.
+pub fn of_single_work(mut validity: Validity) -> Validity {
+    validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
+    validity
+}
+
 /// The reasons of a window that was recomputed from its readings, with those of its record that the readings can't
 /// show; of a part of a window, also with those that only the whole of it can show.
 pub fn with_record(mut recomputed: Validity, stored: &Validity, whole: bool) -> Validity {

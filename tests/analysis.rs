@@ -1,13 +1,21 @@
 //! From records to verdicts, on synthetic runs whose answers are known exactly.
 
-use ept_sweep::analysis::comparison::DEFAULT_FLOOR;
-use ept_sweep::analysis::diff::{self, Basis, Diff, Labels, Measured, Undecided};
-use ept_sweep::analysis::{BreakEven, BreakEvenUnknown, Estimate, Interval, Saving, Study, Verdict, analyse};
-use ept_sweep::frame;
+mod common;
+
+use common::Folder;
+use common::records::{self, idle, measurement};
+use ept_sweep::analysis::diff::{self, Diff, Labels, Measured};
+use ept_sweep::analysis::{
+    Basis, BreakEven, BreakEvenUnknown, Estimate, Interval, Saving, Study, Undecided, Verdict, analyse,
+};
+use ept_sweep::error::Result;
+use ept_sweep::frame::Frame;
 use ept_sweep::record::*;
 use ept_sweep::table;
-use ept_sweep::units::{Joules, Seconds, Tokens, Watts};
-use polars::prelude::DataFrame;
+use ept_sweep::units::{Joules, Seconds, Tokens};
+
+/// Relative difference below which two energies count as equal.
+const FLOOR: f64 = 0.01;
 
 /// A run in the making: each trial generates 100 output tokens a second for 10 s in two passes over 20 prompts.
 #[derive(Clone)]
@@ -20,36 +28,7 @@ struct Run {
 
 impl Run {
     fn new(blocks: u32) -> Self {
-        let info = RunInfo {
-            format: FORMAT,
-            name: "synthetic".to_owned(),
-            question: None,
-            notes: None,
-            sweep_file: "sweep.yaml".to_owned(),
-            sweep_yaml: String::new(),
-            sweep_sha256: "00".to_owned(),
-            models: Vec::new(),
-            cells: Vec::new(),
-            blocks,
-            protocol: Protocol {
-                min_window_s: Seconds(5.0),
-                guard_s: Seconds(0.2),
-                warmup_s: Seconds(1.0),
-                idle_s: Seconds(20.0),
-                seed: 1,
-                preset: Preset::Standard,
-                max_warmup_s: Seconds(3.0),
-                settle_s: Seconds(0.0),
-                order: Order::Blocks,
-                adaptive: None,
-                random_offset_s: Seconds(0.0),
-            },
-            prompts: PromptInfo { source: "prompts.txt".to_owned(), count: 20, sha256: "00".to_owned() },
-            accuracy_sha256: None,
-            floor: DEFAULT_FLOOR,
-            parts: Vec::new(),
-        };
-        Self { info, trials: Vec::new(), evaluations: Vec::new(), baselines: Vec::new() }
+        Self { info: records::run_info(blocks), trials: Vec::new(), evaluations: Vec::new(), baselines: Vec::new() }
     }
 
     /// Teacher `t`, student `s` (1 MJ of training), control `c`.
@@ -98,17 +77,7 @@ impl Run {
     }
 
     fn plan_length(&mut self, model: &str, batch_size: usize, max_new_tokens: usize, probe: bool) -> CellSpec {
-        let cell = CellSpec {
-            id: CellId(format!("{model}.b{batch_size}.n{max_new_tokens}")),
-            model: model.to_owned(),
-            batch_size,
-            max_new_tokens,
-            dtype: "f32".to_owned(),
-            output_length: OutputLength::Fixed,
-            decoding: Decoding::Greedy,
-            dummy_weights: false,
-            probe,
-        };
+        let cell = CellSpec { probe, ..records::cell(model, batch_size, max_new_tokens) };
         self.info.cells.push(cell.clone());
         cell
     }
@@ -146,8 +115,12 @@ impl Run {
         }
     }
 
-    fn frame(&self) -> DataFrame {
-        frame::build(&self.info, &self.trials, &self.evaluations, &self.baselines).unwrap()
+    fn frame(&self) -> Frame {
+        self.try_frame().unwrap()
+    }
+
+    fn try_frame(&self) -> Result<Frame> {
+        Frame::build(&self.info, &self.trials, &self.evaluations, &self.baselines)
     }
 
     fn study(&self) -> Study {
@@ -156,10 +129,10 @@ impl Run {
 
     fn within(&self, base: &str, new: &str) -> Diff {
         let frame = self.frame();
-        diff::within_run(&self.measured(&frame), base, new, DEFAULT_FLOOR).unwrap()
+        diff::within_run(&self.measured(&frame), base, new, FLOOR).unwrap()
     }
 
-    fn measured<'a>(&'a self, frame: &'a DataFrame) -> Measured<'a> {
+    fn measured<'a>(&'a self, frame: &'a Frame) -> Measured<'a> {
         Measured { run: &self.info, frame, evaluations: &self.evaluations }
     }
 }
@@ -167,38 +140,6 @@ impl Run {
 fn trial(cell: &CellSpec, block: u32, outcome: Outcome) -> Trial {
     let started_at = "2025-01-01T00:00:00Z".to_owned();
     Trial { format: FORMAT, cell: cell.clone(), block, part: 0, started_at, outcome }
-}
-
-fn measurement(watts: f64) -> Measurement {
-    Measurement {
-        window: Window {
-            t0_s: Seconds(100.0),
-            t1_s: Seconds(110.0),
-            passes: 2,
-            batches: 10,
-            prompts: 40,
-            offset_s: Seconds(0.03),
-        },
-        tokens_in: Tokens(500),
-        tokens_out: Tokens(1000),
-        tokens_pad: Tokens(125),
-        output_bytes: Some(4000),
-        energy: WindowEnergy {
-            total_j: Some(Joules(watts * 10.0)),
-            method: Some(EnergyMethod::Counter),
-            ..WindowEnergy::default()
-        },
-        idle: Some(idle(50.0)),
-        load: Cost { duration_s: Seconds(3.0), energy_j: None },
-        warmup: Cost::default(),
-        validity: Validity::default(),
-        conditions: Vec::new(),
-        phases: None,
-    }
-}
-
-fn idle(watts: f64) -> IdleBaseline {
-    IdleBaseline { power_w: Watts(watts), duration_s: Seconds(20.0), segments_w: Vec::new(), temperature_c: None }
 }
 
 fn baseline(model: &str, block: u32, time: BaselineTime, watts: f64) -> Baseline {
@@ -528,10 +469,10 @@ fn a_trial_outside_the_plan_and_a_double_block_are_refused() {
     let mut run = Run::distillation(2);
     run.cell("t", 8, &[300.0; 2]);
     let double = Run { trials: [run.trials.clone(), run.trials[..1].to_vec()].concat(), ..run.clone() };
-    let error = analyse(&double.info, &double.frame(), &[]).unwrap_err();
+    let error = double.try_frame().unwrap_err();
     assert_eq!(error.message(), "cell `t.b8.n32` has two valid trials in block 0");
     run.info.cells.clear();
-    let error = analyse(&run.info, &run.frame(), &[]).unwrap_err();
+    let error = run.try_frame().unwrap_err();
     assert_eq!(error.message(), "the results have a trial of cell `t.b8.n32`, which isn't in the run's plan");
 }
 
@@ -545,9 +486,9 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
     let message = "no room, \"sorry\"\nhint: less".to_owned();
     run.trials.insert(0, trial(&cell, 0, Outcome::Failed { failure: FailureKind::OutOfMemory, message }));
     let frame = run.frame();
-    assert_eq!(frame.height(), 4);
-    let text = |name: &str, row: usize| table::Cells(&frame).text(name, row).unwrap().map(str::to_owned);
-    let number = |name: &str, row: usize| table::Cells(&frame).f64(name, row).unwrap();
+    assert_eq!(frame.trials().height(), 4);
+    let text = |name: &str, row: usize| table::Cells(frame.trials()).text(name, row).unwrap().map(str::to_owned);
+    let number = |name: &str, row: usize| table::Cells(frame.trials()).f64(name, row).unwrap();
     assert_eq!(
         (0..4).map(|row| text("cell", row).unwrap()).collect::<Vec<_>>(),
         ["s.b8.n32", "s.b8.n32", "t.b8.n32", "t.b16.n32"]
@@ -560,16 +501,13 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
     assert_eq!((number("exact_match", 0), number("exact_match_stderr", 0)), (Some(0.8), Some(0.04)));
     assert_eq!(number("exact_match", 2), None);
 
-    let folder = std::env::temp_dir().join(format!("ept-sweep-frame-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let (parquet, csv) = (folder.join("results.parquet"), folder.join("results.csv"));
-    table::write_parquet(&parquet, &frame).unwrap();
-    table::write_csv(&csv, &frame).unwrap();
-    assert!(table::read_parquet(&parquet).unwrap().equals_missing(&frame));
-    let schema = frame::schema(&run.info).unwrap();
-    let read = table::read_csv(&csv, Some(schema)).unwrap();
-    assert!(read.equals_missing(&frame));
-    assert_eq!(analyse(&run.info, &read, &run.evaluations).unwrap(), run.study());
+    let folder = Folder::new();
+    let (parquet, csv) = (folder.path("results.parquet"), folder.path("results.csv"));
+    let flat = frame.flat().unwrap();
+    table::write_parquet(&parquet, frame.trials()).unwrap();
+    table::write_csv(&csv, &flat).unwrap();
+    assert!(table::read_parquet(&parquet).unwrap().equals_missing(frame.trials()));
+    assert!(table::read_csv(&csv, Some(flat.schema().clone())).unwrap().equals_missing(&flat));
 }
 
 #[test]
@@ -586,8 +524,9 @@ fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
         Baseline { part: 1, ..baseline("t", 2, BaselineTime::After, 90.0) },
     ];
     let frame = run.frame();
-    let number = |name: &str, row: usize| table::Cells(&frame).f64(name, row).unwrap();
-    let warnings = |row: usize| table::Cells(&frame).text("warnings", row).unwrap().unwrap().to_owned();
+    let number = |name: &str, row: usize| table::Cells(frame.trials()).f64(name, row).unwrap();
+    let flat = frame.flat().unwrap();
+    let warnings = |row: usize| table::Cells(&flat).text("warnings", row).unwrap().unwrap().to_owned();
     assert_eq!((number("idle_w", 0), number("idle_drift_w", 0)), (Some(50.0), Some(4.0)));
     assert_eq!(number("net_E_run_J", 0), Some(1000.0));
     assert_eq!(warnings(0), "idle_drift", "4 W of 100 W net");
@@ -595,20 +534,23 @@ fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
     assert_eq!((number("idle_w", 2), number("idle_drift_w", 2)), (Some(60.0), None), "only before");
     let study = run.study();
     close(study.cells[0].windows.idle_drift_w.unwrap(), 4.0);
-    assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "gross energy stands");
+    assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "the gross energy is valid");
 }
 
-#[test]
-fn domains_conditions_and_phases_have_columns_of_their_own() {
-    let mut run = Run::distillation(1);
-    run.cell("t", 8, &[300.0]);
-    let domain = |name: &str, energy: f64, residual: Option<f64>| DomainEnergy {
+fn domain(name: &str, energy: f64, residual: Option<f64>) -> DomainEnergy {
+    DomainEnergy {
         domain: name.to_owned(),
         energy_j: Joules(energy),
         method: EnergyMethod::Counter,
         integral_j: None,
         residual,
-    };
+    }
+}
+
+/// A window on two GPUs with host, conditions and phases.
+fn two_gpus() -> Run {
+    let mut run = Run::distillation(1);
+    run.cell("t", 8, &[300.0]);
     let gpu = |index: u32, end: f64, share: f64, others: u32| Conditions {
         domain: format!("gpu{index}"),
         temperature_start_c: Some(end - 2.0),
@@ -632,8 +574,13 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
         decode_s: Seconds(8.0),
         decode_steps: 310,
     });
-    let frame = run.frame();
-    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
+    run
+}
+
+#[test]
+fn domains_conditions_and_phases_have_columns_of_their_own() {
+    let frame = two_gpus().frame();
+    let number = |name: &str| table::Cells(frame.trials()).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
     for (name, expected) in [
         ("gpu_J", 3000.0),
         ("cpu_J", 500.0),
@@ -652,17 +599,27 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
     ] {
         assert_eq!(number(name), expected, "{name}");
     }
-    assert_eq!(table::Cells(&frame).text("throttle", 0).unwrap(), Some("software_power_cap:0.85"));
-    assert_eq!(table::Cells(&frame).i64("foreign_processes", 0).unwrap(), Some(2));
-    assert_eq!(table::Cells(&frame).bool("probe", 0).unwrap(), Some(false));
-    let cell = &run.study().cells[0];
+    let flat = frame.flat().unwrap();
+    assert_eq!(table::Cells(&flat).text("clock_events", 0).unwrap(), Some("software_power_cap:0.85"));
+    assert_eq!(table::Cells(frame.trials()).i64("foreign_processes", 0).unwrap(), Some(2));
+    assert_eq!(table::Cells(frame.trials()).bool("probe", 0).unwrap(), Some(false));
+}
+
+#[test]
+fn domains_and_clock_events_of_a_window_are_summarised_with_its_cell() {
+    let study = two_gpus().study();
+    let cell = &study.cells[0];
     assert_eq!(cell.windows.clock_events, Some(vec![(ClockEvent::SoftwarePowerCap, 0.85)]));
     close(cell.domains.total_j.unwrap().value, 3550.0 / 2.0);
     close(cell.ept_bench_sum.unwrap().ratio.value, 0.95);
+}
 
+#[test]
+fn without_the_hosts_energy_the_total_is_unknown() {
+    let mut run = two_gpus();
     run.measurement_mut("t.b8.n32", 0).energy.host.clear();
     let frame = run.frame();
-    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap();
+    let number = |name: &str| table::Cells(frame.trials()).f64(name, 0).unwrap();
     assert_eq!((number("gpu_J"), number("cpu_J"), number("total_J")), (Some(3000.0), None, None));
 }
 
@@ -670,39 +627,10 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
 fn a_package_that_was_not_measured_leaves_the_processor_unknown() {
     let mut run = Run::distillation(1);
     run.cell("t", 8, &[300.0]);
-    let zone = |name: &str| Domain { name: name.to_owned(), description: String::new() };
-    let meter = MeterInfo {
-        name: "rapl".to_owned(),
-        method: EnergyMethod::Counter,
-        domains: vec![zone("package-0"), zone("package-1")],
-        tick_s: None,
-        min_window_s: Seconds(1.0),
-        guard_s: Seconds(0.0),
-        idle_s: Seconds(1.0),
-        notes: Vec::new(),
-        host_domains: Vec::new(),
-        sensing_period_s: None,
-        sources: Vec::new(),
-        gpus: Vec::new(),
-    };
-    run.info.parts = vec![Part {
-        started_at: String::new(),
-        version: String::new(),
-        git_revision: None,
-        host: Host::default(),
-        meter,
-        models: [].into(),
-        prompt_forms: [].into(),
-    }];
-    let package = |name: &str| DomainEnergy {
-        domain: name.to_owned(),
-        energy_j: Joules(100.0),
-        method: EnergyMethod::Counter,
-        integral_j: None,
-        residual: None,
-    };
+    run.info.parts = vec![records::part(records::meter("rapl", &["package-0", "package-1"]))];
+    let package = |name: &str| domain(name, 100.0, None);
     run.measurement_mut("t.b8.n32", 0).energy.domains = vec![package("package-0")];
-    let cpu = |run: &Run| table::Cells(&run.frame()).f64("cpu_J", 0).unwrap();
+    let cpu = |run: &Run| table::Cells(run.frame().trials()).f64("cpu_J", 0).unwrap();
     assert_eq!(cpu(&run), None);
     run.measurement_mut("t.b8.n32", 0).energy.domains.push(package("package-1"));
     assert_eq!(cpu(&run), Some(200.0));
@@ -787,7 +715,7 @@ fn a_diff_of_two_runs_has_an_interval_and_no_verdict() {
     let (old, new) = (teacher_run(&[300.0, 301.0, 299.0]), teacher_run(&[200.0, 201.0, 199.0]));
     let (old_frame, new_frame) = (old.frame(), new.frame());
     let (old, new) = ([old.measured(&old_frame)], [new.measured(&new_frame)]);
-    let diff = diff::across_runs(&old, &new, &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let diff = diff::across_runs(&old, &new, &Labels::Common, FLOOR).unwrap();
     assert_eq!(diff.basis, Basis::AcrossRuns { base_runs: 1, new_runs: 1 });
     let row = &diff.rows[0];
     assert!(row.comparison.ratio.unwrap().interval.is_some());
@@ -803,9 +731,9 @@ fn with_several_runs_a_side_the_run_is_the_unit() {
             .iter()
             .map(|watts| teacher_run(watts))
             .collect();
-    let frames: Vec<DataFrame> = runs.iter().map(Run::frame).collect();
+    let frames: Vec<Frame> = runs.iter().map(Run::frame).collect();
     let measured: Vec<Measured<'_>> = runs.iter().zip(&frames).map(|(run, frame)| run.measured(frame)).collect();
-    let diff = diff::across_runs(&measured[..3], &measured[3..], &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let diff = diff::across_runs(&measured[..3], &measured[3..], &Labels::Common, FLOOR).unwrap();
     let row = &diff.rows[0];
     let ratio = row.comparison.ratio.unwrap();
     let log = |pairs: [[f64; 2]; 3]| pairs.map(|[a, b]| (f64::ln(a) + f64::ln(b)) / 2.0).iter().sum::<f64>() / 3.0;
@@ -814,7 +742,7 @@ fn with_several_runs_a_side_the_run_is_the_unit() {
     close(ratio.value, expected.exp());
     assert_eq!((ratio.n, row.comparison.verdict, row.undecided), (3, Verdict::Improved, None));
 
-    let uneven = diff::across_runs(&measured[..2], &measured[3..4], &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let uneven = diff::across_runs(&measured[..2], &measured[3..4], &Labels::Common, FLOOR).unwrap();
     assert_eq!(uneven.rows[0].comparison.ratio.unwrap().interval, None);
     assert_eq!(uneven.rows[0].undecided, Some(Undecided::OneRunASide));
 }
@@ -847,7 +775,7 @@ fn a_diff_says_why_it_knows_nothing() {
 fn a_diff_names_the_models_that_there_are() {
     let run = teacher_run(&[300.0]);
     let frame = run.frame();
-    let error = diff::within_run(&run.measured(&frame), "t", "x", DEFAULT_FLOOR).unwrap_err();
+    let error = diff::within_run(&run.measured(&frame), "t", "x", FLOOR).unwrap_err();
     assert_eq!(error.message(), "run `synthetic` has no model `x`");
     assert_eq!(error.hint_text(), Some("its models are `t`"));
 }

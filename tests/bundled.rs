@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Folder, program, repository, results, stderr, sweep};
+use ept_sweep::text::ModelText;
 
 fn small_study(folder: &Folder) -> std::path::PathBuf {
     let data = repository().join("data");
@@ -35,7 +36,10 @@ fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled
         assert!(row["warnings"].contains("modelled"));
         assert!(row["E_run_J"].parse::<f64>().unwrap() > 0.0);
         assert_eq!(row["T_out"].parse::<u64>().unwrap(), 64 * row["passes"].parse::<u64>().unwrap());
-        assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+        // from a run of the bundled models: with 8 tokens longer answers are cut off, and over all 800 prompts in
+        // full length the same engine gives the 777 and 612 of the models' training.json
+        let right = if row["model"] == "teacher" { 25.0 } else { 17.0 };
+        assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 32.0, "{row:?}");
     }
     for name in ["report.html", "report.md"] {
         let text = fs::read_to_string(out.join(name)).unwrap();
@@ -73,7 +77,10 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
         for row in &rows {
             assert_eq!(row["decoding"], name);
             assert!(!row["warnings"].contains("nondeterministic_output"), "{row:?}");
-            assert!((0.0..=1.0).contains(&row["exact_match"].parse::<f64>().unwrap()));
+            // student-kd writes ` 1783`, ` 97`, ` 219` and a list longer than 8 tokens, with either decoding: ` 219` is
+            // right and takes five tokens, the other numbers are wrong
+            let right = if row["max_new_tokens"] == "3" { 0.0 } else { 1.0 };
+            assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 4.0, "{row:?}");
             let most = 4 * row["max_new_tokens"].parse::<u64>().unwrap() * row["passes"].parse::<u64>().unwrap();
             assert!((1..=most).contains(&row["T_out"].parse::<u64>().unwrap()), "{row:?}");
         }
@@ -83,7 +90,7 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
 }
 
 #[test]
-fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
+fn bench_writes_the_six_keys_of_ept_bench_and_their_tokens_and_energy_are_possible() {
     let folder = Folder::new();
     let prompts = folder.write("prompts.txt", "Instruction: Add 2 and 3.\n\nInstruction: Sort: c a b\n");
     let out = folder.path("bench.json");
@@ -104,11 +111,27 @@ fn bench_writes_the_six_keys_of_ept_bench_and_they_satisfy_their_definitions() {
         ["E_run_J", "T_in", "T_out", "EPT_in_J_per_tok", "EPT_out_J_per_tok", "EPT_total_J_per_tok", "energy_method"];
     assert_eq!(keys, expected);
     let get = |key: &str| record[key].as_f64().unwrap();
-    let close = |left: f64, right: f64| (left - right).abs() < 1e-9 * right;
-    assert!(get("E_run_J") > 0.0 && get("T_in") > 0.0 && get("T_out") > 0.0);
-    assert!(close(get("EPT_in_J_per_tok"), get("E_run_J") / get("T_in")));
-    assert!(close(get("EPT_out_J_per_tok"), get("E_run_J") / get("T_out")));
-    assert!(close(get("EPT_total_J_per_tok"), get("E_run_J") / (get("T_in") + get("T_out"))));
+    // the modelled meter: 5 W throughout, and 8 W for each processor that is busy
+    let (elapsed, processors) = (get("measured_elapsed_s"), std::thread::available_parallelism().unwrap().get());
+    let (least, most) = (5.0 * elapsed, (5.0 + 8.0 * processors as f64) * elapsed);
+    if record["energy_method"] == "modelled" {
+        assert!((least..=1.1 * most).contains(&get("E_run_J")), "{} J in {elapsed} s", get("E_run_J"));
+    }
+    let tokens_in = tokens(&model, "Instruction: Add 2 and 3.") + tokens(&model, "Instruction: Sort: c a b");
+    assert_eq!(get("T_in"), tokens_in as f64 * get("passes"));
+    assert!(get("T_out") <= 2.0 * 8.0 * get("passes") && get("T_out") >= 2.0 * get("passes"));
+    for (key, tokens) in [
+        ("EPT_in_J_per_tok", get("T_in")),
+        ("EPT_out_J_per_tok", get("T_out")),
+        ("EPT_total_J_per_tok", get("T_in") + get("T_out")),
+    ] {
+        assert!((get(key) * tokens - get("E_run_J")).abs() < 1e-9 * get("E_run_J"), "{key}");
+    }
+}
+
+/// Tokens of a text, by the model's own tokenizer.
+fn tokens(model: &Path, text: &str) -> usize {
+    ModelText::load(model).unwrap().tokenizer.encode(text).unwrap().len()
 }
 
 #[test]

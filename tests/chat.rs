@@ -115,11 +115,11 @@ fn plain_prompts_are_cut_as_transformers_truncates_them() {
         let limit = Some(Limit { max_tokens: case["most"].as_u64().unwrap() as usize, cut });
         let prompter = Prompter::new(ModelText::load(&folder.0).unwrap(), Rules { limit, ..Rules::default() }).unwrap();
         let text = case["text"].as_str().unwrap();
-        let put = prompter.put(text).unwrap();
-        assert_eq!(put.ids, ids(&case["ids"]), "{case}");
+        let prompt = prompter.tokenize(text).unwrap();
+        assert_eq!(prompt.ids, ids(&case["ids"]), "{case}");
         let whole = prompter.tokenizer().encode(text).unwrap().len();
-        assert_eq!(put.dropped, whole - put.ids.len(), "{case}");
-        assert_eq!(put.text == text, put.dropped == 0, "{case}");
+        assert_eq!(prompt.dropped, whole - prompt.ids.len(), "{case}");
+        assert_eq!(prompt.text == text, prompt.dropped == 0, "{case}");
     }
 }
 
@@ -134,16 +134,21 @@ fn prompter(template: &str, rules: Rules) -> Result<Prompter> {
 fn with_a_template_the_users_text_is_cut_and_the_templates_own_text_stays() {
     let text = "It's 12:30, and they're late; 你好，世界 😀😀 we'll wait for the quick brown fox.";
     let system = Some("Be brief.".to_owned());
-    let whole = prompter("phi.jinja", Rules { system: system.clone(), ..Rules::default() }).unwrap().put(text).unwrap();
+    let whole =
+        prompter("phi.jinja", Rules { system: system.clone(), ..Rules::default() }).unwrap().tokenize(text).unwrap();
     assert_eq!((whole.dropped, whole.text.contains(text)), (0, true));
     for cut in [Side::Left, Side::Right] {
         for max_tokens in 30..whole.ids.len() {
             let limit = Some(Limit { max_tokens, cut: Some(cut) });
             let rules = Rules { system: system.clone(), limit, ..Rules::default() };
-            let put = prompter("phi.jinja", rules).unwrap().put(text).unwrap();
-            assert!(put.ids.len() <= max_tokens && put.ids.len() + 8 > max_tokens, "{} of {max_tokens}", put.ids.len());
-            assert_eq!(put.dropped, whole.ids.len() - put.ids.len());
-            let (front, rest) = put.text.split_once("<|user|>\n").unwrap();
+            let prompt = prompter("phi.jinja", rules).unwrap().tokenize(text).unwrap();
+            assert!(
+                prompt.ids.len() <= max_tokens && prompt.ids.len() + 8 > max_tokens,
+                "{} of {max_tokens}",
+                prompt.ids.len()
+            );
+            assert_eq!(prompt.dropped, whole.ids.len() - prompt.ids.len());
+            let (front, rest) = prompt.text.split_once("<|user|>\n").unwrap();
             let (kept, end) = rest.split_once("<|end|>").unwrap();
             assert_eq!((front, end), ("<|system|>\nBe brief.<|end|>\n", "\n<|assistant|>\n"));
             assert!(!kept.is_empty());
@@ -158,9 +163,10 @@ fn with_a_template_the_users_text_is_cut_and_the_templates_own_text_stays() {
 #[test]
 fn a_limit_that_a_prompt_can_not_keep_is_an_error_that_says_both_numbers() {
     let limit = |max_tokens, cut| Rules { limit: Some(Limit { max_tokens, cut }), ..Rules::default() };
-    let refused = prompter("phi.jinja", limit(5, None)).unwrap().put("Name three colours.").unwrap_err();
+    let refused = prompter("phi.jinja", limit(5, None)).unwrap().tokenize("Name three colours.").unwrap_err();
     assert!(refused.message().contains("`prompts.max_tokens` is 5"), "{refused}");
-    let full = prompter("llama3.jinja", limit(5, Some(Side::Right))).unwrap().put("Name three colours.").unwrap_err();
+    let full =
+        prompter("llama3.jinja", limit(5, Some(Side::Right))).unwrap().tokenize("Name three colours.").unwrap_err();
     assert!(full.message().contains("the chat template alone takes"), "{full}");
     assert_eq!((refused.kind_of(), full.kind_of()), (Kind::Input, Kind::Input));
 }
@@ -168,7 +174,7 @@ fn a_limit_that_a_prompt_can_not_keep_is_an_error_that_says_both_numbers() {
 #[test]
 fn a_template_without_a_system_role_is_blamed_on_the_system_prompt() {
     let rules = Rules { system: Some("Be brief.".to_owned()), ..Rules::default() };
-    let error = prompter("gemma.jinja", rules).unwrap().put("Hi").unwrap_err();
+    let error = prompter("gemma.jinja", rules).unwrap().tokenize("Hi").unwrap_err();
     assert!(
         error.message().ends_with("the template refuses the conversation: there is no system role here"),
         "{error}"
@@ -249,9 +255,9 @@ fn stated_ends_and_the_chat_template_of_gguf_metadata_are_used() {
     assert_eq!(text.tokenizer.encode("").unwrap(), [bos, eos]);
     let template = text.template.clone().unwrap();
     let prompter = Prompter::new(text, Rules { template, ..Rules::default() }).unwrap();
-    let put = prompter.put("Hi").unwrap();
-    assert_eq!((put.text.as_str(), put.ids[0]), ("<|bos|>Hi", bos));
-    assert_eq!(prompter.tokenizer().decode(&put.ids).unwrap(), "Hi");
+    let prompt = prompter.tokenize("Hi").unwrap();
+    assert_eq!((prompt.text.as_str(), prompt.ids[0]), ("<|bos|>Hi", bos));
+    assert_eq!(prompter.tokenizer().decode(&prompt.ids).unwrap(), "Hi");
 }
 
 #[test]
@@ -444,14 +450,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_a_template_says_it_ends_in_a_text_or_an_error(text in scraps()) {
-        let source = TemplateSource { name: "t".to_owned(), text };
+    fn a_senseless_template_gives_the_same_text_twice_or_an_error_that_names_it(text in scraps()) {
         let hi = [Message { role: "user", content: "Hi" }];
-        let _ = ChatTemplate::new(source, &Map::new(), &Map::new(), Date::default()).and_then(|t| t.render(&hi));
+        let render = || {
+            let source = TemplateSource { name: "senseless.jinja".to_owned(), text: text.clone() };
+            ChatTemplate::new(source, &Map::new(), &Map::new(), Date::default()).and_then(|t| t.render(&hi))
+        };
+        let rendered = render();
+        prop_assert_eq!(&rendered, &render());
+        if let Err(error) = rendered {
+            prop_assert!(error.message().contains("senseless.jinja"), "{error}");
+        }
     }
 
     #[test]
-    fn a_damaged_tokenizer_is_an_error_or_encodes(
+    fn a_damaged_tokenizer_is_refused_by_name_or_encodes_into_ids_that_it_decodes(
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         cut in any::<bool>(),
@@ -464,25 +477,29 @@ proptest! {
         }
         let folder = Folder::new();
         fs::write(folder.path("tokenizer.json"), bytes).unwrap();
-        if let Ok(text) = ModelText::load(&folder.0) {
-            let _ = text.tokenizer.encode("It's 12 😀 <|user|>").map(|ids| text.tokenizer.decode(&ids));
+        match ModelText::load(&folder.0) {
+            Ok(text) => if let Ok(ids) = text.tokenizer.encode("It's 12 😀 <|user|>") {
+                prop_assert!(text.tokenizer.decode(&ids).is_ok());
+            },
+            Err(error) => prop_assert!(error.message().contains("tokenizer.json"), "{error}"),
         }
     }
 
     #[test]
-    fn whatever_the_settings_say_they_are_read_or_refused(key in 0..8usize, value in 0..8usize) {
+    fn senseless_settings_are_refused_by_name_or_the_tokenizer_encodes(key in 0..8usize, value in 0..8usize) {
         let keys = ["chat_template", "bos_token", "add_bos_token", "added_tokens_decoder", "additional_special_tokens",
             "extra_special_tokens", "eos_token", "add_eos_token"];
         let values = [json!(null), json!(1), json!("x"), json!([1, null]), json!({"content": 3}), json!(true),
             json!({"99999999999": {}}), json!([{"name": 1, "template": []}])];
         let folder = model_folder(&json!({keys[key]: values[value].clone()}));
-        if let Ok(text) = ModelText::load(&folder.0) {
-            let _ = text.tokenizer.encode("Hi");
+        match ModelText::load(&folder.0) {
+            Ok(text) => prop_assert!(!text.tokenizer.encode("Hi").unwrap().is_empty()),
+            Err(error) => prop_assert!(error.message().contains("tokenizer_config.json"), "{error}"),
         }
     }
 
     #[test]
-    fn whatever_gguf_metadata_say_they_make_a_tokenizer_or_an_error(
+    fn senseless_gguf_metadata_are_refused_by_name_or_make_a_tokenizer_of_their_tokens(
         tokens in prop::collection::vec("[a-cĠ ]{0,3}", 0..30),
         merges in prop::collection::vec("[a-cĠ ]{0,5}", 0..10),
         token_types in prop::collection::vec(-1..7i32, 0..30),
@@ -490,13 +507,18 @@ proptest! {
         pre in prop::sample::select(vec!["llama-bpe", "qwen2", "default", "gpt-2", "deepseek-v3", "other"]),
     ) {
         let (bos, eos, add_bos, add_eos) = ends;
+        let count = tokens.len();
         let metadata = GgufTokenizer {
             model: "gpt2".to_owned(), pre: Some(pre.to_owned()),
             tokens, token_types, merges, bos, eos, add_bos, add_eos,
             ..GgufTokenizer::default()
         };
-        if let Ok(text) = metadata.text("m.gguf") {
-            let _ = text.tokenizer.encode("abc cab  a").map(|ids| text.tokenizer.decode(&ids));
+        match metadata.text("m.gguf") {
+            Ok(text) => if let Ok(ids) = text.tokenizer.encode("abc cab  a") {
+                prop_assert!(ids.iter().all(|id| (*id as usize) < count), "{ids:?} of {count}");
+                prop_assert!(text.tokenizer.decode(&ids).is_ok());
+            },
+            Err(error) => prop_assert!(error.message().contains("m.gguf"), "{error}"),
         }
     }
 }

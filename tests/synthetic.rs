@@ -34,18 +34,21 @@ fn three_hundred_watts_for_ten_milliseconds_a_token_are_three_joules_a_token() {
 }
 
 #[test]
-fn the_energies_per_token_satisfy_their_definitions() {
+fn energies_tokens_and_their_quotients_are_those_of_the_simulated_device() {
     let folder = Folder::new();
     let out = folder.path("run");
     sweep(&experiment("simulated.yaml"), &out);
     for row in results(&out) {
-        let (energy, input, output) = (number(&row, "E_run_J"), number(&row, "T_in"), number(&row, "T_out"));
-        assert!(close(number(&row, "EPT_in_J_per_tok"), energy / input));
-        assert!(close(number(&row, "EPT_out_J_per_tok"), energy / output));
-        assert!(close(number(&row, "EPT_total_J_per_tok"), energy / (input + output)));
-        // 13 words in the four prompts, each pass
-        assert_eq!(input, 13.0 * number(&row, "passes"));
-        assert_eq!(output, 4.0 * number(&row, "max_new_tokens") * number(&row, "passes"));
+        let (watts, step) = if row["model"] == "teacher" { (300.0, 0.010) } else { (120.0, 0.005) };
+        let (length, passes) = (number(&row, "max_new_tokens"), number(&row, "passes"));
+        // four prompts with 13 words in all, in batches that take a step for each token of a sequence
+        let (input, output) = (13.0, 4.0 * length);
+        let pass = watts * step * length * 4.0 / number(&row, "batch_size");
+        assert_eq!((number(&row, "T_in"), number(&row, "T_out")), (input * passes, output * passes));
+        assert!(close(number(&row, "E_run_J"), pass * passes), "{row:?}");
+        assert!(close(number(&row, "EPT_in_J_per_tok"), pass / input));
+        assert!(close(number(&row, "EPT_out_J_per_tok"), pass / output));
+        assert!(close(number(&row, "EPT_total_J_per_tok"), pass / (input + output)));
     }
 }
 
@@ -85,7 +88,7 @@ fn a_run_leaves_everything_that_its_directory_promises() {
         }
     }
     let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
-    assert_eq!(run["format"], 2);
+    assert_eq!(run["format"], ept_sweep::record::FORMAT);
     assert_eq!(run["parts"].as_array().unwrap().len(), 1);
     assert_eq!(run["sweep_sha256"].as_str().unwrap().len(), 64);
 }

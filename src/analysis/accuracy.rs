@@ -2,14 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Accuracy, Estimate};
+use crate::frame::{Scores, rouge_l};
 use crate::record::{CellSpec, Evaluation, ItemScore, Role, RunInfo};
-use crate::stats::{mean, paired_difference, paired_proportions, proportion, proportion_stderr};
+use crate::stats::{Estimate, paired_difference, paired_proportions};
+
+/// Accuracy of one model at one output length.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accuracy {
+    /// Label of the model.
+    pub model: String,
+    /// What the model is.
+    pub role: Role,
+    /// Output length at which answers were cut.
+    pub max_new_tokens: usize,
+    /// Share of exact matches, with the Wilson interval.
+    pub exact_match: Estimate,
+    /// Standard error of `exact_match`.
+    pub exact_match_stderr: f64,
+    /// Mean ROUGE-L F1, with the Student-t interval.
+    pub rouge_l: Estimate,
+    /// Standard error of `rouge_l`; `None` for a single prompt.
+    pub rouge_l_stderr: Option<f64>,
+    /// Exact match by category: name, share, number of prompts.
+    pub by_category: Vec<(String, f64, usize)>,
+    /// The data set.
+    pub dataset: String,
+}
 
 /// The evaluations that have scores.
-pub struct Scores<'a>(Vec<&'a Evaluation>);
+pub struct Evaluations<'a>(Vec<&'a Evaluation>);
 
-impl<'a> Scores<'a> {
+impl<'a> Evaluations<'a> {
     /// Leaves out evaluations that failed or have no prompts.
     pub fn of(evaluations: impl IntoIterator<Item = &'a Evaluation>) -> Self {
         let usable = |evaluation: &&Evaluation| evaluation.error.is_none() && !evaluation.items.is_empty();
@@ -59,9 +82,9 @@ pub fn of_compared_cells<'a>(run: &'a RunInfo, evaluations: &'a [Evaluation]) ->
 }
 
 /// Accuracy of each model at each output length, in the order of the run's models.
-pub fn accuracies(run: &RunInfo, scores: &Scores<'_>) -> Vec<Accuracy> {
+pub fn accuracies(run: &RunInfo, evaluations: &Evaluations<'_>) -> Vec<Accuracy> {
     let position = |label: &str| run.models.iter().position(|model| model.label == label);
-    let mut evaluations = scores.0.clone();
+    let mut evaluations = evaluations.0.clone();
     evaluations.sort_by_key(|e| (position(&e.model).unwrap_or(usize::MAX), e.max_new_tokens));
     evaluations
         .into_iter()
@@ -70,16 +93,15 @@ pub fn accuracies(run: &RunInfo, scores: &Scores<'_>) -> Vec<Accuracy> {
 }
 
 fn accuracy(evaluation: &Evaluation, role: Role) -> Option<Accuracy> {
-    let rouge_l = mean(&rouge(&evaluation.items))?;
-    let (matches, n) = (count_matches(&evaluation.items), evaluation.items.len());
+    let Scores { exact_match, exact_match_stderr, rouge_l, rouge_l_stderr } = Scores::of(evaluation)?;
     Some(Accuracy {
         model: evaluation.model.clone(),
         role,
         max_new_tokens: evaluation.max_new_tokens,
-        exact_match: exact_match(evaluation)?,
-        exact_match_stderr: proportion_stderr(matches, n),
+        exact_match,
+        exact_match_stderr,
         rouge_l,
-        rouge_l_stderr: stderr(&rouge(&evaluation.items)),
+        rouge_l_stderr,
         by_category: by_category(&evaluation.items),
         dataset: evaluation.dataset.clone(),
     })
@@ -87,7 +109,7 @@ fn accuracy(evaluation: &Evaluation, role: Role) -> Option<Accuracy> {
 
 /// Share of exact matches with Wilson's interval; `None` without prompts.
 pub fn exact_match(evaluation: &Evaluation) -> Option<Estimate> {
-    proportion(count_matches(&evaluation.items), evaluation.items.len())
+    Some(Scores::of(evaluation)?.exact_match)
 }
 
 /// Exact match of `new` minus `base` on the same prompts (interval of Agresti and Min); `None` where the prompts
@@ -104,7 +126,7 @@ pub fn exact_match_difference(base: &Evaluation, new: &Evaluation) -> Option<Est
 /// prompts aren't the same.
 pub fn rouge_l_difference(base: &Evaluation, new: &Evaluation) -> Option<Estimate> {
     pairs(base, new)?;
-    paired_difference(&rouge(&base.items), &rouge(&new.items))
+    paired_difference(&rouge_l(&base.items), &rouge_l(&new.items))
 }
 
 /// The scores prompt by prompt, where both are of the same data set, the same prompts in it as far as is known, and
@@ -128,20 +150,6 @@ fn by_category(items: &[ItemScore]) -> Vec<(String, f64, usize)> {
     }
     let share = |(name, (matches, n)): (&str, (usize, usize))| (name.to_owned(), matches as f64 / n as f64, n);
     categories.into_iter().map(share).collect()
-}
-
-fn count_matches(items: &[ItemScore]) -> usize {
-    items.iter().filter(|item| item.exact_match).count()
-}
-
-fn rouge(items: &[ItemScore]) -> Vec<f64> {
-    items.iter().map(|item| item.rouge_l).collect()
-}
-
-/// Standard error of a mean: NaN for a single value, of which it isn't known.
-fn stderr(values: &[f64]) -> f64 {
-    let spread = crate::stats::Contrast::of_mean(values).and_then(|contrast| contrast.spread);
-    spread.map_or(f64::NAN, |spread| spread.standard_error)
 }
 
 #[cfg(test)]
@@ -182,7 +190,7 @@ mod tests {
         assert_eq!(accuracy.exact_match_stderr, 0.25);
         assert_eq!(accuracy.rouge_l.value, 0.625);
         let s = ((0.375f64.powi(2) * 2.0 + 0.125f64.powi(2) + 0.625f64.powi(2)) / 3.0).sqrt();
-        assert!((accuracy.rouge_l_stderr - s / 2.0).abs() < 1e-15);
+        assert!((accuracy.rouge_l_stderr.unwrap() - s / 2.0).abs() < 1e-15);
         assert_eq!(accuracy.by_category, vec![("copy".to_owned(), 0.0, 1), ("sum".to_owned(), 0.5, 2)]);
     }
 
@@ -218,7 +226,7 @@ mod tests {
         let mut failed = of("b", 64);
         failed.error = Some("broke".to_owned());
         let all = [of("a", 8), of("a", 32), of("a", 64), of("b", 8), of("b", 32), failed];
-        let scores = Scores::of(&all);
+        let scores = Evaluations::of(&all);
         let (base, new) = scores.longest_shared("a", "b").unwrap();
         assert_eq!((base.max_new_tokens, new.max_new_tokens), (32, 32));
         assert_eq!(scores.longest("a").unwrap().max_new_tokens, 64);

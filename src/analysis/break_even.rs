@@ -11,8 +11,30 @@
 //! | > 0 | unknown (n = 1) | E/s without an interval |
 //! | ≤ 0 | any | never |
 
-use super::{BreakEven, BreakEvenUnknown, Estimate, Interval};
 use crate::record::{EnergyMethod, TrainingCost};
+use crate::stats::{Estimate, Interval};
+
+/// After how many output tokens a distillation has paid for itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BreakEven {
+    /// So many tokens, with a Fieller interval whose upper end may be infinite.
+    Tokens(Estimate),
+    /// The saving may be zero or negative: never.
+    Never,
+    /// It can't be said, and why: `no_training_energy`, `mixed_methods`, `unknown_saving`.
+    Unknown(BreakEvenUnknown),
+}
+
+/// Why a break-even isn't known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BreakEvenUnknown {
+    /// The student wasn't trained for the purpose, or what training took isn't recorded.
+    NoTrainingEnergy,
+    /// Training energy and saving come from methods that must not be mixed (measured and modelled).
+    MixedMethods,
+    /// The saving isn't known.
+    UnknownSaving,
+}
 
 /// Output tokens until `training` is paid back by `saved` (joules per output token, obtained by `method`).
 pub fn break_even(training: Option<&TrainingCost>, saved: Option<Estimate>, method: Option<EnergyMethod>) -> BreakEven {

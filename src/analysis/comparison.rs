@@ -14,12 +14,37 @@
 
 use std::collections::BTreeMap;
 
-use super::{Comparison, Estimate, Verdict};
-use crate::stats::{Contrast, holm_known, ln};
+use crate::stats::{Contrast, Estimate, holm_known, ln};
 
-/// Relative difference below which two energies count as the same: 1 %, the size of the residual between two
-/// sources of one window that counts as fine.
-pub const DEFAULT_FLOOR: f64 = 0.01;
+/// Two cells of equal batch size and output length, new against base.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// new / base, estimated on the log scale; `None` where one side is unknown.
+    pub ratio: Option<Estimate>,
+    /// 1 − new / base.
+    pub saving: Option<Estimate>,
+    /// base − new, in joules per output token.
+    pub saved_j_per_token: Option<Estimate>,
+    /// base / new: how many times less energy.
+    pub factor: Option<Estimate>,
+    /// p value of "the ratio is 1", adjusted over the cells of the comparison (Holm).
+    pub p_adjusted: Option<f64>,
+    /// What may be said.
+    pub verdict: Verdict,
+}
+
+/// What may be said of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The new one takes less energy, beyond the floor.
+    Improved,
+    /// The new one takes more energy, beyond the floor.
+    Regressed,
+    /// The two are the same within the floor (two one-sided tests).
+    Equivalent,
+    /// The data don't tell.
+    Inconclusive,
+}
 
 /// Level of the tests behind a verdict.
 const LEVEL: f64 = 0.05;
@@ -198,6 +223,8 @@ mod tests {
 
     use super::*;
 
+    const FLOOR: f64 = 0.01;
+
     fn units_of(joules: &[f64]) -> Units {
         (0..).zip(joules).filter_map(|(number, &joules)| Some((number, Unit::of(joules)?))).collect()
     }
@@ -219,7 +246,7 @@ mod tests {
             let effects: Vec<_> = (0..cells)
                 .map(|_| effect(&noisy(1.0, &mut rng), &noisy(ratio, &mut rng), Design::PairedOrIndependent))
                 .collect();
-            judge(&effects, DEFAULT_FLOOR).iter().any(|(_, judged)| *judged == verdict)
+            judge(&effects, FLOOR).iter().any(|(_, judged)| *judged == verdict)
         };
         (0..studies).filter(|_| study()).count() as f64 / f64::from(studies)
     }
@@ -247,8 +274,8 @@ mod tests {
     #[test]
     fn exchanging_the_sides_gives_the_reciprocal_and_the_opposite_verdict() {
         let (a, b) = (units_of(&[3.0, 3.1, 2.9]), units_of(&[1.0, 1.05, 0.97]));
-        let there = compare_one(effect(&a, &b, Design::Paired), DEFAULT_FLOOR);
-        let back = compare_one(effect(&b, &a, Design::Paired), DEFAULT_FLOOR);
+        let there = compare_one(effect(&a, &b, Design::Paired), FLOOR);
+        let back = compare_one(effect(&b, &a, Design::Paired), FLOOR);
         let (factor, ratio) = (there.factor.unwrap(), back.ratio.unwrap());
         assert!((factor.value - ratio.value).abs() < 1e-12);
         assert!((factor.interval.unwrap().high - ratio.interval.unwrap().high).abs() < 1e-12);
@@ -259,7 +286,7 @@ mod tests {
     #[test]
     fn equal_energies_without_spread_are_equivalent_and_not_different() {
         let same = units_of(&[2.0; 3]);
-        let comparison = compare_one(effect(&same, &same, Design::Paired), DEFAULT_FLOOR);
+        let comparison = compare_one(effect(&same, &same, Design::Paired), FLOOR);
         assert_eq!((comparison.p_adjusted, comparison.verdict), (Some(1.0), Verdict::Equivalent));
         assert_eq!(comparison.saved_j_per_token.unwrap().value.to_bits(), 0.0f64.to_bits());
     }

@@ -1,12 +1,34 @@
 //! The energy–accuracy plane and its Pareto front.
 
-use super::accuracy::{Scores, exact_match};
-use super::{CellSummary, Point};
-use crate::record::EnergyMethod;
+use super::accuracy::{Evaluations, exact_match};
+use super::cells::CellSummary;
+use crate::record::{EnergyMethod, Role};
+use crate::stats::Estimate;
+
+/// One point of the energy–accuracy plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// The cell.
+    pub cell: String,
+    /// Label of the model.
+    pub model: String,
+    /// What the model is.
+    pub role: Role,
+    /// Batch size.
+    pub batch_size: usize,
+    /// Output length.
+    pub max_new_tokens: usize,
+    /// Joules per output token.
+    pub ept_out_j: Estimate,
+    /// Exact match.
+    pub accuracy: Estimate,
+    /// No other point has less energy and at least the accuracy, or the same energy and more accuracy.
+    pub on_front: bool,
+}
 
 /// One point for each cell with an energy per output token and an accuracy of the same model, data type and output
 /// length, in the order of the cells. Points of different energy methods don't dominate each other.
-pub fn points(cells: &[CellSummary], scores: &Scores<'_>) -> Vec<Point> {
+pub fn points(cells: &[CellSummary], scores: &Evaluations<'_>) -> Vec<Point> {
     let mut points: Vec<(Point, Option<EnergyMethod>)> =
         cells.iter().filter_map(|cell| Some((point(cell, scores)?, cell.method))).collect();
     let on_front: Vec<bool> = points
@@ -19,7 +41,7 @@ pub fn points(cells: &[CellSummary], scores: &Scores<'_>) -> Vec<Point> {
     points.into_iter().map(|(point, _)| point).collect()
 }
 
-fn point(cell: &CellSummary, scores: &Scores<'_>) -> Option<Point> {
+fn point(cell: &CellSummary, scores: &Evaluations<'_>) -> Option<Point> {
     Some(Point {
         cell: cell.id.clone(),
         model: cell.model.clone(),

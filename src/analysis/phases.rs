@@ -4,10 +4,53 @@
 //! (b) by a weighted straight line through the energy of a pass against its decoding steps, over all lengths;
 //! (c) from power samples inside windows whose prefill lasts long enough for them.
 
-use super::trials::{CellTrials, Trials, WindowRow, share};
-use super::{Estimate, PhaseEnergy, Phases};
-use crate::record::{EnergyMethod, OutputLength};
-use crate::stats::{Contrast, WeightedPoint, mean, weighted_polynomial};
+use super::per::per;
+use crate::frame::{CellTrials, WindowRow};
+use crate::record::{EnergyMethod, OutputLength, Role};
+use crate::stats::{Contrast, Estimate, WeightedPoint, mean, weighted_polynomial};
+
+/// Energy of prefill and decode of one model at one batch size, by up to three methods.
+///
+/// Prefill back to back (windows of one new token) runs at another clock and power state than prefill inside a generate
+/// call: the methods may disagree for that reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phases {
+    /// Label of the model.
+    pub model: String,
+    /// What the model is.
+    pub role: Role,
+    /// Sequences decoded together.
+    pub batch_size: usize,
+    /// Data type while running.
+    pub dtype: String,
+    /// By difference: the longest windows less those of one new token.
+    pub difference: Option<PhaseEnergy>,
+    /// By a weighted straight line through all lengths.
+    pub regression: Option<PhaseEnergy>,
+    /// What a parabola adds to the line in joules a step², where its interval excludes 0: the line isn't one.
+    pub curvature: Option<Estimate>,
+    /// From power samples inside the windows.
+    pub inside: Option<PhaseEnergy>,
+    /// (largest − smallest) / mean of the methods, for prefill; `None` below two methods.
+    pub prefill_disagreement: Option<f64>,
+    /// The same for decode.
+    pub decode_disagreement: Option<f64>,
+}
+
+/// Energy of prefill and decode by one method, in joules.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PhaseEnergy {
+    /// Prefill of one prompt.
+    pub prefill_j_per_prompt: Estimate,
+    /// One decoding step of a whole batch.
+    pub decode_j_per_step: Estimate,
+    /// Decoding of one token.
+    pub decode_j_per_token: Estimate,
+    /// Output lengths that it rests on.
+    pub lengths: usize,
+    /// The longest of them.
+    pub longest: usize,
+}
 
 /// A line through fewer lengths than this shows nothing of how well it fits.
 const LENGTHS_NEEDED: usize = 3;
@@ -16,9 +59,9 @@ const ROUNDING: f64 = 1e-9;
 
 /// One entry for each model and batch size of which something is known, in the order of the plan. (a) and (b) need
 /// `fixed` length, where the number of decoding steps is known beforehand.
-pub fn phases(trials: &Trials<'_>) -> Vec<Phases> {
+pub fn phases<'a>(cells: impl Iterator<Item = &'a CellTrials<'a>>) -> Vec<Phases> {
     let mut groups: Vec<Vec<&CellTrials<'_>>> = Vec::new();
-    for cell in trials.all() {
+    for cell in cells {
         match groups.iter_mut().find(|group| differs_in_length_alone(group[0], cell)) {
             Some(group) => group.push(cell),
             None => groups.push(vec![cell]),
@@ -82,11 +125,12 @@ impl Length {
     fn of(cell: &CellTrials<'_>) -> Option<Self> {
         let windows: Vec<&WindowRow> = cell.valid().map(|(_, window)| window).collect();
         let first = windows.first()?;
+        let per_pass = |count: u32| (first.passes > 0).then(|| f64::from(count) / f64::from(first.passes));
         Some(Self {
             new_tokens: cell.spec.max_new_tokens,
-            batches: share(Some(first.batches), first.passes)?,
-            prompts: share(Some(first.prompts), first.passes).filter(|prompts| *prompts > 0.0)?,
-            energies: windows.iter().filter_map(|window| share(window.energy_j, window.passes)).collect(),
+            batches: per_pass(first.batches)?,
+            prompts: per_pass(first.prompts).filter(|prompts| *prompts > 0.0)?,
+            energies: windows.iter().filter_map(|window| per(window.energy, window.passes.into())).collect(),
         })
         .filter(|length| !length.energies.is_empty() && length.batches > 0.0)
     }
@@ -161,13 +205,16 @@ fn by_regression(lengths: &[Length]) -> Option<(PhaseEnergy, Option<Estimate>)> 
 fn inside_windows(cells: &[&CellTrials<'_>]) -> Option<PhaseEnergy> {
     let of_cell = |cell: &&CellTrials<'_>| {
         let split = cell.valid().filter_map(|(_, window)| Some((window, window.phases?)));
-        let split: Vec<_> = split.filter(|(_, phases)| phases.decode_steps > 0.0).collect();
+        let split: Vec<_> = split.filter(|(_, phases)| phases.decode_steps > 0).collect();
         let over = |values: Vec<Option<f64>>| mean(&values.into_iter().flatten().collect::<Vec<_>>());
         Some(PhaseEnergy {
-            prefill_j_per_prompt: over(split.iter().map(|(w, p)| share(Some(p.prefill_j), w.prompts)).collect())?,
-            decode_j_per_step: over(split.iter().map(|(_, p)| share(Some(p.decode_j), p.decode_steps)).collect())?,
+            prefill_j_per_prompt: over(split.iter().map(|(w, p)| per(Some(p.prefill), w.prompts.into())).collect())?,
+            decode_j_per_step: over(split.iter().map(|(_, p)| per(Some(p.decode), p.decode_steps as f64)).collect())?,
             decode_j_per_token: over(
-                split.iter().map(|(w, p)| share(Some(p.decode_j), w.tokens_out - w.prompts)).collect(),
+                split
+                    .iter()
+                    .map(|(w, p)| per(Some(p.decode), w.tokens_out.get() as f64 - f64::from(w.prompts)))
+                    .collect(),
             )?,
             lengths: 1,
             longest: cell.spec.max_new_tokens,
@@ -178,10 +225,11 @@ fn inside_windows(cells: &[&CellTrials<'_>]) -> Option<PhaseEnergy> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Interval;
-    use super::super::trials::{PhaseRow, Row, RowOutcome};
     use super::*;
+    use crate::frame::{PhaseRow, TrialOutcome, TrialRow};
     use crate::record::{CellId, CellSpec, Decoding};
+    use crate::stats::Interval;
+    use crate::units::{Joules, Tokens};
 
     fn spec(new_tokens: usize, output_length: OutputLength) -> CellSpec {
         CellSpec {
@@ -198,18 +246,18 @@ mod tests {
     }
 
     /// Windows of two passes over 20 prompts in 5 batches of 4, with these joules a pass.
-    fn windows(joules: &[f64]) -> Vec<Row> {
+    fn windows(joules: &[f64]) -> Vec<TrialRow> {
         let window = |energy: f64| WindowRow {
             method: Some(EnergyMethod::Counter),
-            energy_j: Some(2.0 * energy),
-            passes: 2.0,
-            batches: 10.0,
-            prompts: 40.0,
+            energy: Some(Joules(2.0 * energy)),
+            passes: 2,
+            batches: 10,
+            prompts: 40,
             ..WindowRow::default()
         };
-        let row = |(block, energy): (u32, &f64)| Row {
+        let row = |(block, energy): (u32, &f64)| TrialRow {
             block,
-            outcome: RowOutcome::Measured(Box::new(window(*energy)), true),
+            outcome: TrialOutcome::Measured(Box::new(window(*energy)), true),
             invalid_reasons: Vec::new(),
             warnings: Vec::new(),
         };
@@ -221,10 +269,9 @@ mod tests {
         let cells = specs.iter().zip(lengths).map(|(spec, (_, joules))| CellTrials {
             spec,
             model: None,
-            rows: windows(joules),
+            trials: windows(joules),
         });
-        let (probes, cells) = cells.partition(|cell| cell.spec.probe);
-        phases(&Trials { cells, probes })
+        phases(cells.collect::<Vec<_>>().iter())
     }
 
     fn close(actual: f64, expected: f64) {
@@ -313,25 +360,26 @@ mod tests {
     #[test]
     fn energies_of_another_method_are_left_out() {
         let specs = [1, 16].map(|n| spec(n, OutputLength::Fixed));
-        let mut short = CellTrials { spec: &specs[0], model: None, rows: windows(&[100.0; 2]) };
-        for row in &mut short.rows {
-            let RowOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
+        let mut short = CellTrials { spec: &specs[0], model: None, trials: windows(&[100.0; 2]) };
+        for row in &mut short.trials {
+            let TrialOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
             window.method = Some(EnergyMethod::Modelled);
         }
-        let long = CellTrials { spec: &specs[1], model: None, rows: windows(&[250.0; 2]) };
-        assert_eq!(phases(&Trials { cells: vec![long], probes: vec![short] }), []);
+        let long = CellTrials { spec: &specs[1], model: None, trials: windows(&[250.0; 2]) };
+        assert_eq!(phases([long, short].iter()), []);
     }
 
     #[test]
     fn phases_inside_windows_are_averaged_over_repeats_and_held_against_the_others() {
         let spec = spec(16, OutputLength::Natural);
-        let mut cell = CellTrials { spec: &spec, model: None, rows: windows(&[250.0; 2]) };
-        for (row, factor) in cell.rows.iter_mut().zip([0.9, 1.1]) {
-            let RowOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
-            window.tokens_out = 640.0;
-            window.phases = Some(PhaseRow { prefill_j: 200.0 * factor, decode_j: 300.0 * factor, decode_steps: 150.0 });
+        let mut cell = CellTrials { spec: &spec, model: None, trials: windows(&[250.0; 2]) };
+        for (row, factor) in cell.trials.iter_mut().zip([0.9, 1.1]) {
+            let TrialOutcome::Measured(window, _) = &mut row.outcome else { unreachable!() };
+            window.tokens_out = Tokens(640);
+            window.phases =
+                Some(PhaseRow { prefill: Joules(200.0 * factor), decode: Joules(300.0 * factor), decode_steps: 150 });
         }
-        let found = phases(&Trials { cells: vec![cell], probes: vec![] });
+        let found = phases([cell].iter());
         let inside = found[0].inside.unwrap();
         close(inside.prefill_j_per_prompt.value, 5.0);
         close(inside.decode_j_per_step.value, 2.0);

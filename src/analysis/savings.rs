@@ -1,72 +1,200 @@
-//! Each student and control against its teacher, cell by cell.
+//! Each student and control against its teacher: cell by cell, and over all the cells that they share.
 
-use super::accuracy::{Scores, exact_match_difference};
-use super::break_even::break_even;
-use super::comparison::{Design, Effect, compare_family, effect};
-use super::trials::{CellTrials, Trials};
-use super::{Comparison, Saving};
-use crate::record::{EnergyMethod, ModelMeta, Role, RunInfo};
+use super::accuracy::{Evaluations, exact_match, exact_match_difference};
+use super::break_even::{BreakEven, break_even, is_measured};
+use super::cells::CellSummary;
+use super::compare::{Basis, CellComparison, Compared, Comparing};
+use super::comparison::{Comparison, unknown};
+use crate::error::Result;
+use crate::frame::{Frame, Side};
+use crate::record::{ModelMeta, Role, RunInfo};
+use crate::stats::Estimate;
 
-/// One entry for each cell of a student or control that names a teacher, in the order of the plan: against the
-/// teacher's cell of equal batch size and output length. Unknown where the teacher has no such cell, one side has no
-/// valid energy, or the sides have different energy methods. Holm's family is the cells of one student.
-pub fn savings(run: &RunInfo, trials: &Trials<'_>, scores: &Scores<'_>) -> Vec<Saving> {
-    let of_student = |(student, teacher)| Student { student, teacher, trials, scores }.savings(run.floor);
-    students(run).flat_map(of_student).collect()
+/// A student against its teacher in one cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saving {
+    /// Label of the student (or control).
+    pub student: String,
+    /// What it is.
+    pub role: Role,
+    /// Label of the teacher.
+    pub teacher: String,
+    /// Batch size of both.
+    pub batch_size: usize,
+    /// Output length of both.
+    pub max_new_tokens: usize,
+    /// The comparison of energy per output token.
+    pub ept_out: Comparison,
+    /// Accuracy of the student minus that of the teacher (exact match, paired over prompts).
+    pub accuracy_difference: Option<Estimate>,
+    /// Tokens that have to be generated before the saving has paid for the distillation.
+    pub break_even: BreakEven,
 }
 
-/// Students and controls with the label of their teacher, in the order of the sweep file.
-pub fn students(run: &RunInfo) -> impl Iterator<Item = (&ModelMeta, &str)> {
+/// A student against its teacher over all cells that they share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OverallSaving {
+    /// Label of the student (or control).
+    pub student: String,
+    /// What it is.
+    pub role: Role,
+    /// Label of the teacher.
+    pub teacher: String,
+    /// Number of cells.
+    pub cells: usize,
+    /// Geometric mean over the cells of new / base; the block is the unit of replication.
+    pub ept_out: Comparison,
+    /// Exact match of the student at the longest output length.
+    pub student_accuracy: Option<Estimate>,
+    /// Exact match of the teacher at the longest output length.
+    pub teacher_accuracy: Option<Estimate>,
+    /// Student minus teacher, paired over prompts.
+    pub accuracy_difference: Option<Estimate>,
+    /// Student minus control (the undistilled model of the same teacher), paired over prompts: distillation's part.
+    pub over_control: Option<(String, Estimate)>,
+    /// All trials in it are valid and by one method that measures.
+    pub measured: bool,
+    /// The break-even over all cells.
+    pub break_even: BreakEven,
+}
+
+/// Cell by cell, in the order of the plan, and over all cells, in the order of the sweep file: one entry for each cell
+/// of a student or control that names a teacher, and one for each such model.
+///
+/// A saving is unknown if the teacher has no such cell, one side has no valid energy, or the sides have different energy
+/// methods. Holm's family is the cells of one student.
+///
+/// # Errors
+/// The frame lacks a column.
+pub fn savings(
+    run: &RunInfo,
+    frame: &Frame,
+    cells: &[CellSummary],
+    evaluations: &Evaluations<'_>,
+) -> Result<(Vec<Saving>, Vec<OverallSaving>)> {
+    let side = Side::new(&[frame])?;
+    let comparing = Comparing { base: &side, new: &side, basis: Basis::WithinRun, floor: run.floor };
+    let (mut savings, mut overall) = (Vec::new(), Vec::new());
+    for (student, teacher) in students(run) {
+        let compared = comparing.models(teacher, &student.label)?;
+        let pair = Student { run, student, teacher, cells, evaluations, compared: &compared };
+        savings.extend(pair.savings());
+        overall.push(pair.overall());
+    }
+    Ok((savings, overall))
+}
+
+/// Students and controls with the label of their teacher.
+fn students(run: &RunInfo) -> impl Iterator<Item = (&ModelMeta, &str)> {
     let compared = |model: &&ModelMeta| matches!(model.role, Role::Student | Role::Control);
     run.models.iter().filter(compared).filter_map(|model| Some((model, model.teacher.as_deref()?)))
 }
 
-/// Compares two cells of one run, block by block where the blocks match.
-pub fn cell_effect(base: &CellTrials<'_>, new: &CellTrials<'_>) -> Option<Effect> {
-    shared_method(base, new)?;
-    effect(&base.units(), &new.units(), Design::PairedOrIndependent)
-}
-
-/// The energy method of two cells, where it is the same.
-pub fn shared_method(a: &CellTrials<'_>, b: &CellTrials<'_>) -> Option<EnergyMethod> {
-    a.method().filter(|method| b.method() == Some(*method))
-}
-
+/// A student and its teacher.
 struct Student<'a> {
+    run: &'a RunInfo,
     student: &'a ModelMeta,
     teacher: &'a str,
-    trials: &'a Trials<'a>,
-    scores: &'a Scores<'a>,
+    cells: &'a [CellSummary],
+    evaluations: &'a Evaluations<'a>,
+    compared: &'a Compared,
 }
 
-impl<'a> Student<'a> {
-    fn savings(&self, floor: f64) -> Vec<Saving> {
-        let cells: Vec<_> = self.trials.of_model(&self.student.label).map(|cell| (self.teachers(cell), cell)).collect();
-        let effects: Vec<_> = cells.iter().map(|(teacher, cell)| cell_effect((*teacher)?, cell)).collect();
-        let comparisons = compare_family(&effects, floor);
-        cells.iter().zip(comparisons).map(|((teacher, cell), ept_out)| self.saving(*teacher, cell, ept_out)).collect()
+impl Student<'_> {
+    fn savings(&self) -> Vec<Saving> {
+        let own = self.cells.iter().filter(|cell| cell.model == self.student.label);
+        own.map(|cell| self.saving(cell, self.comparison(cell))).collect()
     }
 
-    fn teachers(&self, cell: &CellTrials<'_>) -> Option<&'a CellTrials<'a>> {
-        self.trials.counterpart(cell.spec, self.teacher)
+    fn comparison(&self, cell: &CellSummary) -> Option<&CellComparison> {
+        self.compared.cells.iter().find(|compared| {
+            (compared.batch_size, compared.max_new_tokens, compared.output_length)
+                == (cell.batch_size, cell.max_new_tokens, cell.output_length)
+        })
     }
 
-    fn saving(&self, teacher: Option<&CellTrials<'_>>, cell: &CellTrials<'_>, ept_out: Comparison) -> Saving {
-        let method = teacher.and_then(|teacher| shared_method(teacher, cell));
+    fn saving(&self, cell: &CellSummary, compared: Option<&CellComparison>) -> Saving {
+        let ept_out: Comparison = compared.map_or_else(unknown, |compared| compared.comparison.clone());
+        let teacher = compared.and_then(|compared| self.cell_of(self.teacher, compared));
+        let method = compared.and_then(|compared| compared.method);
         Saving {
             student: self.student.label.clone(),
             role: self.student.role,
             teacher: self.teacher.to_owned(),
-            batch_size: cell.spec.batch_size,
-            max_new_tokens: cell.spec.max_new_tokens,
-            accuracy_difference: teacher.and_then(|teacher| accuracy_difference(self.scores, teacher, cell)),
+            batch_size: cell.batch_size,
+            max_new_tokens: cell.max_new_tokens,
+            accuracy_difference: teacher.and_then(|teacher| self.accuracy_difference(teacher, cell)),
             break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
             ept_out,
         }
     }
+
+    fn cell_of(&self, model: &str, compared: &CellComparison) -> Option<&CellSummary> {
+        self.cells.iter().find(|cell| {
+            cell.model == model
+                && (cell.batch_size, cell.max_new_tokens, cell.output_length)
+                    == (compared.batch_size, compared.max_new_tokens, compared.output_length)
+        })
+    }
+
+    fn accuracy_difference(&self, base: &CellSummary, new: &CellSummary) -> Option<Estimate> {
+        let of = |cell: &CellSummary| self.evaluations.find(&cell.model, &cell.dtype, cell.max_new_tokens);
+        exact_match_difference(of(base)?, of(new)?)
+    }
+
+    fn overall(&self) -> OverallSaving {
+        let ept_out = self.compared.overall.comparison.clone();
+        let method = self.compared.overall.method;
+        let accuracies = accuracies(self.evaluations, self.teacher, &self.student.label);
+        OverallSaving {
+            student: self.student.label.clone(),
+            role: self.student.role,
+            teacher: self.teacher.to_owned(),
+            cells: self.compared.overall.cells,
+            student_accuracy: accuracies.student,
+            teacher_accuracy: accuracies.teacher,
+            accuracy_difference: accuracies.difference,
+            over_control: self.over_control(),
+            measured: method.is_some_and(is_measured) && self.is_complete(),
+            break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
+            ept_out,
+        }
+    }
+
+    /// Whether in the shared cells every trial of both models is valid.
+    fn is_complete(&self) -> bool {
+        let shared = self.compared.cells.iter().filter(|compared| compared.is_shared());
+        let mut cells =
+            shared.flat_map(|shared| [self.teacher, &self.student.label].map(|of| self.cell_of(of, shared)));
+        cells.all(|cell| cell.is_some_and(|cell| cell.counts.all_valid(self.run.blocks)))
+    }
+
+    /// Against the first control of the same teacher with which the student can be compared.
+    fn over_control(&self) -> Option<(String, Estimate)> {
+        if self.student.role != Role::Student {
+            return None;
+        }
+        let controls = self.run.models.iter().filter(|model| model.role == Role::Control);
+        let of_teacher = controls.filter(|control| control.teacher == self.student.teacher);
+        of_teacher.map(|control| control.label.as_str()).find_map(|control| {
+            let (base, new) = self.evaluations.longest_shared(control, &self.student.label)?;
+            Some((control.to_owned(), exact_match_difference(base, new)?))
+        })
+    }
 }
 
-fn accuracy_difference(scores: &Scores<'_>, base: &CellTrials<'_>, new: &CellTrials<'_>) -> Option<super::Estimate> {
-    let of = |cell: &CellTrials<'_>| scores.find(&cell.spec.model, &cell.spec.dtype, cell.spec.max_new_tokens);
-    exact_match_difference(of(base)?, of(new)?)
+#[derive(Default)]
+struct Accuracies {
+    student: Option<Estimate>,
+    teacher: Option<Estimate>,
+    difference: Option<Estimate>,
+}
+
+/// At the longest output length that both have; each at its own longest if they share none.
+fn accuracies(evaluations: &Evaluations<'_>, teacher: &str, student: &str) -> Accuracies {
+    let Some((base, new)) = evaluations.longest_shared(teacher, student) else {
+        let longest = |model: &str| evaluations.longest(model).and_then(exact_match);
+        return Accuracies { student: longest(student), teacher: longest(teacher), difference: None };
+    };
+    Accuracies { student: exact_match(new), teacher: exact_match(base), difference: exact_match_difference(base, new) }
 }

@@ -1,4 +1,4 @@
-//! How the program ends: the exit codes, one for each reason a script may want to tell apart.
+//! The exit codes, one for each outcome that a script may want to distinguish.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ pub enum Exit {
     Done = 0,
     /// Something failed while running: a disk, a driver, the network, memory.
     Failed = 1,
-    /// The user's input has to change: a flag, a sweep file, a model folder.
+    /// The user has to correct the input: a flag, a sweep file, a model folder.
     BadInput = 2,
     /// The sweep finished and the report is written, but some trials failed or were skipped.
     TrialsFailed = 3,
-    /// Stopped by Ctrl-C or SIGTERM; what was done is kept and a second start goes on.
+    /// Stopped by Ctrl-C or SIGTERM; finished work is kept, and the next start continues.
     Interrupted = 130,
 }
 

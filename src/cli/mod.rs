@@ -1,4 +1,4 @@
-//! The command line: what can be said, and how it ends.
+//! The command line: subcommands, flags and exit codes.
 
 pub mod exit;
 
@@ -14,28 +14,28 @@ use crate::units::Seconds;
 
 /// Energy-per-token sweeps over language models: measure, analyse, draw and report.
 ///
-/// `ept-sweep experiments/kd.yaml` measures every cell of a sweep, and writes results, figures and a report to
+/// `ept-sweep experiments/kd.yaml` measures every cell of a sweep and writes results, figures and a report to
 /// `reports/<name>`. Data goes to standard output, progress and messages to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "ept-sweep", version, arg_required_else_help = true)]
 #[command(override_usage = "ept-sweep SWEEP.yaml [OPTIONS]\n       ept-sweep <COMMAND>")]
-#[command(after_help = "Exit codes:\n  0    done\n  1    failed while running\n  2    the input has to change\n  \
-                        3    finished, but some trials failed\n  130  interrupted; what was done is kept")]
+#[command(after_help = "Exit codes:\n  0    done\n  1    failed while running\n  2    the input must be corrected\n  \
+                        3    finished, but some trials failed\n  130  interrupted; finished work is kept")]
 pub struct Cli {
-    /// What to do; a sweep file alone means `run`.
+    /// A sweep file in place of a subcommand means `run`
     #[command(subcommand)]
     pub command: Command,
 
-    /// Say nothing on standard error but errors.
+    /// Print only errors on standard error
     #[arg(long, short, global = true)]
     pub quiet: bool,
 }
 
 impl Cli {
-    /// Reads the command line; a sweep file in the place of a subcommand means `run`.
+    /// Reads the command line; a sweep file in place of a subcommand means `run`.
     ///
     /// # Errors
-    /// What clap has to say, help and version included.
+    /// Everything that clap reports, help and version included.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().collect();
         let word = arguments.iter().skip(1).position(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
@@ -55,25 +55,25 @@ fn is_file_name(word: &OsStr) -> bool {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Measure a sweep, going on where an earlier start stopped, and write its report
+    /// Measure a sweep, continuing where an earlier start stopped, and write its report
     Run(RunArgs),
-    /// Show the cells of a sweep with tokens, memory and time, and find problems before measuring
+    /// Show the cells of a sweep with their tokens, memory and time, and find mistakes before measuring
     Plan(PlanArgs),
-    /// Analyse, draw and report a run again, from what is stored
+    /// Regenerate the results, figures and report of a run from its stored records
     Report(ReportArgs),
     /// Compare two models of one run, or two runs
     Diff(DiffArgs),
     /// Measure one model on one prompt list and write EPT-Bench's JSON record
     Bench(BenchArgs),
-    /// Show what this machine can measure energy with
+    /// Show the energy sources of this machine and how well they work
     Meter(MeterArgs),
     /// Show everything behind one cell's number
     Explain(ExplainArgs),
-    /// Compute the energies of a run again from its raw samples, by any method and over any part of the windows
+    /// Recompute the energies of a run from its raw samples, by any method and over any part of the windows
     Recompute(RecomputeArgs),
-    /// Print completions for a shell
+    /// Print shell completions
     Completions {
-        /// The shell.
+        /// Shell to print completions for
         shell: Shell,
     },
 }
@@ -85,7 +85,7 @@ pub struct RunArgs {
     #[arg(value_name = "SWEEP.yaml")]
     pub sweep: PathBuf,
 
-    /// Directory of the run [default: `reports/NAME` with the name of the sweep]
+    /// Directory of the run [default: `reports/NAME`, after the name in the sweep file]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
@@ -93,11 +93,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "GLOB")]
     pub only: Option<String>,
 
-    /// Move an existing run aside and begin anew
+    /// Move an existing run aside and start over
     #[arg(long)]
     pub fresh: bool,
 
-    /// Measure trials again that failed in an earlier start
+    /// Retry the trials that failed in an earlier start
     #[arg(long)]
     pub retry_failed: bool,
 
@@ -112,7 +112,7 @@ pub struct PlaceArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
     pub device: DeviceChoice,
 
-    /// Use no network: models of the hub come from its local cache
+    /// Use no network: hub models come from the local cache
     #[arg(long)]
     pub offline: bool,
 }
@@ -132,7 +132,7 @@ pub struct PlanArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
     pub device: DeviceChoice,
 
-    /// Show what fits this time, such as `90s`, `25m` or `1h30m`, in place of the cells
+    /// Show what fits in this time, such as `90s`, `25m` or `1h30m`, instead of the cells
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "only")]
     pub budget: Option<Seconds>,
 }
@@ -144,31 +144,31 @@ pub struct RecomputeArgs {
     #[arg(value_name = "DIR")]
     pub run: PathBuf,
 
-    /// `counter`: the primary source; `power`: the second source's integral; `seed`: EPT-Bench's own sum
+    /// `counter`: the primary source; `power`: the second source, integrated; `ept-bench`: EPT-Bench's own sum
     #[arg(long, default_value = "counter", value_name = "METHOD", value_parser = parse_method)]
     pub method: Method,
 
-    /// Leave out this many seconds at both edges of each window
+    /// Leave out this many seconds at each end of every window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with_all = ["from", "to"])]
     pub trim: Option<f64>,
 
-    /// Begin this many seconds after each window's start
+    /// Start this many seconds after the start of each window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub from: Option<f64>,
 
-    /// End this many seconds after each window's start
+    /// End this many seconds after the start of each window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub to: Option<f64>,
 
-    /// Only the cells whose id matches, such as `teacher.b8.*`
+    /// Recompute only the cells whose id matches, such as `teacher.b8.*`
     #[arg(long, value_name = "GLOB")]
     pub only: Option<String>,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 
-    /// Write the windows as a table, too; the file can't lie in the run's directory
+    /// Also write the windows to a CSV file, which must be outside the run's directory
     #[arg(long, value_name = "FILE.csv")]
     pub out: Option<PathBuf>,
 }
@@ -184,15 +184,15 @@ pub struct ReportArgs {
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// Directory of the run; two directories compare the second with the first
+    /// Directory of a run, to compare two of its models; or two directories, to compare the second with the first
     #[arg(value_name = "DIR", required = true, num_args = 1..=2)]
     pub runs: Vec<PathBuf>,
 
-    /// Label of the model to compare with
+    /// Label of the model to compare against
     #[arg(long, value_name = "LABEL")]
     pub base: Option<String>,
 
-    /// Label of the model that is compared
+    /// Label of the model to compare
     #[arg(long, value_name = "LABEL")]
     pub new: Option<String>,
 
@@ -200,7 +200,7 @@ pub struct DiffArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = parse_share)]
     pub floor: f64,
 
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -217,7 +217,7 @@ pub enum Format {
 /// Arguments of `bench`: EPT-Bench's own flags.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Folder of a model, a .gguf file, or a hub id (`owner/name`)
+    /// Model to measure: a folder, a .gguf file, or a hub id (`owner/name`)
     #[arg(long)]
     pub model: String,
 
@@ -225,7 +225,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "ADAPTER")]
     pub adapter: Option<String>,
 
-    /// Text file with one prompt a line, or a .jsonl file in Dolly's schema
+    /// Text file with one prompt per line, or a .jsonl file in Dolly's schema
     #[arg(long, value_name = "FILE", required_unless_present = "use_dolly", conflicts_with = "use_dolly")]
     pub prompts: Option<PathBuf>,
 
@@ -233,23 +233,23 @@ pub struct BenchArgs {
     #[arg(long)]
     pub use_dolly: bool,
 
-    /// How many prompts of Dolly
+    /// Number of prompts to draw from Dolly
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = parse_positive)]
     pub num_prompts: usize,
 
-    /// Folder for Dolly's file; where it holds the file already, no network is used
+    /// Folder for Dolly's file; if the file is already there, no network is used
     #[arg(long, value_name = "DIR")]
     pub dolly_cache_dir: Option<PathBuf>,
 
-    /// New tokens a prompt at most
+    /// Largest number of new tokens per prompt
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_positive)]
     pub max_new_tokens: usize,
 
-    /// Prompts that are decoded together
+    /// Prompts decoded together
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = parse_positive)]
     pub batch_size: usize,
 
-    /// GPUs whose energy counts
+    /// NVML indices of the GPUs whose energy counts [default: those that the model runs on]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub gpu_indices: Option<Vec<u32>>,
 
@@ -257,11 +257,11 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DTYPE", value_parser = ["f32", "f16", "bf16"])]
     pub dtype: Option<String>,
 
-    /// What measures: `auto`, `nvml`, `rapl` or `modelled`
+    /// Meter: `auto`, `nvml`, `rapl` or `modelled`
     #[arg(long, default_value = "auto", value_name = "METER", value_parser = ["auto", "nvml", "rapl", "modelled"])]
     pub meter: String,
 
-    /// The JSON file to write
+    /// JSON file to write
     #[arg(long, value_name = "FILE.json")]
     pub out: PathBuf,
 
@@ -272,7 +272,7 @@ pub struct BenchArgs {
 /// Arguments of `meter`.
 #[derive(Debug, Args)]
 pub struct MeterArgs {
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
@@ -280,7 +280,7 @@ pub struct MeterArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// The cell's id, such as `student-kd.b8.n32`
+    /// Id of the cell, such as `student-kd.b8.n32`
     pub cell: String,
 
     /// Directory of the run [default: the only run in `reports/`]
@@ -289,33 +289,33 @@ pub struct ExplainArgs {
 }
 
 fn parse_device(text: &str) -> Result<DeviceChoice, String> {
-    let index = |text: &str| text.parse().map_err(|_| format!("`{text}` is no GPU index"));
+    let index = |text: &str| text.parse().map_err(|_| format!("`{text}` isn't a GPU index"));
     match text {
         "auto" => Ok(DeviceChoice::Auto),
         "cpu" => Ok(DeviceChoice::Cpu),
         "cuda" => Ok(DeviceChoice::Cuda(0)),
         other => match other.strip_prefix("cuda:") {
             Some(number) => index(number).map(DeviceChoice::Cuda),
-            None => Err("a device is `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
+            None => Err("expected `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
         },
     }
 }
 
 fn parse_method(text: &str) -> Result<Method, String> {
-    Method::from_code(text).ok_or_else(|| "a method is `counter`, `power` or `ept-bench`".to_owned())
+    Method::from_code(text).ok_or_else(|| "expected `counter`, `power` or `ept-bench`".to_owned())
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
-        _ => Err("a number of seconds is needed, such as 0.5".to_owned()),
+        _ => Err("expected a number of seconds, such as `0.5`".to_owned()),
     }
 }
 
 /// `90s`, `25m`, `1h30m`: whole numbers, each with its unit, the largest first.
 fn parse_time(text: &str) -> Result<Seconds, String> {
     const UNITS: [(char, u32); 3] = [('h', 3600), ('m', 60), ('s', 1)];
-    let bad = || "a time is such as `90s`, `25m` or `1h30m`".to_owned();
+    let bad = || "expected a duration such as `90s`, `25m` or `1h30m`".to_owned();
     let (mut total, mut rest) = (0.0, text);
     for (unit, seconds) in UNITS {
         let Some((count, after)) = rest.split_once(unit) else { continue };
@@ -327,7 +327,7 @@ fn parse_time(text: &str) -> Result<Seconds, String> {
 
 fn parse_positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("a whole number above 0 is needed".to_owned()),
+        Ok(0) | Err(_) => Err("expected a whole number above 0".to_owned()),
         Ok(number) => Ok(number),
     }
 }
@@ -335,7 +335,7 @@ fn parse_positive(text: &str) -> Result<usize, String> {
 fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..0.5).contains(&share) => Ok(share),
-        _ => Err("a share from 0 to 0.5 is needed, such as 0.01".to_owned()),
+        _ => Err("expected a share of at least 0 and below 0.5, such as `0.01`".to_owned()),
     }
 }
 

@@ -80,7 +80,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
     let started_at = host::timestamp();
     let (model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
     let Model { mut engine, codec } = model;
-    let prompts = codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.list;
+    let prompts = codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.prompts;
     let cell = cell(arguments, &engine.info().dtype);
     let protocol = protocol(meter.info());
     console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::analysis::diff::{self, Basis, Diff, DiffOverall, DiffRow, Labels, Measured, Undecided};
-use crate::analysis::{Comparison, Estimate, Verdict};
+use crate::analysis::diff::{self, Diff, Labels, Measured};
+use crate::analysis::{Basis, CellComparison, Comparison, Estimate, ModelComparison, Undecided, Verdict};
 use crate::cli::exit::Exit;
 use crate::cli::{DiffArgs, Format};
 use crate::commands::report::{Analysed, analyse};
@@ -103,7 +103,7 @@ fn basis(basis: Basis) -> String {
     }
 }
 
-fn print_row(row: &DiffRow) {
+fn print_row(row: &CellComparison) {
     let energy = |estimate: &Option<Estimate>| estimate.as_ref().map_or_else(|| "–".to_owned(), format::energy);
     println!(
         "{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} {}",
@@ -117,7 +117,7 @@ fn print_row(row: &DiffRow) {
     );
 }
 
-fn print_overall(overall: &DiffOverall) {
+fn print_overall(overall: &ModelComparison) {
     println!(
         "{} against {}, over {}: saving {}, {}",
         overall.new,
@@ -272,7 +272,7 @@ impl<'a> View<'a> {
 }
 
 impl<'a> RowView<'a> {
-    fn of(row: &'a DiffRow) -> Self {
+    fn of(row: &'a CellComparison) -> Self {
         Self {
             base: &row.base,
             new: &row.new,
@@ -286,7 +286,7 @@ impl<'a> RowView<'a> {
 }
 
 impl<'a> OverallView<'a> {
-    fn of(overall: &'a DiffOverall) -> Self {
+    fn of(overall: &'a ModelComparison) -> Self {
         Self {
             base: &overall.base,
             new: &overall.new,

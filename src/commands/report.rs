@@ -1,23 +1,19 @@
 //! `ept-sweep report`: records on disk → frame → analysis → figures → report. Needs neither model nor meter.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use polars::prelude::DataFrame;
-
-use crate::analysis::{self, Study};
+use crate::analysis::{self, PowerTrace, Study};
 use crate::cli::ReportArgs;
 use crate::cli::exit::Exit;
 use crate::console::Console;
 use crate::error::Result;
-use crate::figures::{self, PowerTrace};
-use crate::record::{
-    CellSpec, EnergyMethod, Measurement, ModelMeta, Outcome, PREFILL, Quantity, Sample, SourceTrace, Trace, WORK,
-};
+use crate::figures;
+use crate::frame::Frame;
+use crate::record::{ModelMeta, Outcome, Trial};
 use crate::report;
 use crate::store::{self, Stored, samples_path, write_atomic};
-use crate::{frame, table};
+use crate::table;
 
 /// What was written.
 pub struct Written {
@@ -29,8 +25,7 @@ pub struct Written {
 pub struct Analysed {
     /// What is on disk.
     pub stored: Stored,
-    /// The tidy frame.
-    pub frame: DataFrame,
+    pub frame: Frame,
     /// The numbers.
     pub study: Study,
 }
@@ -51,7 +46,7 @@ pub fn report(arguments: &ReportArgs, console: &Console) -> Result<Exit> {
 /// The directory holds no run, or its records are damaged.
 pub fn analyse(root: &Path) -> Result<Analysed> {
     let stored = store::read(root)?;
-    let frame = frame::build(&stored.info, &stored.trials, &stored.evaluations, &stored.baselines)?;
+    let frame = Frame::build(&stored.info, &stored.trials, &stored.evaluations, &stored.baselines)?;
     let study = analysis::analyse(&stored.info, &frame, &stored.evaluations)?;
     Ok(Analysed { stored, frame, study })
 }
@@ -63,8 +58,8 @@ pub fn analyse(root: &Path) -> Result<Analysed> {
 /// As [`analyse`], or the disk fails.
 pub fn write(root: &Path, console: &Console) -> Result<Written> {
     let Analysed { stored, frame, study } = analyse(root)?;
-    table::write_parquet(&root.join("results.parquet"), &frame)?;
-    table::write_csv(&root.join("results.csv"), &frame)?;
+    table::write_parquet(&root.join("results.parquet"), frame.trials())?;
+    table::write_csv(&root.join("results.csv"), &frame.flat()?)?;
     let power = power_traces(&stored, console);
     let figures = figures::draw_all(&study, &power, &root.join("figures"))?;
     let rendered = report::render(&stored.info, &study, &figures)?;
@@ -103,73 +98,9 @@ fn power_traces(stored: &Stored, console: &Console) -> Vec<PowerTrace> {
 }
 
 fn power_trace(stored: &Stored, model: &ModelMeta) -> Result<Option<PowerTrace>> {
-    let Some((measurement, path)) = shown_trial(stored, &model.label) else { return Ok(None) };
-    let trace = table::read_samples(&path)?;
-    let window = measurement.window;
-    // the load around the window, without the whole warm-up before it
-    let around = stored.info.protocol.guard_s.0 + window.duration().0 * AROUND;
-    let shown = (window.t0_s.0 - around)..=(window.t1_s.0 + around);
-    let points = power_points(&trace, measurement).into_iter().filter(|(t, _)| shown.contains(t)).collect::<Vec<_>>();
-    Ok((points.len() > 1).then(|| PowerTrace {
-        label: model.label.clone(),
-        role: model.role,
-        t0: window.t0_s.0,
-        t1: window.t1_s.0,
-        prefill: prefill_spans(&trace, measurement),
-        points,
-        modelled: measurement.energy.method == Some(EnergyMethod::Modelled),
-    }))
-}
-
-/// Share of a window's length that the power figure shows before and after it, beside the guard work.
-const AROUND: f64 = 0.1;
-
-fn shown_trial<'a>(stored: &'a Stored, label: &str) -> Option<(&'a Measurement, PathBuf)> {
-    let size = |cell: &CellSpec| (cell.batch_size, cell.max_new_tokens);
-    let own = stored.trials.iter().filter(|trial| trial.cell.model == label && !trial.cell.probe);
-    let measured = own.filter_map(|trial| match &trial.outcome {
-        Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
-        _ => None,
-    });
-    let with_samples = measured.filter_map(|(trial, measurement)| {
-        let path = samples_path(&stored.root, &trial.key());
-        path.exists().then_some((trial, measurement, path))
-    });
-    let shown = with_samples.max_by_key(|(trial, _, _)| (size(&trial.cell), Reverse(trial.block)));
-    shown.map(|(_, measurement, path)| (measurement, path))
-}
-
-/// Power over time, summed over the domains whose energy counts: by the finest source that each of them has.
-fn power_points(trace: &Trace, measurement: &Measurement) -> Vec<(f64, f64)> {
-    let finest = |domain: &str| {
-        let find = |quantity| trace.find(domain, quantity).filter(|source| !source.samples.is_empty());
-        find(Quantity::Power).or_else(|| find(Quantity::PowerUsage))
-    };
-    let domains = measurement.energy.domains.iter().map(|domain| domain.domain.as_str());
-    let sources: Option<Vec<&SourceTrace>> = domains.map(finest).collect();
-    let sources = sources.unwrap_or_default();
-    let Some((first, others)) = sources.split_first() else { return Vec::new() };
-    let sum = |sample: &Sample| {
-        let t = sample.t.0 - first.lag.0;
-        let rest: f64 = others.iter().map(|source| nearest(source, t)).sum();
-        (t, sample.value + rest)
-    };
-    first.samples.iter().map(sum).collect()
-}
-
-/// The reading of a source that speaks of the time closest to `t`.
-fn nearest(source: &SourceTrace, t: f64) -> f64 {
-    let t = t + source.lag.0;
-    let after = source.samples.partition_point(|sample| sample.t.0 < t);
-    let around = source.samples[after.saturating_sub(1)..].iter().take(2);
-    around.min_by(|a, b| (a.t.0 - t).abs().total_cmp(&(b.t.0 - t).abs())).map_or(0.0, |sample| sample.value)
-}
-
-/// When the engine read prompts inside the window.
-fn prefill_spans(trace: &Trace, measurement: &Measurement) -> Vec<(f64, f64)> {
-    let Some(marks) = trace.find(WORK, Quantity::Phase) else { return Vec::new() };
-    let window = measurement.window;
-    let is_prefill =
-        |pair: &&[Sample]| pair[0].value == PREFILL && pair[0].t.0 >= window.t0_s.0 && pair[1].t.0 <= window.t1_s.0;
-    marks.samples.windows(2).filter(is_prefill).map(|pair| (pair[0].t.0, pair[1].t.0)).collect()
+    let has_samples = |trial: &Trial| samples_path(&stored.root, &trial.key()).exists();
+    let candidates = stored.trials.iter().filter(|trial| trial.cell.model == model.label && has_samples(trial));
+    let Some((trial, measurement)) = analysis::shown_trial(candidates) else { return Ok(None) };
+    let trace = table::read_samples(&samples_path(&stored.root, &trial.key()))?;
+    Ok(analysis::power_trace(model, &trace, measurement, stored.info.protocol.guard_s))
 }

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::analysis::Study;
+use crate::analysis::{PowerTrace, Study};
 use crate::error::{Context, Result};
-use crate::record::Role;
 
 pub mod axis;
 pub mod energy_accuracy;
@@ -24,25 +23,6 @@ pub mod theme;
 mod typeface;
 
 use picture::Picture;
-
-/// The power readings of one window, prepared from the stored samples.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PowerTrace {
-    /// Label of the model.
-    pub label: String,
-    /// What the model is.
-    pub role: Role,
-    /// Start of the window in seconds, on the clock of the points.
-    pub t0: f64,
-    /// End of the window in seconds.
-    pub t1: f64,
-    /// Time in seconds and power in watts, in order of time, from before the window to after it.
-    pub points: Vec<(f64, f64)>,
-    /// When prompts were read inside the window: start and end of each span in seconds. Empty where that isn't known.
-    pub prefill: Vec<(f64, f64)>,
-    /// The power is computed from a model, not measured.
-    pub modelled: bool,
-}
 
 /// A figure that was drawn.
 #[derive(Debug, Clone, PartialEq)]

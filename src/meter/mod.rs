@@ -13,6 +13,7 @@ pub mod recompute;
 mod recording;
 mod sampled;
 pub mod sampler;
+pub mod span;
 mod survey;
 mod synthetic;
 

@@ -1,4 +1,4 @@
-//! The energy of a window, the idle baseline, and the conditions under which both were taken.
+//! The energy of a window, the idle baseline, and the conditions under which both were measured.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,14 @@ use super::EnergyMethod;
 use crate::units::{Joules, Seconds, Watts};
 use crate::vocabulary::vocabulary;
 
-/// Gross energy of a window, with everything that says how far it can be trusted.
+/// Gross energy of a window, with everything that shows how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct WindowEnergy {
-    /// Sum over the domains of the primary source; `None` where nothing was measured.
+    /// Sum over the domains of the primary source; `None` if a domain is unknown.
     pub total_j: Option<Joules>,
-    /// Where `total_j` comes from.
     pub method: Option<EnergyMethod>,
-    /// The domains one by one: `gpu0`, `package-0`, `dram-0`, `cpu`.
     pub domains: Vec<DomainEnergy>,
-    /// The same energy by the second source (time integral of power), where there is one.
+    /// The same energy by the second source (time integral of power), if there is one.
     pub integral_j: Option<Joules>,
     /// (counter − integral) / counter.
     pub residual: Option<f64>,
@@ -25,13 +23,13 @@ pub struct WindowEnergy {
     pub coverage: Option<f64>,
     /// Longest gap between samples of the second source inside the window.
     pub max_gap_s: Option<Seconds>,
-    /// Time between two ticks of the primary counter.
+    /// Time between two ticks of the primary counter, by the slowest domain.
     pub tick_s: Option<Seconds>,
     /// `E_sum_J`: what EPT-Bench's own estimator gives for this window (Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the
     /// last partial interval dropped), summed over the GPUs. For comparison only.
     #[serde(default, alias = "seed_sum_j")]
     pub ept_bench_sum_j: Option<Joules>,
-    /// The processor's domains beside those that are charged: `package-0`, `dram-0`. Not in `total_j`.
+    /// The processor's domains, if others are charged: `package-0`, `dram-0`. Not in `total_j`.
     #[serde(default)]
     pub host: Vec<DomainEnergy>,
 }
@@ -41,9 +39,7 @@ pub struct WindowEnergy {
 pub struct DomainEnergy {
     /// `gpu0`, `package-0`, `dram-0`, `cpu` …
     pub domain: String,
-    /// Energy inside the window.
     pub energy_j: Joules,
-    /// How it was obtained.
     pub method: EnergyMethod,
     /// The same energy by the second source of this domain.
     #[serde(default)]
@@ -53,33 +49,30 @@ pub struct DomainEnergy {
     pub residual: Option<f64>,
 }
 
-/// Power without work, with the model resident.
+/// Power without work, with the model loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleBaseline {
     /// Mean power.
     pub power_w: Watts,
-    /// How long it was measured.
     pub duration_s: Seconds,
-    /// Mean power of consecutive, equally long parts of that time: their spread says how well the mean is known.
+    /// Mean power of consecutive, equally long parts of that time: their spread shows how well the mean is known.
     #[serde(default)]
     pub segments_w: Vec<Watts>,
-    /// Mean temperature in °C of the hottest GPU, where it can be read.
+    /// Temperature in °C of the hottest GPU at the end, if it can be read.
     #[serde(default)]
     pub temperature_c: Option<f64>,
 }
 
-/// What one GPU was doing during a window, from its telemetry.
+/// The state of one GPU during a window, from its telemetry.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Conditions {
     /// `gpu0` …
     pub domain: String,
     /// Temperature in °C at the window's start.
     pub temperature_start_c: Option<f64>,
-    /// Temperature in °C at its end.
     pub temperature_end_c: Option<f64>,
     /// Mean clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<f64>,
-    /// Their lowest clock in MHz.
     pub sm_clock_min_mhz: Option<f64>,
     /// Mean memory clock in MHz.
     pub memory_clock_mhz: Option<f64>,
@@ -87,7 +80,7 @@ pub struct Conditions {
     pub performance_state: Option<u32>,
     /// Share of the window in which each clock event was active; events that never were are left out.
     pub clock_events: BTreeMap<ClockEvent, f64>,
-    /// Most compute processes of others seen at once.
+    /// Most compute processes of others at once.
     pub foreign_processes: Option<u32>,
 }
 
@@ -134,10 +127,10 @@ pub struct PhaseSplit {
     pub prefill_j: Joules,
     /// Energy from there to the batch's end, by the second source.
     pub decode_j: Joules,
-    /// Time that prefill took, over all batches.
+    /// Over all batches.
     pub prefill_s: Seconds,
-    /// Time that decoding took.
+    /// Over all batches.
     pub decode_s: Seconds,
-    /// Decoding steps, over all batches (the first token belongs to prefill).
+    /// Decode steps, over all batches (the first token belongs to prefill).
     pub decode_steps: u64,
 }

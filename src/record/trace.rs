@@ -4,7 +4,7 @@ use super::EnergyMethod;
 use crate::units::Seconds;
 use crate::vocabulary::vocabulary;
 
-/// What one source said over time, on the clock of the run.
+/// The readings of all sources over time, on the clock of the run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trace {
     /// One entry for each domain and quantity.
@@ -16,13 +16,12 @@ pub struct Trace {
 pub struct SourceTrace {
     /// `gpu0`, `package-0`, `cpu` …
     pub domain: String,
-    /// What the values are.
     pub quantity: Quantity,
-    /// How an energy from this source is to be labelled.
+    /// The label of energies from this source.
     pub method: EnergyMethod,
-    /// Time between two updates of the source, where it is known: 100 ms for NVML's counter.
+    /// Time between two updates of the source, if it is known: 100 ms for NVML's counter.
     pub tick: Option<Seconds>,
-    /// How much earlier than its time stamp a reading's value was true: half a second for the average of the last
+    /// How much earlier than its time stamp a reading's value applied: half a second for the average of the last
     /// second.
     pub lag: Seconds,
     /// The readings, in order of time.
@@ -61,9 +60,9 @@ pub const WORK: &str = "work";
 
 /// Value of [`Quantity::Phase`] between batches.
 pub const NEITHER: f64 = 0.0;
-/// Value of [`Quantity::Phase`] while the engine reads prompts.
+/// Value of [`Quantity::Phase`] during prefill.
 pub const PREFILL: f64 = 1.0;
-/// Value of [`Quantity::Phase`] while it generates.
+/// Value of [`Quantity::Phase`] during decode.
 pub const DECODE: f64 = 2.0;
 
 impl Trace {

@@ -243,7 +243,7 @@ fn by_model(study: &Study) -> Table {
             estimate(Some(&a.exact_match), Scale::PERCENT),
             Cell::new(format::fixed(a.exact_match_stderr * 100.0, 1)),
             rouge(&a.rouge_l),
-            Cell::new(format::fixed(a.rouge_l_stderr, 3)),
+            Cell::new(a.rouge_l_stderr.map_or_else(|| format::UNKNOWN.to_owned(), |error| format::fixed(error, 3))),
             Cell::new(format::count(a.exact_match.n as u64)),
             Cell::new(a.dataset.clone()),
         ])

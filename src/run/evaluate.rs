@@ -112,7 +112,7 @@ fn scores(
     for generated_length in generated {
         // the answer ends where the model ends it, also where the energy windows run to a fixed length
         let options = GenerateOptions { max_new_tokens: generated_length, length: OutputLength::Natural, decoding };
-        let answers = answers(&mut model, &prompts.list, spec.batch_size, options, stop)?;
+        let answers = answers(&mut model, &prompts.prompts, spec.batch_size, options, stop)?;
         let served = |length: &&usize| decoding.prolongs() || **length == generated_length;
         for length in missing.lengths.iter().filter(served) {
             let items = set.items.iter().zip(&answers);

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format;
 use crate::host;
 use crate::meter::Meter;
-use crate::model::{Codec, Encoded};
+use crate::model::{Codec, TokenizedPrompts};
 use crate::record::{
     Baseline, BaselineTime, CellSpec, Cost, FORMAT, FailureKind, GenerationLine, IdleBaseline, Order, Outcome,
     PromptForm, Protocol, Trial,
@@ -159,7 +159,7 @@ impl Measuring<'_> {
                 return Ok(None);
             }
         };
-        let fitting = self.skip_misfits(session, spec, &encoded.list, progress)?;
+        let fitting = self.skip_misfits(session, spec, &encoded.prompts, progress)?;
         if fitting.is_empty() {
             return Ok(None);
         }
@@ -176,7 +176,7 @@ impl Measuring<'_> {
         let form = PromptForm { energy: Some(encoded.truncated), ..codec.form() };
         self.dir.record_prompt_form(&session.model, &form)?;
         let model = session.model.clone();
-        Ok(Some((Loaded { model, engine, codec, prompts: encoded.list, load, idle: None }, fitting)))
+        Ok(Some((Loaded { model, engine, codec, prompts: encoded.prompts, load, idle: None }, fitting)))
     }
 
     /// Measures one cell in one block and commits it.
@@ -264,7 +264,7 @@ impl Measuring<'_> {
         Ok(fitting)
     }
 
-    fn encode(&self, codec: &Codec) -> Result<Encoded> {
+    fn encode(&self, codec: &Codec) -> Result<TokenizedPrompts> {
         codec.prompts(self.prepared.prompts.items.iter().map(|item| item.text.as_str()))
     }
 

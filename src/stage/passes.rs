@@ -1,12 +1,11 @@
 //! Whole passes over a fixed prompt list in fixed batches, counted.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::idle::check_stop;
 use super::steady::Warmth;
 use crate::clock::Clock;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meter::Meter;
 use crate::record::{DECODE, EnergyMethod, NEITHER, PREFILL, Protocol, Quantity, Sample, SourceTrace, WORK};
 use crate::units::Seconds;
@@ -156,4 +155,9 @@ impl Totals {
         self.tokens_pad += (longest * batch.len() - input) as u64;
         self.tokens_out += outputs.iter().map(|output| output.ids.len() as u64).sum::<u64>();
     }
+}
+
+/// Gives up if the user asked to stop.
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
 }

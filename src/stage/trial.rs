@@ -2,7 +2,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::idle::idle;
 use super::passes::{Batches, Totals};
 use crate::clock::Clock;
 use crate::digest::sha256_hex;
@@ -10,6 +9,7 @@ use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::meter::findings::Findings;
 use crate::meter::integrate::window_energy;
+use crate::meter::span::wait;
 use crate::meter::{self, Edge, Meter};
 use crate::record::{CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Trace, Window};
 use crate::units::{Seconds, Tokens};
@@ -105,7 +105,7 @@ impl Stage<'_> {
         let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
         let mut batches = Batches::new(self.prompts, cell.batch_size, options, clock, stop);
         let engine = &mut *self.engine;
-        idle(clock, self.offset, stop)?;
+        wait(clock, self.offset, stop)?;
         let (marks, mut trace) = meter::recording(self.meter, |meter| {
             let start = clock.now();
             let steady = batches.warm_up(engine, meter, protocol)?;

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn deeply_nested_values_and_expressions_end_in_an_error_or_a_text() {
+    fn values_that_grow_into_each_other_end_in_an_error() {
         let lists = "[".repeat(200) + "ns.x" + &"]".repeat(200);
         let grow = |expression: &str| {
             format!(
@@ -390,8 +390,14 @@ mod tests {
         assert!(render(&grow("[[[[[[[[[[[[[[[[ns.x]]]]]]]]]]]]]]]]")).is_err());
         assert!(render(&grow(&lists)).is_err());
         let deep = grow("[[[[ns.x]]]]").replace("99999", "9999");
-        assert!(render(&(deep.clone() + "{{ ns.x|tojson }}")).is_err());
-        let _ = render(&(deep + "{{ ns.x }}"));
+        assert!(render(&(deep + "{{ ns.x|tojson }}")).is_err());
+    }
+
+    /// A text or an error: an overflow of the stack would end the whole program.
+    #[test]
+    fn deeply_nested_values_and_expressions_never_overflow_the_stack() {
+        let deep = "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% set ns.x = [[[[ns.x]]]] %}{% endfor %}";
+        let _ = render(&(deep.to_owned() + "{{ ns.x }}"));
         let _ = render(&("{{ ".to_owned() + &"(".repeat(100_000) + &")".repeat(100_000) + " }}"));
         let _ = render(&("{{ ".to_owned() + &"not ".repeat(100_000) + "1 }}"));
         let _ = render(&"{% if 1 %}".repeat(50_000));

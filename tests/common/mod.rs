@@ -3,6 +3,7 @@
 #![expect(dead_code, reason = "each test file uses a part")]
 
 pub mod generated;
+pub mod records;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! A study with three models, three batch sizes and two lengths, and ways to spoil it.
 
+use ept_sweep::analysis::PowerTrace;
 use ept_sweep::analysis::*;
-use ept_sweep::figures::PowerTrace;
 use ept_sweep::record::*;
 use ept_sweep::units::{Joules, Seconds, Watts};
 
@@ -60,7 +60,7 @@ fn accuracy(label: &str, role: Role, exact: f64, length: usize) -> Accuracy {
         exact_match: estimate(exact, 0.08, 100),
         exact_match_stderr: 0.041,
         rouge_l: estimate(exact * 0.98, 0.06, 100),
-        rouge_l_stderr: 0.031,
+        rouge_l_stderr: Some(0.031),
         by_category: vec![("closed_qa".to_owned(), exact, 60), ("summarization".to_owned(), exact * 0.9, 40)],
         dataset: "heldout.jsonl".to_owned(),
     }
@@ -459,8 +459,15 @@ pub fn gpu_study() -> Study {
     probe.max_new_tokens = 1;
     study.probes = vec![probe];
     study.phases = MODELS.iter().map(|(label, role, ept, _)| phases(label, *role, *ept)).collect();
-    study.stopping =
-        Some(Stopping { half_width: 0.02, fewest: 5, most: 15, repeats: 7, narrow: study.cells.len(), wide: vec![] });
+    study.stopping = Some(Stopping {
+        half_width: 0.02,
+        fewest: 5,
+        most: 15,
+        repeats: 7,
+        narrow: study.cells.len(),
+        wide: vec![],
+        unknown: vec![],
+    });
     study
 }
 

@@ -1,0 +1,244 @@
+//! The one comparison of two models, cell by cell and over all cells: students with their teacher within a run, and
+//! any two models within a run or across runs.
+//!
+//! Within a run both sides met in every block, and the block is the unit. Across runs everything that differs
+//! between two runs (temperature, other load, driver) is in the difference, and no number of repeats inside a run
+//! shows how large it is: the run is the unit, and with one run a side no verdict is given.
+
+use std::collections::BTreeSet;
+
+use super::comparison::{
+    Comparison, Design, Effect, Unit, Units, Verdict, compare_family, compare_one, effect, over_cells,
+};
+use crate::error::Result;
+use crate::frame::{CellSide, Energy, Pair, Side};
+use crate::record::{EnergyMethod, OutputLength};
+use crate::stats::{Estimate, mean};
+
+/// What a comparison rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// Both sides are of one run: the block is the unit.
+    WithinRun,
+    /// The sides are of different runs: the run is the unit if there are several on both sides.
+    AcrossRuns { base_runs: usize, new_runs: usize },
+}
+
+/// Two cells of equal batch size and output length, new against base.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellComparison {
+    /// Label of the base model.
+    pub base: String,
+    /// Label of the new model.
+    pub new: String,
+    pub batch_size: usize,
+    pub max_new_tokens: usize,
+    pub output_length: OutputLength,
+    /// Joules per output token of the base.
+    pub base_ept_out_j: Option<Estimate>,
+    /// Joules per output token of the new one.
+    pub new_ept_out_j: Option<Estimate>,
+    /// How all energies of both sides were obtained, if it is the same way.
+    pub method: Option<EnergyMethod>,
+    pub comparison: Comparison,
+    /// Why the verdict is inconclusive, if it is.
+    pub undecided: Option<Undecided>,
+}
+
+impl CellComparison {
+    /// Both sides have a valid energy.
+    pub fn is_shared(&self) -> bool {
+        self.undecided != Some(Undecided::NoEnergy) || self.comparison.ratio.is_some()
+    }
+}
+
+/// Two models over all the cells that they share: the geometric mean of the ratios.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelComparison {
+    /// Label of the base model.
+    pub base: String,
+    /// Label of the new model.
+    pub new: String,
+    /// Number of cells in which both have a valid energy.
+    pub cells: usize,
+    /// How all their energies were obtained, if it is the same way.
+    pub method: Option<EnergyMethod>,
+    pub comparison: Comparison,
+    /// Why the verdict is inconclusive, if it is.
+    pub undecided: Option<Undecided>,
+}
+
+/// Two models compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// One entry for each cell that both sides planned, in the order of the base. Holm's family.
+    pub cells: Vec<CellComparison>,
+    pub overall: ModelComparison,
+    /// Ids of cells that only one side planned.
+    pub alone: Vec<String>,
+}
+
+/// Why a comparison has no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Undecided {
+    /// One side has no valid energy.
+    NoEnergy,
+    /// The energies come from different methods.
+    MixedMethods,
+    /// Different runs, and not several of them on both sides.
+    OneRunASide,
+    /// One unit of replication has no spread.
+    OneUnit,
+    /// The interval allows for more than one verdict.
+    TooUncertain,
+}
+
+/// Two sides, and how they are compared.
+pub struct Comparing<'a> {
+    pub base: &'a Side,
+    pub new: &'a Side,
+    pub basis: Basis,
+    /// Relative difference in energy below which two cells count as equivalent.
+    pub floor: f64,
+}
+
+impl Comparing<'_> {
+    /// Compares model `new` of the new side with model `base` of the base side.
+    ///
+    /// # Errors
+    /// A table lacks a column.
+    pub fn models(&self, base: &str, new: &str) -> Result<Compared> {
+        let matched = self.base.matched(base, self.new, new)?;
+        let effects: Vec<Option<Effect>> = matched.pairs.iter().map(|pair| self.effect(pair)).collect();
+        let comparisons = compare_family(&effects, self.floor);
+        let cells = matched.pairs.iter().zip(comparisons);
+        Ok(Compared {
+            cells: cells.map(|(pair, comparison)| self.cell(base, new, pair, comparison)).collect(),
+            overall: self.overall(base, new, &matched.pairs),
+            alone: matched.alone,
+        })
+    }
+
+    fn cell(&self, base: &str, new: &str, pair: &Pair, comparison: Comparison) -> CellComparison {
+        let (comparison, undecided) = self.judge(comparison, obstacle(pair));
+        CellComparison {
+            base: base.to_owned(),
+            new: new.to_owned(),
+            batch_size: pair.batch_size,
+            max_new_tokens: pair.max_new_tokens,
+            output_length: pair.output_length,
+            base_ept_out_j: self.ept_out(&pair.base),
+            new_ept_out_j: self.ept_out(&pair.new),
+            method: single(&methods_of(pair)),
+            comparison,
+            undecided,
+        }
+    }
+
+    fn effect(&self, pair: &Pair) -> Option<Effect> {
+        if obstacle(pair).is_some() {
+            return None;
+        }
+        let design = match self.basis {
+            Basis::WithinRun => Design::PairedOrIndependent,
+            Basis::AcrossRuns { .. } => Design::Independent,
+        };
+        effect(&self.units(&pair.base), &self.units(&pair.new), design)
+    }
+
+    fn ept_out(&self, cell: &CellSide) -> Option<Estimate> {
+        single(&methods(cell))?;
+        mean(&self.units(cell).values().map(|unit| unit.joules).collect::<Vec<_>>())
+    }
+
+    fn overall(&self, base: &str, new: &str, pairs: &[Pair]) -> ModelComparison {
+        let shared: Vec<&Pair> = pairs.iter().filter(|pair| obstacle(pair) != Some(Undecided::NoEnergy)).collect();
+        let methods: BTreeSet<_> = shared.iter().flat_map(|pair| methods_of(pair)).collect();
+        let obstacle = if shared.is_empty() { Some(Undecided::NoEnergy) } else { mixture(&methods) };
+        let effect = if obstacle.is_none() { self.effect_over(&shared) } else { None };
+        let (comparison, undecided) = self.judge(compare_one(effect, self.floor), obstacle);
+        ModelComparison {
+            base: base.to_owned(),
+            new: new.to_owned(),
+            cells: shared.len(),
+            method: single(&methods),
+            comparison,
+            undecided,
+        }
+    }
+
+    /// Only units in which every shared cell is valid count; within a run, on both sides.
+    fn effect_over(&self, shared: &[&Pair]) -> Option<Effect> {
+        let base: Vec<Units> = shared.iter().map(|pair| self.units(&pair.base)).collect();
+        let new: Vec<Units> = shared.iter().map(|pair| self.units(&pair.new)).collect();
+        let design = if self.basis == Basis::WithinRun { Design::Paired } else { Design::Independent };
+        effect(&over_cells(&base), &over_cells(&new), design)
+    }
+
+    /// Units by block, or by run if the run is the unit.
+    fn units(&self, cell: &CellSide) -> Units {
+        let of = |energies: &[Energy]| -> Units {
+            energies.iter().filter_map(|energy| Some((energy.block, Unit::of(energy.ept_out?.get())?))).collect()
+        };
+        if self.by_run() {
+            let of_run = |energies: &[Energy]| Unit::mean(&of(energies).into_values().collect::<Vec<_>>());
+            return cell.0.iter().filter_map(|(run, energies)| Some((*run, of_run(energies)?))).collect();
+        }
+        cell.0.values().next().map(|energies| of(energies)).unwrap_or_default()
+    }
+
+    /// Takes the verdict back if the basis doesn't carry one, and says why there is none.
+    fn judge(&self, comparison: Comparison, obstacle: Option<Undecided>) -> (Comparison, Option<Undecided>) {
+        if obstacle.is_some() {
+            return (comparison, obstacle);
+        }
+        if self.one_run_a_side() {
+            let comparison = Comparison { p_adjusted: None, verdict: Verdict::Inconclusive, ..comparison };
+            return (comparison, Some(Undecided::OneRunASide));
+        }
+        let undecided = match (comparison.verdict, &comparison.ratio) {
+            (Verdict::Inconclusive, None) => Some(Undecided::NoEnergy),
+            (Verdict::Inconclusive, Some(Estimate { interval: None, .. })) => Some(Undecided::OneUnit),
+            (Verdict::Inconclusive, Some(_)) => Some(Undecided::TooUncertain),
+            _ => None,
+        };
+        (comparison, undecided)
+    }
+
+    fn one_run_a_side(&self) -> bool {
+        matches!(self.basis, Basis::AcrossRuns { base_runs, new_runs } if base_runs < 2 || new_runs < 2)
+    }
+
+    /// The run is the unit as soon as one side has several.
+    fn by_run(&self) -> bool {
+        matches!(self.basis, Basis::AcrossRuns { base_runs, new_runs } if base_runs > 1 || new_runs > 1)
+    }
+}
+
+fn obstacle(pair: &Pair) -> Option<Undecided> {
+    if !has_energy(&pair.base) || !has_energy(&pair.new) {
+        return Some(Undecided::NoEnergy);
+    }
+    mixture(&methods_of(pair))
+}
+
+fn has_energy(cell: &CellSide) -> bool {
+    cell.0.values().flatten().any(|energy| energy.ept_out.is_some())
+}
+
+/// The methods of all energies of a cell.
+fn methods(cell: &CellSide) -> BTreeSet<Option<EnergyMethod>> {
+    cell.0.values().flatten().map(|energy| energy.method).collect()
+}
+
+fn methods_of(pair: &Pair) -> BTreeSet<Option<EnergyMethod>> {
+    &methods(&pair.base) | &methods(&pair.new)
+}
+
+fn mixture(methods: &BTreeSet<Option<EnergyMethod>>) -> Option<Undecided> {
+    single(methods).is_none().then_some(Undecided::MixedMethods)
+}
+
+fn single(methods: &BTreeSet<Option<EnergyMethod>>) -> Option<EnergyMethod> {
+    if methods.len() == 1 { methods.first().copied().flatten() } else { None }
+}

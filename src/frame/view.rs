@@ -1,0 +1,234 @@
+//! The typed view of the table that statistics take. Beyond this room nobody knows a column.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::DataFrame;
+
+use crate::error::{Context as _, Error, Result};
+use crate::record::{CellSpec, ClockEvent, EnergyMethod, ModelMeta, Reason};
+use crate::table::{Cells, from_code};
+use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
+
+/// A cell of the plan with its trials.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellTrials<'a> {
+    pub spec: &'a CellSpec,
+    /// `None` if the run lists no such model.
+    pub model: Option<&'a ModelMeta>,
+    /// In the order of the blocks.
+    pub trials: Vec<TrialRow>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrialRow {
+    /// From 0.
+    pub block: u32,
+    pub outcome: TrialOutcome,
+    /// Reasons that make it unusable.
+    pub invalid_reasons: Vec<Reason>,
+    pub warnings: Vec<Reason>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrialOutcome {
+    /// The window, and whether it is valid.
+    Measured(Box<WindowRow>, bool),
+    /// With the message.
+    Failed(String),
+    /// With the message.
+    Skipped(String),
+}
+
+/// One measured window. Its columns are described in [`super::COLUMNS`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct WindowRow {
+    pub method: Option<EnergyMethod>,
+    pub energy: Option<Joules>,
+    pub net_energy: Option<Joules>,
+    pub tokens_in: Tokens,
+    pub tokens_out: Tokens,
+    pub tokens_pad: Tokens,
+    pub ept_in: Option<JoulesPerToken>,
+    pub ept_out: Option<JoulesPerToken>,
+    pub ept_total: Option<JoulesPerToken>,
+    pub length: Option<Seconds>,
+    /// T_out over the window's length.
+    pub tokens_per_s: Option<f64>,
+    pub power: Option<Watts>,
+    pub passes: u32,
+    /// In all passes.
+    pub batches: u32,
+    /// In all passes.
+    pub prompts: u32,
+    pub ept_bench_sum: Option<Joules>,
+    pub gpu: Option<Joules>,
+    pub cpu: Option<Joules>,
+    pub dram: Option<Joules>,
+    /// GPUs, processor packages and memory.
+    pub total: Option<Joules>,
+    /// After − before.
+    pub idle_drift: Option<Watts>,
+    /// The one of any domain that is furthest from 0.
+    pub residual: Option<f64>,
+    /// Share of the window that the second source's samples cover.
+    pub coverage: Option<f64>,
+    pub tick: Option<Seconds>,
+    pub temperature_start_c: Option<f64>,
+    pub temperature_end_c: Option<f64>,
+    pub sm_clock_mhz: Option<f64>,
+    pub sm_clock_min_mhz: Option<f64>,
+    /// Share of the window in which each event was active, for events that were; `None` without telemetry.
+    pub clock_events: Option<BTreeMap<ClockEvent, f64>>,
+    pub foreign_processes: Option<u32>,
+    pub phases: Option<PhaseRow>,
+}
+
+/// Prefill and decode of one window.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PhaseRow {
+    pub prefill: Joules,
+    pub decode: Joules,
+    /// Over all batches.
+    pub decode_steps: u64,
+}
+
+impl CellTrials<'_> {
+    /// The valid trials with their blocks.
+    pub fn valid(&self) -> impl Iterator<Item = (u32, &WindowRow)> {
+        self.trials.iter().filter_map(|trial| match &trial.outcome {
+            TrialOutcome::Measured(window, true) => Some((trial.block, &**window)),
+            _ => None,
+        })
+    }
+
+    /// The measured windows, valid or not.
+    pub fn measured(&self) -> impl Iterator<Item = &WindowRow> {
+        self.trials.iter().filter_map(|trial| match &trial.outcome {
+            TrialOutcome::Measured(window, _) => Some(&**window),
+            _ => None,
+        })
+    }
+
+    /// How the energy was obtained, if all valid trials with an energy agree.
+    pub fn method(&self) -> Option<EnergyMethod> {
+        let mut methods = self.valid().filter(|(_, window)| window.energy.is_some()).map(|(_, window)| window.method);
+        let first = methods.next()??;
+        methods.all(|method| method == Some(first)).then_some(first)
+    }
+}
+
+/// Reads the trials of one cell.
+///
+/// # Errors
+/// A column is missing or has another type, or a code is unknown.
+pub(super) fn trials(table: &DataFrame) -> Result<Vec<TrialRow>> {
+    let cells = Cells(table);
+    (0..table.height()).map(|row| trial(&cells, row)).collect()
+}
+
+fn trial(cells: &Cells<'_>, row: usize) -> Result<TrialRow> {
+    Ok(TrialRow {
+        block: count(cells, "block", row)?,
+        outcome: outcome(cells, row)?,
+        invalid_reasons: reasons(cells, "invalid_reasons", row)?,
+        warnings: reasons(cells, "warnings", row)?,
+    })
+}
+
+fn outcome(cells: &Cells<'_>, row: usize) -> Result<TrialOutcome> {
+    let message = || Ok::<_, Error>(cells.text("message", row)?.unwrap_or_default().to_owned());
+    match cells.required_text("outcome", row)? {
+        "measured" => {
+            let window = Box::new(window(cells, row)?);
+            Ok(TrialOutcome::Measured(window, cells.bool("valid", row)? == Some(true)))
+        }
+        "failed" => Ok(TrialOutcome::Failed(message()?)),
+        "skipped" => Ok(TrialOutcome::Skipped(message()?)),
+        other => Err(Error::new(format!("column `outcome` has an unknown value `{other}`"))),
+    }
+}
+
+fn window(cells: &Cells<'_>, row: usize) -> Result<WindowRow> {
+    let number = |name| cells.f64(name, row);
+    let joules = |name| Ok::<_, Error>(cells.f64(name, row)?.map(Joules));
+    let per_token = |name| Ok::<_, Error>(cells.f64(name, row)?.map(JoulesPerToken));
+    let tokens = |name| Ok::<_, Error>(Tokens(count(cells, name, row)?));
+    Ok(WindowRow {
+        method: method(cells, row)?,
+        energy: joules("E_run_J")?,
+        net_energy: joules("net_E_run_J")?,
+        tokens_in: tokens("T_in")?,
+        tokens_out: tokens("T_out")?,
+        tokens_pad: tokens("T_pad")?,
+        ept_in: per_token("EPT_in_J_per_tok")?,
+        ept_out: per_token("EPT_out_J_per_tok")?,
+        ept_total: per_token("EPT_total_J_per_tok")?,
+        length: number("window_s")?.map(Seconds),
+        tokens_per_s: number("tokens_per_s")?,
+        power: number("power_w")?.map(Watts),
+        passes: count(cells, "passes", row)?,
+        batches: count(cells, "batches", row)?,
+        prompts: count(cells, "prompts", row)?,
+        ept_bench_sum: joules("E_sum_J")?,
+        gpu: joules("gpu_J")?,
+        cpu: joules("cpu_J")?,
+        dram: joules("dram_J")?,
+        total: joules("total_J")?,
+        idle_drift: number("idle_drift_w")?.map(Watts),
+        residual: number("residual_worst")?,
+        coverage: number("coverage")?,
+        tick: number("tick_s")?.map(Seconds),
+        temperature_start_c: number("temperature_start_c")?,
+        temperature_end_c: number("temperature_end_c")?,
+        sm_clock_mhz: number("sm_clock_mhz")?,
+        sm_clock_min_mhz: number("sm_clock_min_mhz")?,
+        clock_events: clock_events(cells, row)?,
+        foreign_processes: whole(cells, "foreign_processes", row)?,
+        phases: phases(cells, row)?,
+    })
+}
+
+fn phases(cells: &Cells<'_>, row: usize) -> Result<Option<PhaseRow>> {
+    let energies = cells.f64("prefill_J", row)?.zip(cells.f64("decode_J", row)?);
+    let with_steps = energies.zip(whole(cells, "decode_steps", row)?);
+    Ok(with_steps.map(|((prefill, decode), decode_steps)| PhaseRow {
+        prefill: Joules(prefill),
+        decode: Joules(decode),
+        decode_steps,
+    }))
+}
+
+pub(super) fn method(cells: &Cells<'_>, row: usize) -> Result<Option<EnergyMethod>> {
+    cells.text("energy_method", row)?.map(|text| from_code("energy_method", text)).transpose()
+}
+
+pub(super) fn count<N: TryFrom<i64>>(cells: &Cells<'_>, name: &str, row: usize) -> Result<N> {
+    whole(cells, name, row)?.ok_or_else(|| Error::new(format!("column `{name}` is null in row {row}")))
+}
+
+fn whole<N: TryFrom<i64>>(cells: &Cells<'_>, name: &str, row: usize) -> Result<Option<N>> {
+    let value = cells.i64(name, row)?;
+    let fits = |value| N::try_from(value).map_err(|_| Error::new(format!("column `{name}`: {value} is out of range")));
+    value.map(fits).transpose()
+}
+
+fn reasons(cells: &Cells<'_>, name: &str, row: usize) -> Result<Vec<Reason>> {
+    let list = cells.0.column(name).and_then(|column| column.list()).context(|| format!("column `{name}`"))?;
+    let Some(codes) = list.get_as_series(row) else { return Ok(Vec::new()) };
+    let codes = codes.str().context(|| format!("column `{name}`"))?;
+    codes.iter().flatten().map(|code| from_code(name, code)).collect()
+}
+
+fn clock_events(cells: &Cells<'_>, row: usize) -> Result<Option<BTreeMap<ClockEvent, f64>>> {
+    let name = "clock_events";
+    let fields = cells.0.column(name).and_then(|column| column.struct_()).context(|| format!("column `{name}`"))?;
+    let mut shares = BTreeMap::new();
+    let mut known = false;
+    for (_, event) in ClockEvent::BITS {
+        let field = fields.field_by_name(event.code()).context(|| format!("column `{name}`"))?;
+        let share = field.f64().context(|| format!("column `{name}`"))?.get(row);
+        known |= share.is_some();
+        shares.extend(share.filter(|share| *share > 0.0).map(|share| (event, share)));
+    }
+    Ok(known.then_some(shares))
+}

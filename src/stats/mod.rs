@@ -1,0 +1,15 @@
+//! Statistics of independent values: means, proportions, differences, fits. Knows nothing of energy.
+
+mod estimate;
+mod holm;
+mod mean;
+mod polynomial;
+mod precision;
+mod proportion;
+
+pub use self::estimate::{Estimate, Interval};
+pub use self::holm::holm_known;
+pub use self::mean::{Contrast, Spread, ln, mean, paired_difference, t_quantile};
+pub use self::polynomial::{WeightedPoint, weighted_polynomial};
+pub use self::precision::{Precision, precision};
+pub use self::proportion::{paired_proportions, proportion, proportion_stderr};
