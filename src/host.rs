@@ -1,12 +1,25 @@
-//! What machine this is, and what program: the provenance that every run stores.
+//! The machine and the program: the provenance that every run stores.
 
 use std::fs;
 use std::time::SystemTime;
 
-use crate::record::Host;
+use serde::{Deserialize, Serialize};
 
 /// Version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A machine, as it is stored with a run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Host {
+    pub hostname: Option<String>,
+    /// Operating system and kernel.
+    pub os: Option<String>,
+    pub cpu: Option<String>,
+    /// Logical processors that this process may use.
+    pub cores: usize,
+    /// Main memory in bytes.
+    pub memory_bytes: Option<u64>,
+}
 
 /// Git revision that the program was built from, if it was built in a checkout.
 pub fn git_revision() -> Option<String> {

@@ -160,8 +160,8 @@ impl Seen {
         (fake().energy)(gpu, self.t0.0 + self.ahead, self.t1.0 + self.ahead)
     }
 
-    /// How far the counter's energy may be off: at each edge half of the interval in which its closest tick came, as this
-    /// recording knows it, and at least 10 ms; and 20 ms for readings that were stamped late.
+    /// How far the counter's energy may be off: at each edge half of the interval in which its closest tick came, as
+    /// this recording knows it, and at least 10 ms; and 20 ms for readings that were stamped late.
     fn tolerance(&self, gpu: u32, watts: f64) -> f64 {
         let readings = &self.trace.find(&format!("gpu{gpu}"), Quantity::EnergyCounter).unwrap().samples;
         let known = |edge: Seconds| {

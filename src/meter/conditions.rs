@@ -56,8 +56,8 @@ fn residency(readings: &[f64]) -> BTreeMap<ClockEvent, f64> {
     shares.filter(|(_, share)| *share > 0.0).collect()
 }
 
-/// Prefill and decode of the batches between `t0` and `t1`, from power samples; `decode_steps` counts the steps after each
-/// batch's first tokens.
+/// Prefill and decode of the batches between `t0` and `t1`, from power samples; `decode_steps` counts the steps after
+/// each batch's first tokens.
 ///
 /// `None` if the samples are too coarse, a domain has none, or prefill is too short for them.
 pub fn phase_split(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds, decode_steps: u64) -> Option<PhaseSplit> {

@@ -1,5 +1,5 @@
-//! Everything that is known of a window: its energy, the conditions under which it was measured, and its validity. Pure:
-//! the same from readings of a moment ago and from stored ones.
+//! Everything that is known of a window: its energy, the conditions under which it was measured, and its validity.
+//! Pure: the same from readings of a moment ago and from stored ones.
 
 use super::conditions::{conditions, phase_split};
 use super::integrate::window_evidence;

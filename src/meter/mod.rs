@@ -1,5 +1,6 @@
 //! Measuring energy: a meter records a [`Trace`](crate::record::Trace) while work runs; [`integrate`] turns it into an
-//! energy between two instants, and [`findings`] adds the conditions and the validity. Knows nothing of models or sweeps.
+//! energy between two instants, and [`findings`] adds the conditions and the validity. Knows nothing of models or
+//! sweeps.
 
 mod choose;
 pub mod conditions;

@@ -5,8 +5,8 @@ use crate::record::ModelCoefficients;
 /// What a meter has to know about the work that it measures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MeterOptions {
-    /// The GPUs that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the model's.
-    /// Empty: the engine runs on the processor.
+    /// The GPUs that the engine runs on: `auto` takes NVML only then, since the energy of an idle GPU isn't the
+    /// model's. Empty: the engine runs on the processor.
     pub engine_gpus: Vec<EngineGpu>,
     /// NVML indices of the GPUs to charge; `None`: those that the engine runs on.
     pub gpu_indices: Option<Vec<u32>>,

@@ -53,8 +53,8 @@ pub fn open(root: &Path, clock: &Clock) -> Result<Sampled> {
     Ok(Sampled::new(info, sources, clock))
 }
 
-/// The counters below `root` as sources to record next to another meter's, read less often than on their own: at 50 ms an
-/// edge of a window of seconds is known well enough, and the reading doesn't show in what is measured.
+/// The counters below `root` as sources to record next to another meter's, read less often than on their own: at 50 ms
+/// an edge of a window of seconds is known well enough, and the reading doesn't show in what is measured.
 ///
 /// # Errors
 /// As [`open`].

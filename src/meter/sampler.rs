@@ -42,8 +42,8 @@ pub enum Pace {
     Every(Seconds),
     /// At a fixed interval, each time for everything new; not less often, since what isn't taken in time is lost.
     Drain(Seconds),
-    /// One of its ticks at a fixed interval, and closely around the edges of a window: for a counter whose readings cost
-    /// so much that they would show in what is measured.
+    /// One of its ticks at a fixed interval, and closely around the edges of a window: for a counter whose readings
+    /// cost so much that they would show in what is measured.
     Ticks(Seconds),
 }
 

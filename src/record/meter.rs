@@ -19,8 +19,8 @@ pub struct MeterInfo {
     pub tick_s: Option<Seconds>,
     /// The source can't measure a shorter window well.
     pub min_window_s: Seconds,
-    /// Guard work that a window needs at each edge: a counter is interpolated between the ticks around an edge, which is
-    /// right only if both lie inside the load.
+    /// Guard work that a window needs at each edge: a counter is interpolated between the ticks around an edge, which
+    /// is right only if both lie inside the load.
     pub guard_s: Seconds,
     /// How long an idle baseline should last.
     pub idle_s: Seconds,

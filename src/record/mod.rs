@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::vocabulary::vocabulary;
 
+pub use crate::host::Host;
+
 pub use self::baseline::Around;
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
@@ -27,7 +29,7 @@ pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, Phase
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
-    Adaptive, ChatTemplateInfo, Host, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptForm, PromptInfo,
+    Adaptive, ChatTemplateInfo, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptForm, PromptInfo,
     PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
 };
 pub use self::synthetic::{SyntheticFailure, SyntheticFailureKind, SyntheticSpec};

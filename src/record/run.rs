@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CellSpec, EnergyMethod, MeterInfo, Role};
+use crate::host::Host;
 use crate::units::{Joules, Seconds};
 use crate::vocabulary::vocabulary;
 
@@ -126,8 +127,8 @@ vocabulary! {
         /// Every model is loaded in every block, so that a drift of the machine meets all of them alike.
         #[default]
         Blocks = "blocks", "block by block";
-        /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A drift
-        /// of the machine can then favour one of them.
+        /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A
+        /// drift of the machine can then favour one of them.
         ByModel = "by_model", "model by model";
     }
 }
@@ -168,19 +169,6 @@ pub struct Part {
     /// How prompts were put to each model, by label.
     #[serde(default)]
     pub prompt_forms: BTreeMap<String, PromptForm>,
-}
-
-/// The machine.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Host {
-    pub hostname: Option<String>,
-    /// Operating system and kernel.
-    pub os: Option<String>,
-    pub cpu: Option<String>,
-    /// Logical processors that this process may use.
-    pub cores: usize,
-    /// Main memory in bytes.
-    pub memory_bytes: Option<u64>,
 }
 
 /// How a model's prompts were put to it.

@@ -92,9 +92,7 @@ pub enum Outcome {
         message: String,
     },
     /// The trial was not attempted.
-    Skipped {
-        message: String,
-    },
+    Skipped { message: String },
 }
 
 vocabulary! {

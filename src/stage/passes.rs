@@ -52,8 +52,8 @@ impl<'a> Batches<'a> {
     }
 
     /// Work of the window's kind for at least the shortest warm-up, and until a device with a thermometer is steady in
-    /// temperature and speed, or the longest warm-up has passed. Returns whether it became steady: without a thermometer
-    /// nothing shows that it isn't.
+    /// temperature and speed, or the longest warm-up has passed. Returns whether it became steady: without a
+    /// thermometer nothing shows that it isn't.
     pub fn warm_up(&mut self, engine: &mut dyn Engine, meter: &dyn Meter, protocol: &Protocol) -> Result<bool> {
         let start = self.clock.now();
         let mut warmth = Warmth::default();
@@ -76,8 +76,8 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Work of the window's kind around it for at least `duration`: a counter is interpolated between the ticks around an
-    /// edge, which is right only if the load is the same on both sides of it.
+    /// Work of the window's kind around it for at least `duration`: a counter is interpolated between the ticks around
+    /// an edge, which is right only if the load is the same on both sides of it.
     pub fn guard(&mut self, engine: &mut dyn Engine, duration: Seconds) -> Result<()> {
         let start = self.clock.now();
         while (self.clock.now() - start).0 < duration.0 {

@@ -214,8 +214,8 @@ const PART_TIME: &str = "
 ## A sensor that looks part of the time
 
 Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in
-step with it always shows it the same part of the cycle: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W, in a
-window of 10 s. Repeats at one offset agree with each other and are wrong together; nothing in the readings shows it,
+step with it always shows it the same part of the cycle: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W,
+in a window of 10 s. Repeats at one offset agree with each other and are wrong together; nothing in the readings shows it,
 only the warning `phase_locked`. A random offset for each repeat turns the bias into a spread that an interval knows.
 ";
 

@@ -1,4 +1,5 @@
-//! Pure functions from a [`Trace`](crate::record::Trace) to an energy between two instants. Reads no device and no clock.
+//! Pure functions from a [`Trace`](crate::record::Trace) to an energy between two instants. Reads no device and no
+//! clock.
 
 mod counter;
 mod ept_bench;

@@ -6,7 +6,9 @@
 //! driver's own ring; the rest takes tens of microseconds.
 
 mod gpu;
+mod neighbours;
 mod probe;
+mod ring;
 mod which;
 
 use std::sync::OnceLock;

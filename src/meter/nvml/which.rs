@@ -14,8 +14,8 @@ pub(super) fn uuids(nvml: &Nvml) -> Result<Vec<String>> {
 
 /// Which GPUs to charge, of those with `uuids`.
 ///
-/// The engine's own word for a device, its UUID, is taken before any numbering: NVML numbers GPUs by PCI bus, and CUDA does
-/// so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+/// The engine's own word for a device, its UUID, is taken before any numbering: NVML numbers GPUs by PCI bus, and CUDA
+/// does so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
 pub(super) fn choose(
     listed: Option<&[u32]>,
     visible: Option<&str>,
