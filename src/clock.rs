@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::units::{Joules, Seconds, Watts};
 
-/// Tells the time of a run; windows and traces are stamped with it.
+/// The time of a run; windows and traces are stamped with it.
 #[derive(Debug, Clone)]
 pub enum Clock {
     /// Seconds since the clock was made.

@@ -1,19 +1,32 @@
-//! What machine this is, and what program: the provenance that every run stores.
+//! The machine and the program: the provenance that every run stores.
 
 use std::fs;
 
-use crate::record::Host;
+use serde::{Deserialize, Serialize};
 
 /// Version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Git revision that the program was built from, where it was built in a checkout.
+/// A machine, as it is stored with a run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Host {
+    pub hostname: Option<String>,
+    /// Operating system and kernel.
+    pub os: Option<String>,
+    pub cpu: Option<String>,
+    /// Logical processors that this process may use.
+    pub cores: usize,
+    /// Main memory in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Git revision that the program was built from, if it was built in a checkout.
 pub fn git_revision() -> Option<String> {
     let revision = env!("EPT_SWEEP_REVISION");
     (!revision.is_empty()).then(|| revision.to_owned())
 }
 
-/// This machine, as far as the system tells.
+/// This machine, as far as the system describes it.
 pub fn describe() -> Host {
     Host {
         hostname: line("/proc/sys/kernel/hostname"),
@@ -24,13 +37,13 @@ pub fn describe() -> Host {
     }
 }
 
-/// Memory that can be taken without swapping, where the system tells.
+/// Memory that can be used without swapping, if the system reports it.
 pub fn available_memory() -> Option<u64> {
     let machine = memory_bytes("MemAvailable:");
     machine.into_iter().chain(left_in_container()).min()
 }
 
-/// What a container's limit (cgroup 2) leaves.
+/// Memory that a container's limit (cgroup 2) leaves.
 fn left_in_container() -> Option<u64> {
     let number = |file: &str| line(&format!("/sys/fs/cgroup/{file}"))?.parse::<u64>().ok();
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))

@@ -11,6 +11,7 @@ pub mod host;
 pub(crate) mod json;
 pub mod stats;
 pub mod units;
+mod vocabulary;
 
 pub mod record;
 pub mod validity;

@@ -145,8 +145,7 @@ fn source_at(cells: &Cells<'_>, row: usize) -> Result<SourceTrace> {
 }
 
 fn quantity_from(text: &str) -> Result<Quantity> {
-    let known = Quantity::ALL.into_iter().find(|quantity| quantity.code() == text);
-    known.ok_or_else(|| Error::new(format!("unknown quantity `{text}`")))
+    Quantity::from_code(text).ok_or_else(|| Error::new(format!("unknown quantity `{text}`")))
 }
 
 /// Typed access to single cells of a table, with the column's name in every error.

@@ -13,7 +13,7 @@ macro_rules! quantity {
         pub struct $name(pub f64);
 
         impl $name {
-            /// The bare number, in the unit that the type names.
+            /// The bare number, in the unit of the type.
             pub fn get(self) -> f64 {
                 self.0
             }
@@ -77,7 +77,7 @@ impl Tokens {
         self.0
     }
 
-    /// Tokens per second over `time`; `None` where no time passed.
+    /// Tokens per second over `time`; `None` if no time passed.
     pub fn per(self, time: Seconds) -> Option<f64> {
         (time.0 > 0.0).then(|| self.0 as f64 / time.0)
     }
@@ -111,7 +111,7 @@ impl Div<Seconds> for Joules {
 }
 
 impl Joules {
-    /// Energy per token; `None` where there are no tokens to share it.
+    /// Energy per token; `None` if there are no tokens.
     pub fn per_token(self, tokens: Tokens) -> Option<JoulesPerToken> {
         (tokens.0 > 0).then(|| JoulesPerToken(self.0 / tokens.0 as f64))
     }

@@ -1,20 +1,269 @@
-//! Every rule that makes a trial's number unusable or doubtful. Pure: takes facts, gives reasons.
+//! Every rule and threshold that makes a trial's number unusable or doubtful. Pure: takes facts, gives reasons.
 //!
-//! A trial's line is written before the baseline after it is measured, so what needs both ([`Reason::IdleDrift`]) is
-//! added when records are read.
+//! A trial's line is written before the baseline after it is measured, so the reason that needs both
+//! ([`Reason::IdleDrift`]) is added when records are read.
 
-use crate::record::{Around, Measurement, Reason, Validity};
+use crate::record::{
+    Around, ClockEvent, Conditions, EnergyMethod, IdleBaseline, Measurement, MeterInfo, Reason, Validity, WindowEnergy,
+};
+use crate::units::{Seconds, Tokens};
 
-/// Idle power before and after a model's load may differ by this share of the net power that rests on their mean.
+/// |residual| above this is a warning: three times the largest that valid windows on an H100 had.
+pub const RESIDUAL_NOTICEABLE: f64 = 0.01;
+/// |residual| above this makes a window invalid: no edge effect of a window that is long enough explains it.
+pub const RESIDUAL_TOO_LARGE: f64 = 0.05;
+/// The same for a second source that is coarse: what happens between its samples at the edges is unknown.
+pub const RESIDUAL_NOTICEABLE_COARSE: f64 = 0.03;
+/// The same for a second source that is coarse.
+pub const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
+/// Power samples are coarse if they are further apart than this, or are averages of a second.
+const COARSE: Seconds = Seconds(0.05);
+/// Power samples have to cover this share of a window: what a hole of 5 % can hide is as large as the residual that
+/// makes a window invalid.
+pub const COVERAGE_NEEDED: f64 = 0.95;
+
+/// A GPU that warms by more °C over a window leaks noticeably more at its end than at its start.
+const TEMPERATURE_DRIFT: f64 = 3.0;
+
+/// Fewer batches than this can't lock on to anything.
+const LOCK_AT_LEAST: u32 = 10;
+/// The sensor samples a quarter of its period: it averages work that repeats faster.
+const SENSING_SHARE: f64 = 0.25;
+/// Batches longer than this many sensing periods are covered by many senses each.
+const LONGEST_LOCKED: f64 = 10.0;
+/// Bytes of weights that may stay in a GPU's cache from one step to the next: more than any GPU has.
+const CACHE: f64 = 128e6;
+
+/// Idle power before and after a model's load may differ by this share of the net power, from which their mean is
+/// subtracted.
 const IDLE_DRIFT: f64 = 0.02;
+
+/// Reasons that come from the work: no reading shows them.
+const FROM_THE_WORK: [Reason; 2] = [Reason::NondeterministicOutput, Reason::NotSteady];
+/// Reasons that need the tokens or batches of the window: those of a part of it aren't known.
+const FROM_THE_WHOLE: [Reason; 2] = [Reason::PhysicallyImpossible, Reason::PhaseLocked];
+
+/// Why a counter gives no energy for a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CounterFault {
+    /// It went backwards inside the window.
+    Reset,
+    /// It stood still although it should tick.
+    Stuck,
+    /// Its readings don't reach from one edge to the other.
+    NotCovered,
+}
+
+/// What the sources of one charged domain showed of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Evidence {
+    /// Whether the energy counter gave an energy; `None` if there is no counter.
+    pub counter: Option<Result<(), CounterFault>>,
+    /// `None` if there are no power samples.
+    pub power: Option<PowerEvidence>,
+}
+
+/// What the power samples of a domain showed of a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PowerEvidence {
+    /// Share of the window that lies close enough to a sample.
+    pub coverage: f64,
+    /// Time between two updates, if it is known.
+    pub tick: Option<Seconds>,
+    /// The samples are averages of the last second.
+    pub averaged: bool,
+}
+
+/// The work in a window, and when it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Work {
+    /// Start of the window.
+    pub t0: Seconds,
+    /// End of the window.
+    pub t1: Seconds,
+    pub batches: u32,
+    /// Decode steps after the first token of each batch, over all batches.
+    pub decode_steps: u64,
+    pub tokens_out: Tokens,
+    /// Sequences decoded together, at most.
+    pub batch_size: usize,
+    /// Bytes of the weights that a decode step reads.
+    pub weight_bytes: Option<u64>,
+    /// Temperature or speed still changed when the longest warm-up ended.
+    pub unsteady: bool,
+    /// Two passes over the same prompts gave different tokens.
+    pub outputs_differ: bool,
+}
+
+/// The facts of a window that decide whether its energy may be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub energy: &'a WindowEnergy,
+    /// One entry for each charged domain; empty if nothing could be measured.
+    pub evidence: &'a [Evidence],
+    /// One entry for each GPU.
+    pub conditions: &'a [Conditions],
+    pub meter: &'a MeterInfo,
+    pub idle: Option<&'a IdleBaseline>,
+    pub work: &'a Work,
+}
+
+/// All reasons of a window but [`Reason::IdleDrift`], which needs the baseline after it.
+pub fn of_window(facts: &Facts<'_>) -> Validity {
+    let mut validity = Validity::default();
+    of_energy(facts, &mut validity);
+    of_conditions(facts.conditions, &mut validity);
+    let Validity { invalid_reasons, warnings } = &mut validity;
+    let Facts { energy, meter, work, idle, .. } = facts;
+    push_if(invalid_reasons, is_impossible(energy, meter, work, *idle), Reason::PhysicallyImpossible);
+    push_if(warnings, is_phase_locked(meter.sensing_period_s, work), Reason::PhaseLocked);
+    push_if(warnings, meter.gpus.iter().any(|gpu| gpu.mig), Reason::MigShared);
+    push_if(warnings, work.outputs_differ, Reason::NondeterministicOutput);
+    push_if(warnings, work.unsteady, Reason::NotSteady);
+    validity
+}
+
+/// The reasons of one long piece of work, such as training. A short window represents a steady state, which warming
+/// spoils; here warming up is part of the work.
+pub fn of_single_work(mut validity: Validity) -> Validity {
+    validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
+    validity
+}
+
+/// The reasons of a window that was recomputed from its readings, with those of its record that the readings can't
+/// show; of a part of a window, also with those that only the whole of it can show.
+pub fn with_record(mut recomputed: Validity, stored: &Validity, whole: bool) -> Validity {
+    let kept = |reason: &&Reason| FROM_THE_WORK.contains(reason) || (!whole && FROM_THE_WHOLE.contains(reason));
+    recomputed.invalid_reasons.extend(stored.invalid_reasons.iter().filter(kept));
+    recomputed.warnings.extend(stored.warnings.iter().filter(kept));
+    recomputed
+}
 
 /// The reasons of a trial with the baselines around it: those that it was stored with, and [`Reason::IdleDrift`].
 pub fn with_baselines(measurement: &Measurement, around: &Around<'_>) -> Validity {
     let mut validity = measurement.validity.clone();
-    if idle_drifted(measurement, around) && !validity.warnings.contains(&Reason::IdleDrift) {
-        validity.warnings.push(Reason::IdleDrift);
-    }
+    let new = !validity.warnings.contains(&Reason::IdleDrift);
+    push_if(&mut validity.warnings, new && idle_drifted(measurement, around), Reason::IdleDrift);
     validity
+}
+
+fn push_if(reasons: &mut Vec<Reason>, holds: bool, reason: Reason) {
+    if holds {
+        reasons.push(reason);
+    }
+}
+
+fn of_energy(facts: &Facts<'_>, validity: &mut Validity) {
+    let Facts { energy, evidence, meter, work, .. } = facts;
+    let Validity { invalid_reasons, warnings } = validity;
+    let duration = work.t1 - work.t0;
+    let too_short = duration < meter.min_window_s || duration <= Seconds(0.0);
+    push_if(invalid_reasons, too_short, Reason::WindowTooShort);
+    if evidence.is_empty() {
+        invalid_reasons.push(Reason::NoEnergySource);
+        return;
+    }
+    invalid_reasons.extend(evidence.iter().filter_map(Evidence::fault));
+    of_residual(energy, evidence.iter().any(Evidence::is_coarse), invalid_reasons, warnings);
+    push_if(warnings, evidence.iter().any(Evidence::is_thinly_confirmed), Reason::CoverageTooLow);
+    push_if(warnings, evidence.iter().any(Evidence::is_averaged), Reason::AveragedPower);
+    let modelled = energy.domains.iter().any(|domain| domain.method == EnergyMethod::Modelled);
+    push_if(warnings, modelled, Reason::Modelled);
+    // several domains may have the same fault
+    invalid_reasons.sort();
+    invalid_reasons.dedup();
+}
+
+fn of_residual(energy: &WindowEnergy, coarse: bool, invalid_reasons: &mut Vec<Reason>, warnings: &mut Vec<Reason>) {
+    let (noticeable, too_large) = match coarse {
+        true => (RESIDUAL_NOTICEABLE_COARSE, RESIDUAL_TOO_LARGE_COARSE),
+        false => (RESIDUAL_NOTICEABLE, RESIDUAL_TOO_LARGE),
+    };
+    // domain by domain, too: in the sum, errors of two GPUs in opposite directions cancel out
+    let residuals = energy.domains.iter().filter_map(|domain| domain.residual).chain(energy.residual);
+    match residuals.map(f64::abs).reduce(f64::max) {
+        Some(residual) if residual > too_large => invalid_reasons.push(Reason::ResidualTooLarge),
+        Some(residual) if residual > noticeable => warnings.push(Reason::ResidualNoticeable),
+        _ => {}
+    }
+}
+
+impl Evidence {
+    /// Why the domain has no usable energy.
+    fn fault(&self) -> Option<Reason> {
+        match (self.counter, self.power) {
+            (Some(Ok(())), _) => None,
+            (Some(Err(CounterFault::Reset)), _) => Some(Reason::CounterReset),
+            (Some(Err(CounterFault::Stuck)), _) => Some(Reason::CounterStuck),
+            (Some(Err(CounterFault::NotCovered)), _) => Some(Reason::CoverageTooLow),
+            (None, Some(power)) => (power.coverage < COVERAGE_NEEDED).then_some(Reason::CoverageTooLow),
+            (None, None) => Some(Reason::NoEnergySource),
+        }
+    }
+
+    /// The counter's energy is usable, but the power that should confirm it has holes.
+    fn is_thinly_confirmed(&self) -> bool {
+        self.counter.is_some() && self.power.is_some_and(|power| power.coverage < COVERAGE_NEEDED)
+    }
+
+    fn is_averaged(&self) -> bool {
+        self.power.is_some_and(|power| power.averaged)
+    }
+
+    fn is_coarse(&self) -> bool {
+        self.power.is_some_and(|power| power.averaged || power.tick.is_some_and(|tick| tick > COARSE))
+    }
+}
+
+fn of_conditions(conditions: &[Conditions], validity: &mut Validity) {
+    let Validity { invalid_reasons, warnings } = validity;
+    let foreign = |gpu: &Conditions| gpu.foreign_processes.is_some_and(|others| others > 0);
+    let throttled = |gpu: &Conditions| gpu.clock_events.keys().any(|event| is_slowdown(*event));
+    let warmed = |gpu: &Conditions| {
+        let ends = gpu.temperature_start_c.zip(gpu.temperature_end_c);
+        ends.is_some_and(|(start, end)| (end - start).abs() > TEMPERATURE_DRIFT)
+    };
+    push_if(invalid_reasons, conditions.iter().any(foreign), Reason::ForeignProcess);
+    push_if(invalid_reasons, conditions.iter().any(throttled), Reason::Throttled);
+    push_if(warnings, conditions.iter().any(warmed), Reason::TemperatureDrift);
+}
+
+/// Heat and hardware protection aren't a GPU's normal state. The power cap is, at full load.
+fn is_slowdown(event: ClockEvent) -> bool {
+    match event {
+        ClockEvent::HardwareSlowdown
+        | ClockEvent::SoftwareThermal
+        | ClockEvent::HardwareThermal
+        | ClockEvent::PowerBrake => true,
+        ClockEvent::Idle | ClockEvent::ApplicationClocks | ClockEvent::SoftwarePowerCap | ClockEvent::SyncBoost => {
+            false
+        }
+    }
+}
+
+/// Whether batches repeat so nearly in step with the sensor (or with twice or half its rhythm) that they shift against
+/// it by less than half a period over the whole window.
+fn is_phase_locked(sensing: Option<Seconds>, work: &Work) -> bool {
+    let Some(sensing) = sensing.filter(|period| period.0 > 0.0 && work.batches >= LOCK_AT_LEAST) else { return false };
+    let period = (work.t1 - work.t0).0 / f64::from(work.batches) / sensing.0;
+    let averaged = !(SENSING_SHARE..=LONGEST_LOCKED).contains(&period);
+    let shifts_little = |multiple: u32| {
+        let beats = period * f64::from(multiple);
+        let times = work.batches / multiple;
+        (beats - beats.round()).abs() * f64::from(times) < 0.5 && beats.round() >= 1.0 && times >= LOCK_AT_LEAST
+    };
+    !averaged && (1..=2).any(shifts_little)
+}
+
+/// Whether a token took less energy than it takes to read the weights once, even at idle power: one step reads every
+/// weight and makes at most one token for each sequence of the batch.
+fn is_impossible(energy: &WindowEnergy, meter: &MeterInfo, work: &Work, idle: Option<&IdleBaseline>) -> bool {
+    let bandwidth: Option<f64> = meter.gpus.iter().map(|gpu| gpu.bandwidth).sum();
+    let bound = bandwidth.filter(|bytes| *bytes > 0.0).zip(work.weight_bytes).zip(idle);
+    let (Some(((bandwidth, weights), idle)), Some(total)) = (bound, energy.total_j) else { return false };
+    let step_s = (weights as f64 - CACHE).max(0.0) / bandwidth;
+    let steps = work.tokens_out.get() as f64 / work.batch_size.max(1) as f64;
+    total < idle.power_w * Seconds(step_s * steps)
 }
 
 /// Whether idle power changed by too much for the net energy to be known.

@@ -1,14 +1,15 @@
 //! The modelled meter against the processor time of this very process: the only test in its binary, since others
-//! beside it would be charged as well.
+//! next to it would be charged as well.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ept_sweep::clock::Clock;
 use ept_sweep::error::Result;
-use ept_sweep::meter::integrate::window_energy;
+use ept_sweep::meter::findings::Findings;
 use ept_sweep::meter::{Meter, MeterOptions, during, open};
 use ept_sweep::record::{EnergyMethod, MeterChoice, ModelCoefficients, Quantity, Reason};
+use ept_sweep::validity::Work;
 
 fn watts(meter: &mut dyn Meter, clock: &Clock, work: impl FnOnce()) -> f64 {
     let recorded = during(meter, clock, || -> Result<()> {
@@ -16,7 +17,8 @@ fn watts(meter: &mut dyn Meter, clock: &Clock, work: impl FnOnce()) -> f64 {
         Ok(())
     });
     let ((), t0, t1, trace) = recorded.unwrap();
-    let (energy, validity) = window_energy(&trace, meter.info(), t0, t1);
+    let work = Work { t0, t1, ..Work::default() };
+    let Findings { energy, validity, .. } = Findings::of(&trace, meter.info(), &work, None);
     assert_eq!(validity.invalid_reasons, []);
     assert_eq!(validity.warnings, [Reason::Modelled]);
     assert_eq!(energy.method, Some(EnergyMethod::Modelled));

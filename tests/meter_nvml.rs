@@ -16,12 +16,13 @@ use std::time::Duration;
 use common::{Folder, program, records, repository, stderr, stdout};
 use ept_sweep::clock::Clock;
 use ept_sweep::error::{Error, Kind, Result};
-use ept_sweep::meter::judge::{Findings, Work, judge};
+use ept_sweep::meter::findings::Findings;
 use ept_sweep::meter::{Edge, EngineGpu, Meter, MeterOptions, NvmlMeter, open, probe, recording};
 use ept_sweep::record::{
     ClockEvent, EnergyMethod, MeterChoice, Quantity, Reason, SourceInfo, SourceRole, SourceStatus, Trace,
 };
 use ept_sweep::units::Seconds;
+use ept_sweep::validity::Work;
 use serde_json::Value;
 
 /// What the stand-in can be told; the numbers are those of its `what`.
@@ -136,7 +137,7 @@ impl Bench {
             sleep(350);
             Ok((t0, t1))
         })?;
-        let found = judge(&trace, self.meter.info(), &Work { t0, t1, ..Work::default() }, None);
+        let found = Findings::of(&trace, self.meter.info(), &Work { t0, t1, ..Work::default() }, None);
         let before = clock.now().0;
         let ahead = (fake().now)() - (before + clock.now().0) / 2.0;
         Ok(Seen { t0, t1, trace, found, ahead })
@@ -159,8 +160,8 @@ impl Seen {
         (fake().energy)(gpu, self.t0.0 + self.ahead, self.t1.0 + self.ahead)
     }
 
-    /// How far the counter's energy may be off: at each edge half of the interval in which its closest tick came, as this
-    /// recording knows it, and at least 10 ms; and 20 ms for readings that were stamped late.
+    /// How far the counter's energy may be off: at each edge half of the interval in which its closest tick came, as
+    /// this recording knows it, and at least 10 ms; and 20 ms for readings that were stamped late.
     fn tolerance(&self, gpu: u32, watts: f64) -> f64 {
         let readings = &self.trace.find(&format!("gpu{gpu}"), Quantity::EnergyCounter).unwrap().samples;
         let known = |edge: Seconds| {

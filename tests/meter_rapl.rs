@@ -8,13 +8,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ept_sweep::clock::Clock;
-use ept_sweep::meter::integrate::window_energy;
+use ept_sweep::meter::findings::Findings;
+use ept_sweep::meter::rapl::{self, host_sources};
 use ept_sweep::meter::sampler::{Pace, Sampler, Source, scalar};
-use ept_sweep::meter::{Beside, Meter, Rapl, beside, during};
+use ept_sweep::meter::{HostSources, Meter, Sampled, during};
 use ept_sweep::record::{
     Domain, EnergyMethod, MeterInfo, Quantity, SourceRole, SourceStatus, Trace, Validity, WindowEnergy,
 };
 use ept_sweep::units::Seconds;
+use ept_sweep::validity::Work;
 
 const RANGE: u64 = 262_143_328_850;
 
@@ -74,7 +76,7 @@ fn write(zone: &Path, microjoules: u64) {
     fs::rename(zone.join("next"), zone.join("energy_uj")).unwrap();
 }
 
-fn names(meter: &Rapl) -> Vec<&str> {
+fn names(meter: &Sampled) -> Vec<&str> {
     meter.info().domains.iter().map(|domain| domain.name.as_str()).collect()
 }
 
@@ -91,7 +93,7 @@ fn packages_and_their_memory_are_counted_once_and_parts_of_them_never() {
         .zone("intel-rapl-mmio:0", "package-0", 5);
     let all = ["intel-rapl:0", "intel-rapl:0:1", "intel-rapl:1", "intel-rapl:1:1"].map(|zone| (zone, 50.0));
     let _counting = tree.count(5, &all);
-    let meter = Rapl::open(&tree.0, &Clock::monotonic()).unwrap();
+    let meter = rapl::open(&tree.0, &Clock::monotonic()).unwrap();
     assert_eq!(names(&meter), ["package-0", "dram-0", "package-1", "dram-1"]);
     assert!(meter.info().notes.iter().any(|note| note.contains("whole sockets")));
 }
@@ -103,13 +105,14 @@ fn the_energy_of_a_window_is_right_across_a_wrap() {
     // 100 W and 10 W, which wrap 50 J and thus about half a second after the start
     let _counting = tree.count(RANGE - 50_000_000, &[("intel-rapl:0", 100.0), ("intel-rapl:0:0", 10.0)]);
     let clock = Clock::monotonic();
-    let mut meter = Rapl::open(&tree.0, &clock).unwrap();
+    let mut meter = rapl::open(&tree.0, &clock).unwrap();
     let ((), t0, t1, trace) = during(&mut meter, &clock, || {
         clock.idle(Seconds(1.2));
         Ok(())
     })
     .unwrap();
-    let (energy, validity) = window_energy(&trace, meter.info(), t0, t1);
+    let work = Work { t0, t1, ..Work::default() };
+    let Findings { energy, validity, .. } = Findings::of(&trace, meter.info(), &work, None);
     let expected = 110.0 * (t1 - t0).0;
     let total = energy.total_j.unwrap().0;
     // either edge may be off by a few milliseconds of the writing thread
@@ -120,7 +123,7 @@ fn the_energy_of_a_window_is_right_across_a_wrap() {
     assert!(trace.sources.iter().any(|source| source.quantity == Quantity::Power));
 }
 
-/// What a meter of one GPU of 300 W with the processor beside it says of itself.
+/// A meter of one GPU of 300 W, with the processor's domains next to it.
 fn gpu_and_host(host_domains: Vec<Domain>) -> MeterInfo {
     MeterInfo {
         name: "nvml".into(),
@@ -138,8 +141,8 @@ fn gpu_and_host(host_domains: Vec<Domain>) -> MeterInfo {
     }
 }
 
-/// A window of 0.6 s of such a GPU, with the sources of the processor beside it.
-fn beside_a_gpu(host_sources: Vec<Source>, info: &MeterInfo) -> (WindowEnergy, Validity, f64) {
+/// A window of 0.6 s of such a GPU, with the sources of the processor next to it.
+fn next_to_a_gpu(host_sources: Vec<Source>, info: &MeterInfo) -> (WindowEnergy, Validity, f64) {
     let clock = Clock::monotonic();
     let gpu_clock = clock.clone();
     let gpu = Source {
@@ -159,18 +162,19 @@ fn beside_a_gpu(host_sources: Vec<Source>, info: &MeterInfo) -> (WindowEnergy, V
     let t1 = clock.now();
     clock.idle(Seconds(0.1));
     let trace: Trace = sampler.stop().unwrap();
-    let (energy, validity) = window_energy(&trace, info, t0, t1);
+    let work = Work { t0, t1, ..Work::default() };
+    let Findings { energy, validity, .. } = Findings::of(&trace, info, &work, None);
     (energy, validity, (t1 - t0).0)
 }
 
 #[test]
-fn the_processor_beside_a_gpu_is_recorded_and_not_charged() {
+fn the_processor_next_to_a_gpu_is_recorded_and_not_charged() {
     let tree = Tree::new("beside");
     tree.zone("intel-rapl:0", "package-0", 0).zone("intel-rapl:0:0", "dram", 0);
     let _counting = tree.count(0, &[("intel-rapl:0", 100.0), ("intel-rapl:0:0", 10.0)]);
-    let Beside { domains, infos, sources } = beside(&tree.0).unwrap();
+    let HostSources { domains, infos, sources } = host_sources(&tree.0).unwrap();
     assert!(infos.iter().all(|info| info.role == SourceRole::Recorded), "{infos:?}");
-    let (energy, validity, duration) = beside_a_gpu(sources, &gpu_and_host(domains));
+    let (energy, validity, duration) = next_to_a_gpu(sources, &gpu_and_host(domains));
     let host: Vec<(&str, f64)> = energy.host.iter().map(|host| (host.domain.as_str(), host.energy_j.0)).collect();
     let [("package-0", package), ("dram-0", dram)] = host[..] else { panic!("{host:?}") };
     // an edge is known to the time between two readings, 50 ms
@@ -187,23 +191,23 @@ fn a_processor_that_says_nothing_makes_no_window_invalid() {
     let tree = Tree::new("beside-missing");
     tree.zone("intel-rapl:0", "package-0", 0);
     let counting = tree.count(0, &[("intel-rapl:0", 100.0)]);
-    let Beside { domains, .. } = beside(&tree.0).unwrap();
+    let HostSources { domains, .. } = host_sources(&tree.0).unwrap();
     drop(counting);
-    let (energy, validity, _) = beside_a_gpu(vec![], &gpu_and_host(domains));
+    let (energy, validity, _) = next_to_a_gpu(vec![], &gpu_and_host(domains));
     assert!(energy.host.is_empty(), "unknown, not zero");
     assert!(energy.total_j.is_some());
     assert_eq!(validity, Validity::default());
 
-    let empty = beside(&Tree::new("beside-none").0);
+    let empty = host_sources(&Tree::new("beside-none").0);
     assert!(empty.is_err_and(|why| why.message().contains("no RAPL zones")));
 }
 
 #[test]
-fn memory_that_stands_still_is_left_out_and_said() {
+fn memory_that_stands_still_is_left_out_with_a_note() {
     let tree = Tree::new("still-dram");
     tree.zone("intel-rapl:0", "package-0", 0).zone("intel-rapl:0:0", "dram", 0);
     let _counting = tree.count(0, &[("intel-rapl:0", 100.0)]);
-    let meter = Rapl::open(&tree.0, &Clock::monotonic()).unwrap();
+    let meter = rapl::open(&tree.0, &Clock::monotonic()).unwrap();
     assert_eq!(names(&meter), ["package-0"]);
     assert!(meter.info().notes.iter().any(|note| note.contains("dram-0 stands still")));
     let sources = &meter.info().sources;
@@ -222,14 +226,14 @@ fn memory_that_stands_still_is_left_out_and_said() {
 fn a_package_that_stands_still_is_not_available() {
     let tree = Tree::new("still-package");
     tree.zone("intel-rapl:0", "package-0", 7);
-    let error = Rapl::open(&tree.0, &Clock::monotonic()).err().unwrap();
+    let error = rapl::open(&tree.0, &Clock::monotonic()).err().unwrap();
     assert!(error.message().contains("stands still"), "{error}");
 }
 
 #[test]
 fn no_zones_say_where_they_would_be_and_how_to_get_them() {
     for root in [Tree::new("empty").0, PathBuf::from("/nonexistent/powercap")] {
-        let error = Rapl::open(&root, &Clock::monotonic()).err().unwrap();
+        let error = rapl::open(&root, &Clock::monotonic()).err().unwrap();
         assert!(error.message().contains(root.to_str().unwrap()), "{error}");
         assert!(error.hint_text().unwrap().contains("intel_rapl_msr"), "{error}");
     }
@@ -247,6 +251,6 @@ fn a_counter_that_only_root_may_read_says_how_to_open_it() {
         // root reads it all the same; the message has a test of its own in the module
         return;
     }
-    let error = Rapl::open(&tree.0, &Clock::monotonic()).err().unwrap();
+    let error = rapl::open(&tree.0, &Clock::monotonic()).err().unwrap();
     assert!(error.hint_text().unwrap().contains("chmod"), "{error}");
 }

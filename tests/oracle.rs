@@ -8,13 +8,14 @@ mod table;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ept_sweep::meter::integrate::{RESIDUAL_TOO_LARGE, power_energy, window_energy};
-use ept_sweep::meter::judge::{Findings, Work, judge};
+use ept_sweep::meter::findings::Findings;
+use ept_sweep::meter::integrate::{power_energy, window_energy};
 use ept_sweep::record::{EnergyMethod, MeterInfo, Quantity, Reason, Sample, SourceTrace, Trace};
 use ept_sweep::units::{Seconds, Tokens};
+use ept_sweep::validity::{RESIDUAL_TOO_LARGE, Work};
 
 use sensors::{Curve, Following, GPU, Rig, STRETCH, T0, Workload, deduplicated, info, without};
-use table::{Errors, Estimator, GUARD, PHASES, errors, interval_coverage, part_time_bound, part_time_errors};
+use table::{Errors, Estimator, GUARD, OFFSETS, errors, interval_coverage, part_time_bound, part_time_errors};
 
 /// 5 s, the shortest window of a meter with a counter that ticks every 100 ms.
 const FIVE: f64 = 5.0 * STRETCH;
@@ -39,18 +40,18 @@ fn judged_by(info: &MeterInfo, rig: &Rig, sources: Vec<SourceTrace>, batches: u3
         batch_size: 1,
         ..Work::default()
     };
-    judge(&Trace { sources }, info, &work, None)
+    Findings::of(&Trace { sources }, info, &work, None)
 }
 
 fn total(findings: &Findings) -> f64 {
     findings.energy.total_j.expect("an energy").0
 }
 
-/// Windows of work with both sources, over some phases.
-fn each_phase(workload: Workload, length: f64, phases: u64, check: impl Fn(&Rig, f64)) {
+/// Windows of work with both sources, over some offsets.
+fn each_offset(workload: Workload, length: f64, offsets: u64, check: impl Fn(&Rig, f64)) {
     let curve = workload.curve(length, Some(GUARD));
     let truth = curve.energy(T0, T0 + length);
-    for seed in 0..phases {
+    for seed in 0..offsets {
         for following in [Following::OFTEN, Following::SELDOM] {
             check(&Rig { following, ..Rig::new(&curve, length, GUARD, seed) }, truth);
         }
@@ -74,10 +75,10 @@ fn the_true_energies_are_those_of_a_calculation_by_hand() {
 }
 
 #[test]
-fn the_primary_estimate_is_within_one_percent_at_5_s_and_half_a_percent_at_10_s_for_all_work_at_all_phases() {
+fn the_primary_estimate_is_within_one_percent_at_5_s_and_half_a_percent_at_10_s_for_all_work_at_all_offsets() {
     for workload in Workload::ALL {
         for (length, tolerance) in [(FIVE, 0.01), (TEN, 0.005)] {
-            each_phase(workload, length, PHASES, |rig, truth| {
+            each_offset(workload, length, OFFSETS, |rig, truth| {
                 let energy = judged(rig, rig.trace().sources);
                 let error = total(&energy) / truth - 1.0;
                 assert!(error.abs() <= tolerance, "{workload:?}, {length} s, {:?}: {error:+.4}", rig.following);
@@ -111,7 +112,7 @@ fn the_ring_agrees_where_power_is_smooth_and_is_unbiased_where_it_jumps_between_
     for workload in [Workload::Burst, Workload::ShortBatches, Workload::LongBatches] {
         for window in [5.0, 10.0] {
             let Errors { bias, spread, worst } = Errors::of(&errors(Estimator::Ring, workload, window));
-            assert!(bias.abs() <= 3.0 * spread / (PHASES as f64).sqrt(), "{workload:?}: {bias} ± {spread}");
+            assert!(bias.abs() <= 3.0 * spread / (OFFSETS as f64).sqrt(), "{workload:?}: {bias} ± {spread}");
             // two jumps of 800 W that are known to a sample or two each; batches stay below what makes a window invalid
             let bound = if workload == Workload::Burst { 0.10 } else { RESIDUAL_TOO_LARGE };
             assert!(worst <= bound, "{workload:?}: {worst}");
@@ -123,7 +124,7 @@ fn the_ring_agrees_where_power_is_smooth_and_is_unbiased_where_it_jumps_between_
 fn good_windows_are_valid_and_only_a_short_one_with_jumps_is_warned_of() {
     for workload in Workload::ALL {
         for length in [FIVE, TEN] {
-            each_phase(workload, length, 40, |rig, _| {
+            each_offset(workload, length, 40, |rig, _| {
                 let Findings { energy, validity, .. } = judged(rig, rig.trace().sources);
                 let allowed: &[Reason] = match workload {
                     Workload::Burst => &[Reason::ResidualNoticeable, Reason::ResidualTooLarge],
@@ -170,7 +171,7 @@ fn a_trapezoid_without_repeated_readings_makes_960_of_1560_joules() {
 
 #[test]
 fn a_counter_that_is_reset_is_named_and_gives_no_energy() {
-    each_phase(Workload::LongBatches, FIVE, 20, |rig, _| {
+    each_offset(Workload::LongBatches, FIVE, 20, |rig, _| {
         for at in [0.02, 1.0, 2.5, FIVE - 0.02] {
             let sources = vec![rig.followed(&rig.counter().reset_at(T0 + at)), rig.ring()];
             let Findings { energy, validity, .. } = judged(rig, sources);
@@ -182,7 +183,7 @@ fn a_counter_that_is_reset_is_named_and_gives_no_energy() {
 
 #[test]
 fn a_counter_that_stops_is_named_and_gives_no_energy() {
-    each_phase(Workload::LongBatches, FIVE, 20, |rig, _| {
+    each_offset(Workload::LongBatches, FIVE, 20, |rig, _| {
         for at in [-1.0, 0.5, 2.5, 4.5] {
             let sources = vec![rig.followed(&rig.counter().stuck_at(T0 + at)), rig.ring()];
             let Findings { energy, validity, .. } = judged(rig, sources);
@@ -194,7 +195,7 @@ fn a_counter_that_stops_is_named_and_gives_no_energy() {
 
 #[test]
 fn a_counter_that_counts_wrongly_is_seen_by_the_residual() {
-    each_phase(Workload::Constant, FIVE, 20, |rig, truth| {
+    each_offset(Workload::Constant, FIVE, 20, |rig, truth| {
         let off = |factor| judged(rig, vec![rig.followed(&rig.counter().scaled(factor)), rig.ring()]);
         for factor in [0.98, 1.02] {
             let found = off(factor);
@@ -211,7 +212,7 @@ fn a_counter_that_counts_wrongly_is_seen_by_the_residual() {
 
 #[test]
 fn without_a_counter_the_energy_is_integrated_power_and_says_so() {
-    each_phase(Workload::Step, TEN, 20, |rig, truth| {
+    each_offset(Workload::Step, TEN, 20, |rig, truth| {
         let found = judged(rig, vec![rig.ring()]);
         near(total(&found), truth, truth * 0.005);
         assert_eq!(found.energy.method, Some(EnergyMethod::PowerIntegral));
@@ -238,7 +239,7 @@ fn a_window_shorter_than_the_source_needs_is_named() {
 #[test]
 fn a_hole_in_the_ring_is_a_warning_beside_a_counter_and_invalid_without_one() {
     // a wall clock that is set costs the samples of one call, about a second
-    each_phase(Workload::LongBatches, FIVE, 20, |rig, truth| {
+    each_offset(Workload::LongBatches, FIVE, 20, |rig, truth| {
         for from in [1.0, 4.5] {
             let ring = || without(rig.ring(), T0 + from, T0 + from + 1.0);
             let found = judged(rig, vec![rig.followed(&rig.counter()), ring()]);
@@ -254,7 +255,7 @@ fn a_hole_in_the_ring_is_a_warning_beside_a_counter_and_invalid_without_one() {
 
 #[test]
 fn single_missing_samples_cost_little_and_no_coverage() {
-    each_phase(Workload::Step, TEN, 20, |rig, truth| {
+    each_offset(Workload::Step, TEN, 20, |rig, truth| {
         let mut index = 0;
         let mut ring = rig.ring();
         ring.samples.retain(|_| {
@@ -298,7 +299,7 @@ fn averaged_power_is_marked_in_either_place() {
 fn another_kind_of_reading_beside_them_changes_no_energy() {
     let curve = Workload::LongBatches.curve(FIVE, Some(GUARD));
     let rig = Rig::new(&curve, FIVE, GUARD, 3);
-    let energy = |sources| window_energy(&Trace { sources }, &info(), Seconds(rig.t0), Seconds(rig.t1)).0;
+    let energy = |sources| window_energy(&Trace { sources }, &info(), Seconds(rig.t0), Seconds(rig.t1));
     let temperature = SourceTrace {
         domain: GPU.into(),
         quantity: Quantity::Temperature,
@@ -318,16 +319,16 @@ fn work_in_step_with_a_part_time_sensor_repeats_well_and_wrongly_within_the_boun
     let bound = part_time_bound(350.0, 650.0, 440.0);
     let mut greatest = 0.0_f64;
     for step in 0..10 {
-        let phase = Some(0.01 * f64::from(step));
+        let offset = Some(0.01 * f64::from(step));
         for estimator in [Estimator::Counter, Estimator::Ring] {
             let Errors { bias, spread, worst } =
-                Errors::of(&part_time_errors(estimator, Workload::InStep, 10.0, phase));
-            assert!(spread < 0.002, "{estimator:?} at {phase:?}: {spread}");
-            assert!(worst <= bound, "{estimator:?} at {phase:?}: {worst}");
+                Errors::of(&part_time_errors(estimator, Workload::InStep, 10.0, offset));
+            assert!(spread < 0.002, "{estimator:?} at {offset:?}: {spread}");
+            assert!(worst <= bound, "{estimator:?} at {offset:?}: {worst}");
             greatest = greatest.max(bias.abs());
         }
     }
-    assert!(greatest > 0.4, "the worst phase is far off: {greatest}");
+    assert!(greatest > 0.4, "the worst offset is far off: {greatest}");
 }
 
 #[test]
@@ -346,7 +347,7 @@ fn random_offsets_remove_the_bias_of_a_part_time_sensor_and_their_spread_is_hone
     for estimator in [Estimator::Counter, Estimator::Ring] {
         let all = part_time_errors(estimator, Workload::InStep, 10.0, None);
         let Errors { bias, spread, .. } = Errors::of(&all);
-        let standard_error = spread / (PHASES as f64).sqrt();
+        let standard_error = spread / (OFFSETS as f64).sqrt();
         assert!(bias.abs() <= 2.0 * standard_error, "{estimator:?}: {bias} ± {standard_error}");
         assert!(spread > 0.1, "{estimator:?}: {spread}");
         let covered = interval_coverage(&all);
@@ -356,10 +357,10 @@ fn random_offsets_remove_the_bias_of_a_part_time_sensor_and_their_spread_is_hone
 
 #[test]
 fn work_that_is_not_in_step_is_seen_whole_by_a_part_time_sensor() {
-    for phase in [0.0, 0.03, 0.07] {
-        let all = part_time_errors(Estimator::Counter, Workload::ShortBatches, TEN, Some(phase));
+    for offset in [0.0, 0.03, 0.07] {
+        let all = part_time_errors(Estimator::Counter, Workload::ShortBatches, TEN, Some(offset));
         let Errors { bias, worst, .. } = Errors::of(&all);
-        assert!(bias.abs() < 0.01 && worst < 0.015, "{phase}: {bias}, {worst}");
+        assert!(bias.abs() < 0.01 && worst < 0.015, "{offset}: {bias}, {worst}");
     }
 }
 
@@ -390,7 +391,7 @@ fn the_published_table_is_what_the_program_prints() {
 fn without_a_ring_the_counter_is_still_within_two_percent_at_5_s_and_one_at_10_s() {
     for workload in Workload::ALL {
         for (length, tolerance) in [(FIVE, 0.02), (TEN, 0.01)] {
-            each_phase(workload, length, PHASES, |rig, truth| {
+            each_offset(workload, length, OFFSETS, |rig, truth| {
                 let energy = judged(rig, vec![rig.followed(&rig.counter()), rig.instant()]);
                 let error = total(&energy) / truth - 1.0;
                 assert!(error.abs() <= tolerance, "{workload:?}, {length} s, {:?}: {error:+.4}", rig.following);

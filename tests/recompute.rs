@@ -7,15 +7,16 @@ use std::fs;
 use std::path::Path;
 
 use common::{Folder, experiment, run, stderr, stdout, sweep};
-use ept_sweep::meter::judge::{Findings, Work, judge};
+use ept_sweep::meter::findings::Findings;
 use ept_sweep::record::TrialKey;
 use ept_sweep::record::{
     CellId, CellSpec, Cost, Decoding, Domain, EnergyMethod, FORMAT, GpuInfo, Host, Measurement, MeterInfo, ModelInfo,
-    Outcome, OutputLength, Part, PromptInfo, Quantity, RunInfo, Sample, SourceTrace, Trace, Trial, Window,
+    Outcome, OutputLength, Padding, Part, PromptInfo, Quantity, RunInfo, Sample, SourceTrace, Trace, Trial, Window,
 };
 use ept_sweep::store::{Existing, RunDir, samples_path};
 use ept_sweep::sweep::measure::MeasureSpec;
 use ept_sweep::units::{Joules, Seconds, Tokens};
+use ept_sweep::validity::Work;
 use serde_json::Value;
 
 fn recompute(out: &Path, further: &[&str]) -> std::process::Output {
@@ -256,6 +257,7 @@ fn gpu_run(root: &Path) {
         device: "cuda:0".into(),
         revision: None,
         files: BTreeMap::new(),
+        padding: Padding::Left,
         notes: vec![],
     };
     dir.record_model("m", &model).unwrap();
@@ -269,8 +271,9 @@ fn gpu_run(root: &Path) {
             tokens_out: Tokens(112),
             batch_size: 2,
             weight_bytes: model.weight_bytes,
+            ..Work::default()
         };
-        let Findings { energy, conditions, phases, validity } = judge(&trace, &meter, &work, None);
+        let Findings { energy, conditions, phases, validity } = Findings::of(&trace, &meter, &work, None);
         let measurement = Measurement {
             window: Window { t0_s: t0, t1_s: t1, passes: 7, batches: 7, prompts: 14, offset_s: Seconds(0.0) },
             tokens_in: Tokens(50),

@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn methods_are_read_by_their_names_and_an_old_name_by_a_hint() {
         for method in Method::ALL {
-            assert_eq!(parse_method(method.name()), Ok(method));
+            assert_eq!(parse_method(method.code()), Ok(method));
         }
         let error = parse_method("seed").unwrap_err();
         assert_eq!(error, "expected one of `counter`, `power`, `ept-bench`; EPT-Bench's estimator is `ept-bench`");

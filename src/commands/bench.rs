@@ -89,6 +89,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
         meter: &mut *meter,
         clock: &clock,
         prompts: &prompts,
+        decode: &|ids| model.codec.decode(ids),
         protocol: &protocol,
         idle: None,
         offset: Seconds(0.0),

@@ -41,7 +41,7 @@ fn print_presets(designs: &[Design], written: Preset, spread: f64, budget: Secon
         "preset", "cells", "repeats", "window", "warm-up", "time", "at most", "detects"
     );
     for design in designs {
-        let name = format::preset(design.protocol.preset);
+        let name = design.protocol.preset.words();
         let name = if design.protocol.preset == written { format!("{name} (written)") } else { name.to_owned() };
         print_row(&name, design, spread, design.times.typical <= budget);
     }

@@ -7,8 +7,8 @@ use crate::cli::{Format, MeterArgs};
 use crate::engine::load::{self, DeviceChoice};
 use crate::error::{Context, Result};
 use crate::format;
-use crate::meter::{self, EngineGpu, MeterOptions, SourceReport};
-use crate::record::{GpuInfo, MeterChoice, MeterInfo, Preset, Protocol, SourceInfo, SourceRole, SourceStatus};
+use crate::meter::{self, Capabilities, EngineGpu, MeterOptions};
+use crate::record::{GpuInfo, MeterChoice, MeterInfo, Preset, Protocol, SourceInfo};
 use crate::sweep::measure::MeasureSpec;
 use crate::units::{Seconds, Watts};
 
@@ -16,7 +16,7 @@ use crate::units::{Seconds, Watts};
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
-    meter: SourceReport,
+    meter: Capabilities,
     presets: Vec<PresetReport>,
 }
 
@@ -58,9 +58,9 @@ pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
 }
 
 impl Report {
-    fn new(meter: SourceReport) -> Self {
-        let all = [Preset::Quick, Preset::Standard, Preset::Publication];
-        let presets = meter.info.iter().flat_map(|info| all.map(|preset| PresetReport::new(preset, info))).collect();
+    fn new(meter: Capabilities) -> Self {
+        let presets =
+            meter.info.iter().flat_map(|info| Preset::ALL.map(|preset| PresetReport::new(preset, info))).collect();
         Self { meter, presets }
     }
 }
@@ -86,7 +86,7 @@ impl PresetReport {
 fn print_text(reports: &[Report], on_gpu: bool) {
     for Report { meter, presets } in reports {
         let state = if meter.available { "available" } else { "not available" };
-        println!("{}: {state} ({})", meter.name, format::method(meter.method));
+        println!("{}: {state} ({})", meter.name, meter.method.words());
         for domain in &meter.domains {
             println!("  {}: {}", domain.name, domain.description);
             for line in meter.gpus.iter().filter(|gpu| gpu.domain == domain.name).flat_map(gpu_lines) {
@@ -174,18 +174,6 @@ fn source_table(sources: &[SourceInfo]) -> Vec<String> {
 }
 
 fn source_row(source: &SourceInfo) -> [String; 6] {
-    let status = match source.status {
-        SourceStatus::Supported => "supported",
-        SourceStatus::Unsupported => "unsupported",
-        SourceStatus::Failed => "failed",
-        SourceStatus::StandsStill => "stands still",
-    };
-    let role = match source.role {
-        SourceRole::Primary => "primary",
-        SourceRole::Second => "second",
-        SourceRole::Recorded => "recorded",
-        SourceRole::Unused => "unused",
-    };
     let time = |time: Option<Seconds>| time.map_or(format::UNKNOWN.to_owned(), format::duration);
     let tick = match source.tick_range_s {
         Some((low, high)) => {
@@ -193,11 +181,11 @@ fn source_row(source: &SourceInfo) -> [String; 6] {
         }
         None => time(source.tick_s),
     };
-    [source.domain.clone(), source.name.clone(), status.to_owned(), role.to_owned(), tick, time(source.call_s)]
+    let (status, role) = (source.status.words().to_owned(), source.role.words().to_owned());
+    [source.domain.clone(), source.name.clone(), status, role, tick, time(source.call_s)]
 }
 
 fn preset_line(preset: &PresetReport) -> String {
-    let name = format::preset(preset.preset);
     let repeats = match preset.max_repeats {
         most if most > preset.repeats => format!("{} to {most} repeats", preset.repeats),
         _ => format::plural(preset.repeats as usize, "repeat"),
@@ -206,7 +194,8 @@ fn preset_line(preset: &PresetReport) -> String {
         [preset.window_s, preset.warmup_s, preset.max_warmup_s, preset.idle_s, preset.per_repeat_s]
             .map(format::duration);
     format!(
-        "preset {name}: {repeats}, window {window}, warm-up {warmup} to {longest}, idle {idle} before and after; a \
-         repeat of a cell takes {whole} or more"
+        "preset {}: {repeats}, window {window}, warm-up {warmup} to {longest}, idle {idle} before and after; a \
+         repeat of a cell takes {whole} or more",
+        preset.preset
     )
 }

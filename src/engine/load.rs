@@ -15,7 +15,7 @@ use super::interface::Engine;
 use super::layout::TensorSpec;
 use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_json};
 use crate::error::{Error, Result};
-use crate::record::ModelInfo;
+use crate::record::{ModelInfo, Padding};
 
 pub use super::device::{DeviceChoice, devices, uuid};
 pub use super::options::LoadOptions;
@@ -178,6 +178,7 @@ pub fn load_decoder(
         device: devices.iter().map(device::name).collect::<Vec<_>>().join(", "),
         revision: options.revision.clone(),
         files: digests(folder, weights.paths())?,
+        padding: Padding::Left,
         notes,
     };
     Ok(DecoderEngine::new(config, decoder, info))

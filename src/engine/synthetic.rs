@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use super::interface::{Engine, GenerateOptions, Generation, Prompt};
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Kind, Result};
-use crate::record::{Decoding, Finish, ModelInfo, OutputLength, SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
+use crate::record::{
+    Decoding, Finish, ModelInfo, OutputLength, Padding, SyntheticFailure, SyntheticFailureKind, SyntheticSpec,
+};
 use crate::units::{Seconds, Watts};
 
 /// Number of token ids.
@@ -119,6 +121,7 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         device: "simulated".into(),
         revision: None,
         files: BTreeMap::new(),
+        padding: Padding::Left,
         notes: vec!["simulated: no model was run".into()],
     }
 }

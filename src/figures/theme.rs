@@ -4,7 +4,6 @@
 
 use super::typeface;
 use crate::analysis::Study;
-use crate::format;
 use crate::record::Role;
 
 /// Width of a figure over two columns: 180 mm.
@@ -76,7 +75,7 @@ pub struct ModelStyle {
 impl ModelStyle {
     /// The label with the role, unless the label contains it.
     pub fn name(&self) -> String {
-        let role = format::role(self.role);
+        let role = self.role.words();
         if self.role == Role::Model || self.label.contains(role) {
             return self.label.clone();
         }

@@ -21,6 +21,4 @@ pub use quantity::{
     signed_watts, watts, window_length,
 };
 pub use scale::Scale;
-pub use words::{
-    capitalised, caveat, clock_events, method, order, preset, prompt_form, role, source_role, source_status, verdict,
-};
+pub use words::{capitalised, caveat, clock_events, prompt_form, verdict};

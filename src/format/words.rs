@@ -2,10 +2,7 @@
 
 use super::number::{count, fraction, plural};
 use crate::analysis::Verdict;
-use crate::record::{
-    ChatTemplateInfo, ClockEvent, EnergyMethod, Order, Preset, PromptForm, Role, SourceRole, SourceStatus, Truncate,
-    Truncated,
-};
+use crate::record::{ChatTemplateInfo, ClockEvent, EnergyMethod, PromptForm, Truncate, Truncated};
 
 /// The text with a capital letter at its start.
 pub fn capitalised(text: &str) -> String {
@@ -54,70 +51,9 @@ fn chat_template(template: &ChatTemplateInfo) -> String {
 
 /// Clock events with their shares of a window: `power cap 85 %, idle 1 %`; `none` if none was active.
 pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
-    let each = events.iter().map(|(event, share)| format!("{} {}", clock_event(*event), fraction(*share)));
+    let each = events.iter().map(|(event, share)| format!("{} {}", event.words(), fraction(*share)));
     let all = each.collect::<Vec<_>>().join(", ");
     if all.is_empty() { "none".to_owned() } else { all }
-}
-
-/// Why a GPU doesn't run at the clocks that it could, in a word or two.
-fn clock_event(event: ClockEvent) -> &'static str {
-    match event {
-        ClockEvent::Idle => "idle",
-        ClockEvent::ApplicationClocks => "application clocks",
-        ClockEvent::SoftwarePowerCap => "power cap",
-        ClockEvent::HardwareSlowdown => "hardware slowdown",
-        ClockEvent::SyncBoost => "sync boost",
-        ClockEvent::SoftwareThermal => "thermal (driver)",
-        ClockEvent::HardwareThermal => "thermal (hardware)",
-        ClockEvent::PowerBrake => "power brake",
-    }
-}
-
-/// The name of a preset, as the sweep file has it.
-pub fn preset(preset: Preset) -> &'static str {
-    match preset {
-        Preset::Quick => "quick",
-        Preset::Standard => "standard",
-        Preset::Publication => "publication",
-    }
-}
-
-/// How trials are ordered, as the sweep file has it.
-pub fn order(order: Order) -> &'static str {
-    match order {
-        Order::Blocks => "blocks",
-        Order::ByModel => "by_model",
-    }
-}
-
-/// The use of a source of energy or power.
-pub fn source_role(role: SourceRole) -> &'static str {
-    match role {
-        SourceRole::Primary => "primary",
-        SourceRole::Second => "second, confirms the primary",
-        SourceRole::Recorded => "recorded for comparison",
-        SourceRole::Unused => "not used",
-    }
-}
-
-/// The state of a source of energy or power.
-pub fn source_status(status: SourceStatus) -> &'static str {
-    match status {
-        SourceStatus::Supported => "works",
-        SourceStatus::Unsupported => "not supported",
-        SourceStatus::Failed => "can't be read",
-        SourceStatus::StandsStill => "stands still",
-    }
-}
-
-/// The role of a model.
-pub fn role(role: Role) -> &'static str {
-    match role {
-        Role::Model => "model",
-        Role::Teacher => "teacher",
-        Role::Student => "student",
-        Role::Control => "control",
-    }
 }
 
 /// The outcome of a comparison.
@@ -127,16 +63,6 @@ pub fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Regressed => "more energy",
         Verdict::Equivalent => "equal",
         Verdict::Inconclusive => "inconclusive",
-    }
-}
-
-/// The origin of an energy.
-pub fn method(method: EnergyMethod) -> &'static str {
-    match method {
-        EnergyMethod::Counter => "energy counter",
-        EnergyMethod::PowerIntegral => "integrated power",
-        EnergyMethod::Modelled => "modelled",
-        EnergyMethod::Simulated => "simulated",
     }
 }
 

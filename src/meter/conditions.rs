@@ -1,4 +1,4 @@
-//! What the GPUs were doing during a window, and where its energy went in time: pure functions of a [`Trace`].
+//! The state of the GPUs during a window, and its energy split into prefill and decode: pure functions of a [`Trace`].
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::record::{
 };
 use crate::units::{Joules, Seconds};
 
-/// Prefill has to last this long, on average, for samples of 20 ms to tell its energy.
+/// Prefill has to last this long, on average, for samples of 20 ms to show its energy.
 pub const SHORTEST_PREFILL: Seconds = Seconds(0.5);
-/// Power samples have to be this close together for the same.
+/// Power samples have to be this close together for the same purpose.
 const FINE: Seconds = Seconds(0.025);
 
-/// What each GPU of `info` was doing between `t0` and `t1`.
+/// The state of each GPU of `info` between `t0` and `t1`.
 pub fn conditions(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Vec<Conditions> {
     info.gpus.iter().map(|gpu| conditions_of(trace, &gpu.domain, t0, t1)).collect()
 }
@@ -56,10 +56,10 @@ fn residency(readings: &[f64]) -> BTreeMap<ClockEvent, f64> {
     shares.filter(|(_, share)| *share > 0.0).collect()
 }
 
-/// Prefill and decode of the batches between `t0` and `t1`, from power samples; `decode_steps` counts the steps after each
-/// batch's first tokens.
+/// Prefill and decode of the batches between `t0` and `t1`, from power samples; `decode_steps` counts the steps after
+/// each batch's first tokens.
 ///
-/// `None` where the samples are too coarse, a domain has none, or prefill is too short for them.
+/// `None` if the samples are too coarse, a domain has none, or prefill is too short for them.
 pub fn phase_split(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds, decode_steps: u64) -> Option<PhaseSplit> {
     let marks = &trace.find(WORK, Quantity::Phase)?.samples;
     let spans = |phase: f64| {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn prefill_and_decode_are_parted_at_the_first_token() {
+    fn prefill_and_decode_are_split_at_the_first_token() {
         // two batches of 1 s prefill at 600 W and 2 s decode at 300 W, 100 W between them
         let marks = [(1.0, 1.0), (2.0, 2.0), (4.0, 0.0), (5.0, 1.0), (6.0, 2.0), (8.0, 0.0), (9.0, 0.0)];
         let watts = [(0.0, 100.0), (1.0, 100.0), (1.0, 600.0), (2.0, 600.0), (2.0, 300.0), (4.0, 300.0), (4.0, 100.0)];
@@ -129,7 +129,7 @@ mod tests {
         let power: Vec<_> = watts.iter().copied().chain(again).chain([(9.0, 100.0)]).collect();
         let trace =
             Trace { sources: vec![source(WORK, Quantity::Phase, &marks), source("gpu0", Quantity::Power, &power)] };
-        let info = crate::meter::integrate::tests_support::info(&["gpu0"]);
+        let info = crate::meter::fixtures::info(&["gpu0"]);
         let split = phase_split(&trace, &info, Seconds(0.5), Seconds(9.0), 20).unwrap();
         assert_eq!((split.prefill_j, split.decode_j), (Joules(1200.0), Joules(1200.0)));
         assert_eq!((split.prefill_s, split.decode_s), (Seconds(2.0), Seconds(4.0)));

@@ -1,68 +1,36 @@
-//! Energy computed from the processor time of this process: for trying the tool where nothing measures.
+//! Energy computed from the processor time of this process: for trying the tool on a machine that can't measure.
 //!
-//! It is an assumption put into numbers, marked as modelled wherever it appears; never a measurement.
+//! It is an assumption in numbers, marked as modelled wherever it appears; never a measurement.
 
 use std::time::Duration;
 
-use super::Meter;
-use super::integrate::derived_power;
-use super::sampler::{Pace, Sampler, Source, scalar};
+use super::sampled::Sampled;
+use super::sampler::{Pace, Source, scalar};
 use super::survey::{Refusal, Watch, watch};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::record::{
-    Domain, EnergyMethod, MeterInfo, ModelCoefficients, Quantity, SourceInfo, SourceRole, SourceStatus, Trace,
+    Domain, EnergyMethod, MeterInfo, ModelCoefficients, Quantity, SourceInfo, SourceRole, SourceStatus,
 };
 use crate::units::Seconds;
 
-/// Name of the meter and of its domain.
-pub const NAME: &str = "modelled";
-/// The one domain of this meter.
-pub const DOMAIN: &str = "cpu";
+const NAME: &str = "modelled";
+/// The only domain of this meter.
+const DOMAIN: &str = "cpu";
 
 /// Bounds what interpolation can get wrong at an edge; `start` and `stop` read the counter as well.
 const PERIOD: Seconds = Seconds(0.01);
-/// Averaging time of the power that figures show: at 10 ms scheduling makes it jump between 0 and full load.
-const POWER_SPACING: Seconds = Seconds(0.05);
 /// 50 readings: the error at both edges together stays below 4 %, in steady load far below.
 const MIN_WINDOW: Seconds = Seconds(0.5);
-/// Without work only the stated idle share remains, so a long baseline tells nothing more.
+/// Without work only the stated idle share remains, so a longer baseline would show nothing more.
 const IDLE: Seconds = Seconds(0.25);
 
-/// The modelled meter.
-pub struct Modelled {
-    info: MeterInfo,
-    sampler: Sampler,
-}
-
-impl Modelled {
-    /// # Errors
-    /// The coefficients make no sense, or this system doesn't tell a process its processor time.
-    pub fn open(coefficients: ModelCoefficients, clock: &Clock) -> Result<Self> {
-        coefficients.check()?;
-        process_time()?;
-        Ok(Self {
-            info: info(coefficients, source()),
-            sampler: Sampler::new(vec![counter(coefficients, clock.clone())], clock.clone()),
-        })
-    }
-}
-
-impl Meter for Modelled {
-    fn info(&self) -> &MeterInfo {
-        &self.info
-    }
-
-    fn start(&mut self) -> Result<()> {
-        self.sampler.start()
-    }
-
-    fn stop(&mut self) -> Result<Trace> {
-        let mut trace = self.sampler.stop()?;
-        let power: Vec<_> = trace.sources.iter().map(|counter| derived_power(counter, POWER_SPACING)).collect();
-        trace.sources.extend(power);
-        Ok(trace)
-    }
+/// # Errors
+/// The coefficients make no sense, or this system doesn't report a process's processor time.
+pub(super) fn open(coefficients: ModelCoefficients, clock: &Clock) -> Result<Sampled> {
+    coefficients.check()?;
+    process_time()?;
+    Ok(Sampled::new(info(coefficients, source()), vec![counter(coefficients, clock.clone())], clock))
 }
 
 fn counter(coefficients: ModelCoefficients, clock: Clock) -> Source {

@@ -9,17 +9,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::integrate::derived_power;
-use super::sampler::{Pace, Sampler, Source, scalar};
+use super::sampled::{HostSources, Sampled};
+use super::sampler::{Pace, Source, scalar};
 use super::survey::{Findings, Refusal, Watch, watch};
-use super::{Beside, Meter};
 use crate::clock::Clock;
 use crate::error::{Context, Error, Result};
-use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, SourceInfo, SourceRole, SourceStatus, Trace};
+use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, SourceInfo, SourceRole, SourceStatus};
 use crate::units::Seconds;
 
 /// Name of the meter.
-pub const NAME: &str = "rapl";
+const NAME: &str = "rapl";
 /// Where Linux shows the zones.
 pub const POWERCAP: &str = "/sys/class/powercap";
 
@@ -28,9 +27,7 @@ const TICK: Seconds = Seconds(0.001);
 /// A reading costs a system call and wakes a core: often enough for edges, too seldom to show in the energy.
 const PERIOD: Seconds = Seconds(0.01);
 /// The same next to another meter.
-const PERIOD_BESIDE: Seconds = Seconds(0.05);
-/// Averaging time of the power that figures show.
-const POWER_SPACING: Seconds = Seconds(0.05);
+const PERIOD_ON_HOST: Seconds = Seconds(0.05);
 /// 100 readings: an edge that is off by a whole period costs 1 %.
 const MIN_WINDOW: Seconds = Seconds(1.0);
 /// Two readings inside the load at each edge.
@@ -43,60 +40,34 @@ const WATCH: Watch = Watch {
     moves_within: Some(Duration::from_millis(30)),
     rest: Duration::from_micros(200),
 };
-/// What its sources are called.
 const SOURCE: &str = "energy counter";
 
-/// The RAPL meter.
-pub struct Rapl {
-    info: MeterInfo,
-    sampler: Sampler,
-}
-
-impl Rapl {
-    /// Opens every package and DRAM zone below `root` (`POWERCAP` except in tests).
-    ///
-    /// # Errors
-    /// There are no zones, they can't be read (usually a permission), or a package's counter stands still.
-    pub fn open(root: &Path, clock: &Clock) -> Result<Self> {
-        let Survey { moving, still, sources } = survey(zones(root)?, SourceRole::Primary)?;
-        let info = info(&moving, &still, sources);
-        let sources = moving.into_iter().map(|zone| zone.source(PERIOD)).collect();
-        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
-    }
-}
-
-/// The counters below `root` as sources to record next to another meter's, read less often than on their own: at 50 ms an
-/// edge of a window of seconds is known well enough, and the reading doesn't show in what is measured.
+/// A meter of every package and DRAM zone below `root` ([`POWERCAP`] except in tests).
 ///
 /// # Errors
-/// As [`Rapl::open`].
-pub fn beside(root: &Path) -> Result<Beside> {
+/// There are no zones, they can't be read (usually a permission), or a package's counter stands still.
+pub fn open(root: &Path, clock: &Clock) -> Result<Sampled> {
+    let Survey { moving, still, sources } = survey(zones(root)?, SourceRole::Primary)?;
+    let info = info(&moving, &still, sources);
+    let sources = moving.into_iter().map(|zone| zone.source(PERIOD)).collect();
+    Ok(Sampled::new(info, sources, clock))
+}
+
+/// The counters below `root` as sources to record next to another meter's, read less often than on their own: at 50 ms
+/// an edge of a window of seconds is known well enough, and the reading doesn't show in what is measured.
+///
+/// # Errors
+/// As [`open`].
+pub fn host_sources(root: &Path) -> Result<HostSources> {
     let Survey { moving, sources: infos, .. } = survey(zones(root)?, SourceRole::Recorded)?;
     let domains = moving.iter().map(Zone::describe).collect();
-    Ok(Beside { domains, infos, sources: moving.into_iter().map(|zone| zone.source(PERIOD_BESIDE)).collect() })
+    Ok(HostSources { domains, infos, sources: moving.into_iter().map(|zone| zone.source(PERIOD_ON_HOST)).collect() })
 }
 
-/// What the counters below `root` can do, where they can't be used as a meter too: empty where there are none.
-pub fn found(root: &Path) -> Vec<SourceInfo> {
+/// What the counters below `root` can do, also if they can't be used as a meter; empty if there are none.
+pub(super) fn found(root: &Path) -> Vec<SourceInfo> {
     let info = |zone: &Zone| zone.watch().info(&zone.domain, SOURCE, SourceRole::Unused);
     zones(root).unwrap_or_default().iter().map(info).collect()
-}
-
-impl Meter for Rapl {
-    fn info(&self) -> &MeterInfo {
-        &self.info
-    }
-
-    fn start(&mut self) -> Result<()> {
-        self.sampler.start()
-    }
-
-    fn stop(&mut self) -> Result<Trace> {
-        let mut trace = self.sampler.stop()?;
-        let power: Vec<_> = trace.sources.iter().map(|counter| derived_power(counter, POWER_SPACING)).collect();
-        trace.sources.extend(power);
-        Ok(trace)
-    }
 }
 
 /// One energy counter.
@@ -219,16 +190,16 @@ fn zone_name(root: &Path, folder: &str) -> Option<String> {
 /// The zones, as found at the start.
 struct Survey {
     moving: Vec<Zone>,
-    /// DRAM zones that stand still, as they do where the platform has no such sensor.
+    /// DRAM zones that stand still, as they do on platforms without such a sensor.
     still: Vec<String>,
     sources: Vec<SourceInfo>,
 }
 
-/// Parts the zones that count from DRAM zones that stand still; those that count play `role`.
+/// Separates the zones that count, which play `role`, from DRAM zones that stand still.
 fn survey(zones: Vec<Zone>, role: SourceRole) -> Result<Survey> {
     let mut survey = Survey { moving: Vec::new(), still: Vec::new(), sources: Vec::new() };
     for zone in zones {
-        // a failure keeps its hint that way
+        // read here as well, since the survey's findings would lose the hint of a failure
         zone.microjoules()?;
         let findings = zone.watch();
         let role = if findings.works() { role } else { SourceRole::Unused };

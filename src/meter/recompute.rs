@@ -1,54 +1,35 @@
-//! A stored window again: from its raw samples and its own numbers, by any of the methods, over the whole window or a
-//! part of it. Pure: needs no device and no model.
+//! Recomputes a stored window from its raw samples and its own numbers, by any of the methods, over the whole window or
+//! a part of it. Pure: needs no device and no model.
 
-use std::fmt;
-
-use serde::Serialize;
 use serde_json::Value;
 
-use super::judge::{Findings, Work, judge};
+use super::findings::Findings;
 use crate::error::{Error, Result};
-use crate::record::{Measurement, MeterInfo, Reason, Trace, WindowEnergy};
+use crate::record::{Measurement, MeterInfo, Trace, WindowEnergy};
 use crate::units::{Joules, Seconds, Tokens};
+use crate::validity::{self, Work};
+use crate::vocabulary::vocabulary;
 
-/// Which estimate of a window's energy is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// The primary source: the energy counter; integrated power only where there is no counter.
-    Counter,
-    /// The second source: the time integral of power by the trapezoid rule.
-    Power,
-    /// `E_sum_J` of EPT-Bench: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the last partial interval dropped.
-    EptBench,
+vocabulary! {
+    /// Which estimate of a window's energy is asked for.
+    pub enum Method {
+        /// The primary source: the energy counter; integrated power only if there is no counter.
+        Counter = "counter", "primary source";
+        /// The second source: the time integral of power by the trapezoid rule.
+        Power = "power", "second source";
+        /// `E_sum_J` of EPT-Bench: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the last partial interval dropped.
+        EptBench = "ept-bench" | "ept_bench", "EPT-Bench's sum";
+    }
 }
 
 impl Method {
-    /// All of them.
-    pub const ALL: [Method; 3] = [Method::Counter, Method::Power, Method::EptBench];
-
-    /// The name, as on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Counter => "counter",
-            Method::Power => "power",
-            Method::EptBench => "ept-bench",
-        }
-    }
-
-    /// The energy of a window by this method; `None` where its source has no readings for it.
+    /// The energy of a window by this method; `None` if its source has no readings for it.
     pub fn energy(self, window: &WindowEnergy) -> Option<Joules> {
         match self {
             Method::Counter => window.total_j,
             Method::Power => window.integral_j,
             Method::EptBench => window.ept_bench_sum_j,
         }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -59,7 +40,7 @@ pub enum Cut {
     Whole,
     /// Without this long at both edges.
     Trim(Seconds),
-    /// From and to so long after its start; left out, from its start or to its end.
+    /// From and to these times after its start; `None`: from its start, to its end.
     Between(Option<Seconds>, Option<Seconds>),
 }
 
@@ -94,30 +75,23 @@ pub struct Recomputed {
     pub t0: Seconds,
     /// End.
     pub t1: Seconds,
-    /// What is known of it now.
     pub findings: Findings,
 }
 
 /// What is known of the work in a window from its record alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Known<'a> {
-    /// The record.
     pub measurement: &'a Measurement,
     /// Sequences decoded together.
     pub batch_size: usize,
-    /// Bytes of the weights that a decoding step reads.
+    /// Bytes of the weights that a decode step reads.
     pub weight_bytes: Option<u64>,
 }
 
-/// Reasons that the work gave and that no reading can tell.
-const FROM_THE_WORK: [Reason; 2] = [Reason::NondeterministicOutput, Reason::NotSteady];
-/// Reasons that need the tokens or batches of the window: those of a part of it aren't known.
-const FROM_THE_WHOLE: [Reason; 2] = [Reason::PhysicallyImpossible, Reason::PhaseLocked];
-
 /// Energy, conditions and validity of a stored window, or of a part of it, from the readings.
 ///
-/// Reasons that the readings can't tell are taken over from the record. Decoding steps are passed through from the
-/// stored phases: where no phases are stored, nothing needs them.
+/// Reasons that the readings can't show are taken over from the record. Decode steps are passed through from the stored
+/// phases: if no phases are stored, nothing needs them.
 ///
 /// # Errors
 /// The part that is asked for doesn't lie in the window.
@@ -134,22 +108,19 @@ pub fn recompute(trace: &Trace, info: &MeterInfo, known: &Known<'_>, cut: Cut) -
         tokens_out: if whole { measurement.tokens_out } else { Tokens(0) },
         batch_size,
         weight_bytes,
+        ..Work::default()
     };
-    let mut findings = judge(trace, info, &work, measurement.idle.as_ref());
+    let mut findings = Findings::of(trace, info, &work, measurement.idle.as_ref());
     if !whole {
-        // its decoding steps aren't known
+        // its decode steps aren't known
         findings.phases = None;
     }
-    let kept = |reason: &&Reason| FROM_THE_WORK.contains(reason) || (!whole && FROM_THE_WHOLE.contains(reason));
-    let (validity, stored) = (&mut findings.validity, &measurement.validity);
-    validity.invalid_reasons.extend(stored.invalid_reasons.iter().filter(kept));
-    validity.warnings.extend(stored.warnings.iter().filter(kept));
+    findings.validity = validity::with_record(findings.validity, &measurement.validity, whole);
     Ok(Recomputed { t0, t1, findings })
 }
 
 /// Everything in which a recomputed whole window isn't what the record says, by field: `energy.total_j`,
-/// `validity.warnings` …; empty where nothing differs,
-/// to the last bit.
+/// `validity.warnings` …; empty if nothing differs, to the last bit.
 pub fn differences(stored: &Measurement, again: &Findings) -> Vec<String> {
     let mut found = Vec::new();
     // what has been stored can be written: this can't fail
@@ -185,8 +156,8 @@ fn compare_values(path: &str, stored: &Value, again: &Value, found: &mut Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::integrate::tests_support;
-    use crate::record::{Cost, EnergyMethod, PhaseSplit, Quantity, Sample, SourceTrace, Validity, Window};
+    use crate::meter::fixtures;
+    use crate::record::{Cost, EnergyMethod, PhaseSplit, Quantity, Reason, Sample, SourceTrace, Validity, Window};
 
     fn source(quantity: Quantity, method: EnergyMethod, samples: Vec<(f64, f64)>) -> SourceTrace {
         SourceTrace {
@@ -243,7 +214,7 @@ mod tests {
 
     fn again(record: &Measurement, cut: Cut) -> Recomputed {
         let known = Known { measurement: record, batch_size: 1, weight_bytes: None };
-        recompute(&trace(), &tests_support::info(&["gpu0"]), &known, cut).unwrap()
+        recompute(&trace(), &fixtures::info(&["gpu0"]), &known, cut).unwrap()
     }
 
     fn joules(method: Method, cut: Cut) -> f64 {
@@ -324,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_that_no_reading_tells_are_kept_from_the_record() {
+    fn reasons_that_no_reading_shows_are_kept_from_the_record() {
         let mut record = record();
         record.validity.warnings = vec![Reason::NotSteady, Reason::ResidualNoticeable, Reason::PhaseLocked];
         record.validity.invalid_reasons = vec![Reason::WindowTooShort, Reason::PhysicallyImpossible];
@@ -336,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_steps_come_through_from_the_stored_phases() {
+    fn decode_steps_come_through_from_the_stored_phases() {
         let mut trace = trace();
         let marks = vec![(2.0, 1.0), (4.0, 2.0), (10.0, 0.0)];
         trace
@@ -346,7 +317,7 @@ mod tests {
         let (j, s) = (Joules(200.0), Seconds(2.0));
         record.phases = Some(PhaseSplit { prefill_j: j, decode_j: j, prefill_s: s, decode_s: s, decode_steps: 77 });
         let known = Known { measurement: &record, batch_size: 1, weight_bytes: None };
-        let info = tests_support::info(&["gpu0"]);
+        let info = fixtures::info(&["gpu0"]);
         let found = recompute(&trace, &info, &known, Cut::Whole).unwrap().findings;
         let split = found.phases.unwrap();
         assert_eq!(split.decode_steps, 77);

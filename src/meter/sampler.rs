@@ -38,40 +38,36 @@ pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
 /// When a source is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// Again and again.
+    /// At a fixed interval.
     Every(Seconds),
-    /// Again and again, each time for everything that came since: never more seldom, since what isn't taken in time is
-    /// lost.
+    /// At a fixed interval, each time for everything new; not less often, since what isn't taken in time is lost.
     Drain(Seconds),
-    /// One of its ticks again and again, and closely around the edges of a window: for a counter whose readings cost
-    /// so much that they would show in what is measured.
+    /// One of its ticks at a fixed interval, and closely around the edges of a window: for a counter whose readings
+    /// cost so much that they would show in what is measured.
     Ticks(Seconds),
 }
 
-/// Where a window's edge is.
+/// A window's edge, as announced to a meter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
-    /// It comes soon: ticks from here on have to be known closely.
+    /// The edge is near: sample finely from now on.
     Soon,
-    /// It was passed: the next ticks, too.
+    /// The edge has passed: sample finely for one more tick.
     Passed,
 }
 
-/// Something to read again and again.
+/// Something that is read at a pace.
 pub struct Source {
     /// `gpu0`, `package-0`, `cpu` …
     pub domain: String,
-    /// What `read` gives.
     pub quantity: Quantity,
     /// How an energy from this source is to be labelled.
     pub method: EnergyMethod,
-    /// Time between two updates of the source, where it is known.
+    /// Time between two updates of the source, if it is known.
     pub tick: Option<Seconds>,
     /// How much earlier than its reading a value was true.
     pub lag: Seconds,
-    /// When it is read.
     pub pace: Pace,
-    /// Takes readings.
     pub read: Read,
 }
 
@@ -84,7 +80,7 @@ pub struct Sampler {
 enum State {
     Idle(Vec<Channel>),
     Recording {
-        tell: Sender<Told>,
+        orders: Sender<Order>,
         thread: JoinHandle<(Vec<Channel>, Result<()>)>,
     },
     /// The thread panicked and took the sources along.
@@ -92,7 +88,7 @@ enum State {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Told {
+enum Order {
     Edge(Edge),
     Stop,
 }
@@ -120,7 +116,7 @@ struct Channel {
 enum Chase {
     /// Not at all, until the next period.
     Rest,
-    /// Until told otherwise.
+    /// Until the edge has passed.
     Open,
     /// Until one more tick has come.
     Next,
@@ -130,7 +126,7 @@ enum Chase {
 const CLOSE: Duration = Duration::from_millis(2);
 /// How long before an expected tick close reading begins: an H100's come up to 8 ms early, and a call takes 3 to 5 ms.
 const AHEAD: Duration = Duration::from_millis(12);
-/// Readings that are further apart than this share of a tick don't tell when it came.
+/// Readings that are further apart than this share of a tick don't show when it came.
 const CLOSE_SHARE: f64 = 0.2;
 /// Ticks that a chase may miss, on a machine too busy for close readings, before it is given up.
 const PATIENCE: u32 = 5;
@@ -157,7 +153,7 @@ impl Sampler {
 
     /// Takes a first reading of every source before it returns, then goes on reading on a thread.
     ///
-    /// A recording that was under way is dropped.
+    /// A recording in progress is dropped.
     ///
     /// # Errors
     /// A source can't be read, or an earlier recording lost the sources.
@@ -172,14 +168,14 @@ impl Sampler {
             channel.take(&self.clock)?;
         }
         let channels = mem::take(channels);
-        let (tell, told) = mpsc::channel();
+        let (orders, received) = mpsc::channel();
         let clock = self.clock.clone();
         let thread = thread::Builder::new()
             .name("sampler".into())
-            .spawn(move || record(channels, &clock, &told))
+            .spawn(move || record(channels, &clock, &received))
             .context(|| "can't start the sampler thread");
         self.state = match thread {
-            Ok(thread) => State::Recording { tell, thread },
+            Ok(thread) => State::Recording { orders, thread },
             Err(error) => {
                 self.state = State::Lost;
                 return Err(error);
@@ -188,29 +184,29 @@ impl Sampler {
         Ok(())
     }
 
-    /// Tells that an edge of a window comes soon or was passed. Nothing happens where nothing is being recorded.
+    /// Announces an approaching or passed window edge; ignored unless a recording is in progress.
     pub fn edge(&mut self, edge: Edge) {
-        if let State::Recording { tell, .. } = &self.state {
+        if let State::Recording { orders, .. } = &self.state {
             // a thread that has ended with an error says so at `stop`
-            let _ = tell.send(Told::Edge(edge));
+            let _ = orders.send(Order::Edge(edge));
         }
     }
 
-    /// Goes on until every ticking source has ticked once more, takes a last reading of every source, and gives what
-    /// was recorded.
+    /// Continues until every ticking source has ticked once more, takes a last reading of every source, and returns the
+    /// recording.
     ///
     /// # Errors
     /// A source failed while recording, or nothing was being recorded.
     pub fn stop(&mut self) -> Result<Trace> {
-        let (tell, thread) = match mem::replace(&mut self.state, State::Lost) {
-            State::Recording { tell, thread } => (tell, thread),
+        let (orders, thread) = match mem::replace(&mut self.state, State::Lost) {
+            State::Recording { orders, thread } => (orders, thread),
             other => {
                 self.state = other;
                 return Err(Error::new("the meter was stopped without having been started"));
             }
         };
         // the thread may have ended with an error already: then nobody listens, and `join` has that error
-        let _ = tell.send(Told::Stop);
+        let _ = orders.send(Order::Stop);
         let (mut channels, result) = thread.join().map_err(|_| lost())?;
         let trace = Trace { sources: channels.iter_mut().map(Channel::take_trace).collect() };
         self.state = State::Idle(channels);
@@ -219,21 +215,21 @@ impl Sampler {
 }
 
 fn lost() -> Error {
-    Error::new("the sampler thread broke down").hint("start again; please report this with the message above it")
+    Error::new("the sampler thread panicked").hint("start again; please report this with the message above it")
 }
 
-/// Reads whatever is due until told to stop; a dropped sender ends the thread at once.
-fn record(mut channels: Vec<Channel>, clock: &Clock, told: &Receiver<Told>) -> (Vec<Channel>, Result<()>) {
-    let result = sample_until_told(&mut channels, clock, told);
+/// Reads whatever is due until a stop is sent; a dropped sender ends the thread at once.
+fn record(mut channels: Vec<Channel>, clock: &Clock, orders: &Receiver<Order>) -> (Vec<Channel>, Result<()>) {
+    let result = sample_until_stopped(&mut channels, clock, orders);
     (channels, result)
 }
 
-fn sample_until_told(channels: &mut [Channel], clock: &Clock, told: &Receiver<Told>) -> Result<()> {
+fn sample_until_stopped(channels: &mut [Channel], clock: &Clock, orders: &Receiver<Order>) -> Result<()> {
     loop {
-        match told.recv_timeout(until_due(channels)) {
+        match orders.recv_timeout(until_due(channels)) {
             Err(RecvTimeoutError::Timeout) => take_due(channels, clock)?,
-            Ok(Told::Edge(edge)) => channels.iter_mut().for_each(|channel| channel.edge(edge)),
-            Ok(Told::Stop) => break,
+            Ok(Order::Edge(edge)) => channels.iter_mut().for_each(|channel| channel.edge(edge)),
+            Ok(Order::Stop) => break,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
@@ -340,8 +336,8 @@ impl Channel {
             Chase::Rest => now + self.period,
             Chase::Open => now + CLOSE,
             Chase::Next if changed && self.missed == 0 => self.expected_tick(now),
-            // where a tick came before it was expected, the next one is waited for reading closely: ticks that drift
-            // against their nominal rhythm would be missed again and again
+            // a tick came before it was expected: read closely until the next one, since ticks that drift against their
+            // nominal rhythm would be missed every time
             Chase::Next => now + CLOSE,
         };
     }
@@ -358,7 +354,7 @@ impl Channel {
         };
     }
 
-    /// Shortly before the next tick is expected; at once where that isn't known.
+    /// Shortly before the next tick is expected; at once if that isn't known.
     fn expected_tick(&self, now: Instant) -> Instant {
         let (Some(last), Some(tick)) = (self.ticked, self.source.tick) else { return now };
         let since = now.saturating_duration_since(last).as_secs_f64();

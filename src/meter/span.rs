@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::conditions::conditions;
+use super::findings::Findings;
 use super::integrate::{mean_power, window_energy};
-use super::judge::{Findings, Work, judge};
-use super::{Edge, Meter, recording};
+use super::recording::{Meter, recording};
+use super::sampler::Edge;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::record::{Conditions, IdleBaseline, MeterInfo, Reason, Validity, WindowEnergy};
+use crate::record::{Conditions, IdleBaseline, MeterInfo, Trace, Validity, WindowEnergy};
 use crate::units::Seconds;
+use crate::validity::{self, Work};
 
-/// Parts of an idle baseline whose spread says how well its mean is known.
+/// An idle baseline is cut into this many parts: their spread shows how well its mean is known.
 const SEGMENTS: usize = 5;
 /// Clocks of an idle GPU fall within a second or two.
 const SETTLE: Seconds = Seconds(3.0);
@@ -29,15 +31,13 @@ const SETTLE: Seconds = Seconds(3.0);
 /// A piece of work as it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
-    /// How long it took.
     pub duration_s: Seconds,
     /// Gross energy by both sources, with their residual.
     pub energy: WindowEnergy,
-    /// Power without the work, where it was measured before it.
+    /// Power without the work, if it was measured before it.
     pub idle: Option<IdleBaseline>,
-    /// What the GPUs were doing.
+    /// One entry for each GPU.
     pub conditions: Vec<Conditions>,
-    /// Whether the energy may be used.
     pub validity: Validity,
 }
 
@@ -86,13 +86,12 @@ pub fn measure<T>(
         Ok((value, t0, t1))
     })?;
     let work = Work { t0, t1, ..Work::default() };
-    let Findings { energy, conditions, mut validity, .. } = judge(&trace, meter.info(), &work, idle.as_ref());
-    // a short window represents a steady state, which warming spoils; here warming is part of what the work took
-    validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
+    let Findings { energy, conditions, validity, .. } = Findings::of(&trace, meter.info(), &work, idle.as_ref());
+    let validity = validity::of_single_work(validity);
     Ok((value, Span { duration_s: t1 - t0, energy, idle, conditions, validity }))
 }
 
-/// Power without work, after a rest for clocks to settle; `None` where none is asked for or nothing was measured.
+/// Power without work, after a rest for clocks to settle; `None` if none is asked for or nothing was measured.
 ///
 /// # Errors
 /// The meter fails, or `stop` was set.
@@ -117,18 +116,21 @@ pub fn idle_baseline(
         wait(clock, rest.guard_s, stop)?;
         Ok((t0, t1))
     })?;
-    let info = meter.info();
-    let (energy, _) = window_energy(&trace, info, t0, t1);
+    Ok(baseline(&trace, meter.info(), t0, t1))
+}
+
+fn baseline(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<IdleBaseline> {
+    let total = window_energy(trace, info, t0, t1).total_j?;
     let part = (t1 - t0) * (1.0 / SEGMENTS as f64);
-    let segment = |index| mean_power(&trace, info, t0 + part * f64::from(index), t0 + part * f64::from(index + 1));
+    let segment = |index| mean_power(trace, info, t0 + part * f64::from(index), t0 + part * f64::from(index + 1));
     let segments_w: Option<Vec<_>> = (0..SEGMENTS as u32).map(segment).collect();
-    let temperatures = conditions(&trace, info, t0, t1).into_iter().filter_map(|gpu| gpu.temperature_end_c);
-    Ok(energy.total_j.map(|total| IdleBaseline {
+    let temperatures = conditions(trace, info, t0, t1).into_iter().filter_map(|gpu| gpu.temperature_end_c);
+    Some(IdleBaseline {
         power_w: total / (t1 - t0),
         duration_s: t1 - t0,
         segments_w: segments_w.unwrap_or_default(),
         temperature_c: temperatures.reduce(f64::max),
-    }))
+    })
 }
 
 /// Waits in slices, so that an interruption is obeyed.

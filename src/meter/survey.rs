@@ -1,4 +1,4 @@
-//! What a source can do, measured once at the start: whether it works, how often it updates, what a reading costs.
+//! Whether a source works, how often it updates and what a reading costs, measured once at the start.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::units::Seconds;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Findings {
     pub status: SourceStatus,
-    /// Median time between two updates; `None` where fewer than two were seen.
+    /// Median time between two updates; `None` if fewer than two were seen.
     pub tick: Option<Seconds>,
     /// Shortest and longest time between two updates.
     pub range: Option<(Seconds, Seconds)>,

@@ -1,21 +1,19 @@
 //! The meter of a simulated device: exact readings of a history that is known. Reads no hardware.
 
-use super::Meter;
+use super::recording::Meter;
 use crate::clock::{SimulatedDevice, Step};
 use crate::error::{Error, Result};
 use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Sample, SourceTrace, Trace};
 use crate::units::{Joules, Seconds};
 
-/// Name of the meter.
-pub const NAME: &str = "synthetic";
-/// The one domain of this meter.
-pub const DOMAIN: &str = "sim0";
+const NAME: &str = "synthetic";
+/// The only domain of this meter.
+const DOMAIN: &str = "sim0";
 
 /// Simulated time costs nothing; one second is easy to check by hand.
 const IDLE: Seconds = Seconds(1.0);
 
-/// The synthetic meter.
-pub struct Synthetic {
+pub(super) struct Synthetic {
     info: MeterInfo,
     device: SimulatedDevice,
     /// When the recording began, and the energy by then.
@@ -23,8 +21,7 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
-    /// A meter of `device`.
-    pub fn new(device: SimulatedDevice) -> Self {
+    pub(super) fn new(device: SimulatedDevice) -> Self {
         Self { info: info(), device, started: None }
     }
 }
@@ -95,9 +92,12 @@ fn info() -> MeterInfo {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::meter::{during, integrate::window_energy};
+    use crate::meter::during;
+    use crate::meter::findings::Findings;
+    use crate::meter::integrate::window_energy;
     use crate::record::Validity;
     use crate::units::Watts;
+    use crate::validity::Work;
 
     #[test]
     fn both_sources_give_the_exact_energy_of_steps_of_different_power() {
@@ -111,7 +111,8 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let (energy, validity) = window_energy(&trace, meter.info(), t0, t1);
+        let work = Work { t0, t1, ..Work::default() };
+        let Findings { energy, validity, .. } = Findings::of(&trace, meter.info(), &work, None);
         assert_eq!((t0, t1), (Seconds(7.0), Seconds(10.0)));
         assert_eq!(energy.total_j, Some(Joules(660.0)));
         assert_eq!(energy.integral_j, Some(Joules(660.0)));
@@ -130,7 +131,7 @@ mod tests {
         device.spend(Seconds(1.0), Watts(100.0));
         device.spend(Seconds(1.0), Watts(300.0));
         let trace = meter.stop().unwrap();
-        let (energy, _) = window_energy(&trace, meter.info(), Seconds(0.5), Seconds(2.0));
+        let energy = window_energy(&trace, meter.info(), Seconds(0.5), Seconds(2.0));
         assert_eq!(energy.total_j, Some(Joules(250.0)));
     }
 

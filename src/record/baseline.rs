@@ -1,4 +1,4 @@
-//! Idle power around a trial: which baselines belong to it, and what both together say.
+//! Idle power around a trial: which baselines belong to it, and what they give together.
 
 use super::{Baseline, BaselineTime, Trial};
 use crate::units::Watts;
@@ -8,12 +8,12 @@ use crate::units::Watts;
 pub struct Around<'a> {
     pub before: Option<&'a Baseline>,
     pub after: Option<&'a Baseline>,
-    /// What the trial itself recorded; runs of format 1 have no baselines of their own.
+    /// The baseline in the trial's own record: runs of format 1 have no others.
     recorded: Option<Watts>,
 }
 
 impl<'a> Around<'a> {
-    /// The last baseline counts where one was measured twice.
+    /// The last baseline counts if one was measured twice.
     pub fn of(trial: &Trial, baselines: &'a [Baseline]) -> Self {
         let at = |time: BaselineTime| {
             let own = |line: &&Baseline| {
@@ -29,7 +29,7 @@ impl<'a> Around<'a> {
         }
     }
 
-    /// Mean of the two; the one that there is; what the trial recorded if there is neither.
+    /// The mean of the two, or the only one, or the one that the trial recorded.
     pub fn power(&self) -> Option<Watts> {
         match (self.before, self.after) {
             (Some(before), Some(after)) => Some((before.idle.power_w + after.idle.power_w) * 0.5),

@@ -1,39 +1,27 @@
 //! What a sweep file may choose about meter and simulated engine: written by `sweep`, carried out by `meter` and
 //! `engine`, which don't know of each other.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::units::{Joules, Seconds, Watts};
+use crate::vocabulary::vocabulary;
 
-/// Which meter measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MeterChoice {
-    /// NVML where the engine runs on a GPU; on the CPU RAPL, else the modelled meter.
-    #[default]
-    Auto,
-    /// The GPU's energy counter and power sensor.
-    Nvml,
-    /// The processor's energy counters (Linux powercap).
-    Rapl,
-    /// Processor time and stated coefficients: not a measurement.
-    Modelled,
-    /// A simulated device.
-    Synthetic,
-}
-
-impl fmt::Display for MeterChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            MeterChoice::Auto => "auto",
-            MeterChoice::Nvml => "nvml",
-            MeterChoice::Rapl => "rapl",
-            MeterChoice::Modelled => "modelled",
-            MeterChoice::Synthetic => "synthetic",
-        })
+vocabulary! {
+    /// Which meter measures.
+    #[derive(Default)]
+    pub enum MeterChoice {
+        /// NVML if the engine runs on a GPU; on the CPU RAPL, else the modelled meter.
+        #[default]
+        Auto = "auto", "the best that covers the device";
+        /// The GPU's energy counter and power sensor.
+        Nvml = "nvml", "NVML";
+        /// The processor's energy counters (Linux powercap).
+        Rapl = "rapl", "RAPL";
+        /// Processor time and stated coefficients: not a measurement.
+        Modelled = "modelled", "modelled";
+        /// A simulated device.
+        Synthetic = "synthetic", "simulated";
     }
 }
 

@@ -1,4 +1,4 @@
-//! The energy of a window, the idle baseline, and the conditions under which both were taken.
+//! The energy of a window, the idle baseline, and the conditions under which both were measured.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::EnergyMethod;
 use crate::units::{Joules, Seconds, Watts};
+use crate::vocabulary::vocabulary;
 
-/// Gross energy of a window, with everything that says how far it can be trusted.
+/// Gross energy of a window, with everything that shows how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct WindowEnergy {
-    /// Sum over the domains of the primary source; `None` where nothing was measured.
+    /// Sum over the domains of the primary source; `None` if a domain is unknown.
     pub total_j: Option<Joules>,
-    /// Where `total_j` comes from.
     pub method: Option<EnergyMethod>,
-    /// The domains one by one: `gpu0`, `package-0`, `dram-0`, `cpu`.
     pub domains: Vec<DomainEnergy>,
-    /// The same energy by the second source (time integral of power), where there is one.
+    /// The same energy by the second source (time integral of power), if there is one.
     pub integral_j: Option<Joules>,
     /// (counter − integral) / counter.
     pub residual: Option<f64>,
@@ -24,13 +23,13 @@ pub struct WindowEnergy {
     pub coverage: Option<f64>,
     /// Longest gap between samples of the second source inside the window.
     pub max_gap_s: Option<Seconds>,
-    /// Time between two ticks of the primary counter.
+    /// Time between two ticks of the primary counter, by the slowest domain.
     pub tick_s: Option<Seconds>,
     /// `E_sum_J`: what EPT-Bench's own estimator gives for this window (Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the
     /// last partial interval dropped), summed over the GPUs. For comparison only.
     #[serde(default, alias = "seed_sum_j")]
     pub ept_bench_sum_j: Option<Joules>,
-    /// The processor's domains beside those that are charged: `package-0`, `dram-0`. Not in `total_j`.
+    /// The processor's domains, if others are charged: `package-0`, `dram-0`. Not in `total_j`.
     #[serde(default)]
     pub host: Vec<DomainEnergy>,
 }
@@ -40,9 +39,7 @@ pub struct WindowEnergy {
 pub struct DomainEnergy {
     /// `gpu0`, `package-0`, `dram-0`, `cpu` …
     pub domain: String,
-    /// Energy inside the window.
     pub energy_j: Joules,
-    /// How it was obtained.
     pub method: EnergyMethod,
     /// The same energy by the second source of this domain.
     #[serde(default)]
@@ -52,33 +49,30 @@ pub struct DomainEnergy {
     pub residual: Option<f64>,
 }
 
-/// Power without work, with the model resident.
+/// Power without work, with the model loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleBaseline {
     /// Mean power.
     pub power_w: Watts,
-    /// How long it was measured.
     pub duration_s: Seconds,
-    /// Mean power of consecutive, equally long parts of that time: their spread says how well the mean is known.
+    /// Mean power of consecutive, equally long parts of that time: their spread shows how well the mean is known.
     #[serde(default)]
     pub segments_w: Vec<Watts>,
-    /// Mean temperature in °C of the hottest GPU, where it can be read.
+    /// Temperature in °C of the hottest GPU at the end, if it can be read.
     #[serde(default)]
     pub temperature_c: Option<f64>,
 }
 
-/// What one GPU was doing during a window, from its telemetry.
+/// The state of one GPU during a window, from its telemetry.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Conditions {
     /// `gpu0` …
     pub domain: String,
     /// Temperature in °C at the window's start.
     pub temperature_start_c: Option<f64>,
-    /// Temperature in °C at its end.
     pub temperature_end_c: Option<f64>,
     /// Mean clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<f64>,
-    /// Their lowest clock in MHz.
     pub sm_clock_min_mhz: Option<f64>,
     /// Mean memory clock in MHz.
     pub memory_clock_mhz: Option<f64>,
@@ -86,30 +80,30 @@ pub struct Conditions {
     pub performance_state: Option<u32>,
     /// Share of the window in which each clock event was active; events that never were are left out.
     pub clock_events: BTreeMap<ClockEvent, f64>,
-    /// Most compute processes of others seen at once.
+    /// Most compute processes of others at once.
     pub foreign_processes: Option<u32>,
 }
 
-/// Why a GPU doesn't run at the clocks that it could: the bits of NVML's clock event (formerly throttle) reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClockEvent {
-    /// 0x1: nothing runs.
-    Idle,
-    /// 0x2: clocks were set by an application.
-    ApplicationClocks,
-    /// 0x4: the power limit. Normal at full load.
-    SoftwarePowerCap,
-    /// 0x8: temperature or power brake, by hardware.
-    HardwareSlowdown,
-    /// 0x10: clocks are held equal over a group of GPUs.
-    SyncBoost,
-    /// 0x20: temperature, by the driver.
-    SoftwareThermal,
-    /// 0x40: temperature, by hardware.
-    HardwareThermal,
-    /// 0x80: an external power brake.
-    PowerBrake,
+vocabulary! {
+    /// Why a GPU doesn't run at the clocks that it could: the bits of NVML's clock event (formerly throttle) reasons.
+    pub enum ClockEvent {
+        /// 0x1: nothing runs.
+        Idle = "idle", "idle";
+        /// 0x2: clocks were set by an application.
+        ApplicationClocks = "application_clocks", "application clocks";
+        /// 0x4: the power limit. Normal at full load.
+        SoftwarePowerCap = "software_power_cap", "power cap";
+        /// 0x8: temperature or power brake, by hardware.
+        HardwareSlowdown = "hardware_slowdown", "hardware slowdown";
+        /// 0x10: clocks are held equal over a group of GPUs.
+        SyncBoost = "sync_boost", "sync boost";
+        /// 0x20: temperature, by the driver.
+        SoftwareThermal = "software_thermal", "thermal (driver)";
+        /// 0x40: temperature, by hardware.
+        HardwareThermal = "hardware_thermal", "thermal (hardware)";
+        /// 0x80: an external power brake.
+        PowerBrake = "power_brake", "power brake";
+    }
 }
 
 impl ClockEvent {
@@ -124,31 +118,6 @@ impl ClockEvent {
         (0x40, ClockEvent::HardwareThermal),
         (0x80, ClockEvent::PowerBrake),
     ];
-
-    /// The stable code, as stored.
-    pub fn code(self) -> &'static str {
-        match self {
-            ClockEvent::Idle => "idle",
-            ClockEvent::ApplicationClocks => "application_clocks",
-            ClockEvent::SoftwarePowerCap => "software_power_cap",
-            ClockEvent::HardwareSlowdown => "hardware_slowdown",
-            ClockEvent::SyncBoost => "sync_boost",
-            ClockEvent::SoftwareThermal => "software_thermal",
-            ClockEvent::HardwareThermal => "hardware_thermal",
-            ClockEvent::PowerBrake => "power_brake",
-        }
-    }
-
-    /// A window in which it was active isn't the machine's normal state.
-    pub fn invalidates(self) -> bool {
-        matches!(
-            self,
-            ClockEvent::HardwareSlowdown
-                | ClockEvent::SoftwareThermal
-                | ClockEvent::HardwareThermal
-                | ClockEvent::PowerBrake
-        )
-    }
 }
 
 /// A window's energy split at the first token of each batch, from power samples fine enough for it.
@@ -158,10 +127,10 @@ pub struct PhaseSplit {
     pub prefill_j: Joules,
     /// Energy from there to the batch's end, by the second source.
     pub decode_j: Joules,
-    /// Time that prefill took, over all batches.
+    /// Over all batches.
     pub prefill_s: Seconds,
-    /// Time that decoding took.
+    /// Over all batches.
     pub decode_s: Seconds,
-    /// Decoding steps, over all batches (the first token belongs to prefill).
+    /// Decode steps, over all batches (the first token belongs to prefill).
     pub decode_steps: u64,
 }

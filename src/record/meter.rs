@@ -1,39 +1,40 @@
-//! What measured the energy, and what it can do on that machine.
+//! The meter of a run, and what it can do on that machine.
 
 use serde::{Deserialize, Serialize};
 
 use super::EnergyMethod;
 use crate::units::{Seconds, Watts};
+use crate::vocabulary::vocabulary;
 
-/// What measures the energy, and what it can do here.
+/// A meter, and what it can do on the machine of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeterInfo {
     /// `nvml`, `rapl`, `modelled`, `synthetic`.
     pub name: String,
     /// How energies from it are labelled.
     pub method: EnergyMethod,
-    /// What it covers: `gpu0`, `package-0` …
+    /// The charged domains: `gpu0`, `package-0` …
     pub domains: Vec<Domain>,
     /// Time between two updates of the primary source.
     pub tick_s: Option<Seconds>,
-    /// Shortest window that the source can measure well.
+    /// The source can't measure a shorter window well.
     pub min_window_s: Seconds,
-    /// Guard work that a window needs at each edge so that a tick falls inside the load.
+    /// Guard work that a window needs at each edge: a counter is interpolated between the ticks around an edge, which
+    /// is right only if both lie inside the load.
     pub guard_s: Seconds,
     /// How long an idle baseline should last.
     pub idle_s: Seconds,
-    /// What a reader has to know: coefficients of the model, what isn't covered.
+    /// For the reader: coefficients of the model, what isn't covered.
     pub notes: Vec<String>,
-    /// The processor's domains that are measured beside those that are charged.
+    /// The processor's domains that are measured but not charged.
     #[serde(default)]
     pub host_domains: Vec<Domain>,
-    /// The sensor's own rhythm: work in step with it would always show it the same phase.
+    /// The sensor's own rhythm: it would always see the same part of work that is in step with it.
     #[serde(default)]
     pub sensing_period_s: Option<Seconds>,
-    /// Every source that was looked for, and what it can do as measured now.
+    /// Every source that was looked for, and what it can do, as measured at the start.
     #[serde(default)]
     pub sources: Vec<SourceInfo>,
-    /// The GPUs, where it measures any.
     #[serde(default)]
     pub gpus: Vec<GpuInfo>,
 }
@@ -45,46 +46,41 @@ pub struct SourceInfo {
     pub domain: String,
     /// `energy counter`, `power samples` …
     pub name: String,
-    /// Whether it works.
     pub status: SourceStatus,
-    /// What it is used for.
     pub role: SourceRole,
-    /// Median time between two updates, as measured now.
+    /// Median time between two updates.
     pub tick_s: Option<Seconds>,
     /// Shortest and longest time between two updates.
     pub tick_range_s: Option<(Seconds, Seconds)>,
     /// Median time that a reading takes.
     pub call_s: Option<Seconds>,
-    /// What went wrong, or what a reader has to know.
+    /// What went wrong, or a note for the reader.
     pub detail: Option<String>,
 }
 
-/// Whether a source works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceStatus {
-    /// It works.
-    Supported,
-    /// The device or its driver doesn't have it.
-    Unsupported,
-    /// It is there, and reading it fails.
-    Failed,
-    /// It is there and doesn't move.
-    StandsStill,
+vocabulary! {
+    /// Whether a source works.
+    pub enum SourceStatus {
+        Supported = "supported", "supported";
+        /// The device or its driver doesn't have it.
+        Unsupported = "unsupported", "unsupported";
+        /// The device has it, but reading it fails.
+        Failed = "failed", "can't be read";
+        /// It can be read, but its value never changes.
+        StandsStill = "stands_still", "stands still";
+    }
 }
 
-/// What a source is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceRole {
-    /// Energies come from it.
-    Primary,
-    /// It confirms the primary source.
-    Second,
-    /// It is recorded for comparison.
-    Recorded,
-    /// It isn't used.
-    Unused,
+vocabulary! {
+    /// What a source is used for.
+    pub enum SourceRole {
+        /// Energies come from it.
+        Primary = "primary", "primary";
+        /// It confirms the primary source.
+        Second = "second", "second, as a check";
+        Recorded = "recorded", "recorded for comparison";
+        Unused = "unused", "unused";
+    }
 }
 
 /// A GPU, and the state in which it was found.
@@ -92,15 +88,13 @@ pub enum SourceRole {
 pub struct GpuInfo {
     /// `gpu0` …
     pub domain: String,
-    /// Its model.
+    /// The product name.
     pub name: String,
     /// `GPU-…`.
     pub uuid: Option<String>,
     /// `00000000:01:00.0`.
     pub pci_bus_id: Option<String>,
-    /// Version of the driver.
     pub driver: Option<String>,
-    /// Version of the video BIOS.
     pub vbios: Option<String>,
     /// Power limit in force.
     pub power_limit_w: Option<Watts>,
@@ -110,11 +104,11 @@ pub struct GpuInfo {
     pub max_sm_clock_mhz: Option<u32>,
     /// Highest clock of the memory in MHz.
     pub max_memory_clock_mhz: Option<u32>,
-    /// The driver stays loaded without a client.
+    /// Persistence mode: the driver stays loaded without a client.
     pub persistence: Option<bool>,
     /// Memory has error correction.
     pub ecc: Option<bool>,
-    /// It is split by MIG: the energy is the whole GPU's.
+    /// The GPU is split by MIG: the energy is that of the whole GPU.
     pub mig: bool,
     /// Highest memory bandwidth in bytes a second, from bus width and clock.
     pub bandwidth: Option<f64>,
@@ -127,6 +121,6 @@ pub struct GpuInfo {
 pub struct Domain {
     /// `gpu0`, `package-0` …
     pub name: String,
-    /// What it is: the GPU's name and UUID, the RAPL zone's path …
+    /// The GPU's name and UUID, the RAPL zone's path …
     pub description: String,
 }

@@ -1,4 +1,4 @@
-//! What is stored on disk: the types of `run.json`, `records.jsonl` and `generations.jsonl`, with a format version.
+//! The types that are stored on disk, in `run.json`, `records.jsonl` and `generations.jsonl`, with a format version.
 //!
 //! Everything downstream of measuring reads these types and nothing else. Derived numbers are not stored:
 //! they are recomputed from what is here.
@@ -18,6 +18,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
+
+pub use crate::host::Host;
+
 pub use self::baseline::Around;
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
@@ -25,7 +29,7 @@ pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, Phase
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
-    Adaptive, ChatTemplateInfo, GROUPED, Host, ModelInfo, ModelMeta, Order, Part, Preset, PromptForm, PromptInfo,
+    Adaptive, ChatTemplateInfo, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptForm, PromptInfo,
     PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
 };
 pub use self::synthetic::{SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
@@ -38,7 +42,8 @@ pub use self::trial::{
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///
 /// 2 added baselines around a model's trials, the conditions of a window, and further quantities of a trace. 3 renames
-/// what format 2 called `phase_s`, `random_phase_s` and `seed_sum_j`; all three are still read.
+/// what format 2 called `phase_s`, `random_phase_s` and `seed_sum_j`, and states a model's padding, which format 2 has
+/// only in a note. Both formats are still read.
 pub const FORMAT: u32 = 3;
 
 /// A readable name of a cell, unique in its sweep: `teacher.b8.n32`.
@@ -52,69 +57,68 @@ impl fmt::Display for CellId {
     }
 }
 
-/// What a model is in the study.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Neither teacher nor student: measured for its own sake.
-    #[default]
-    Model,
-    /// The large model that others are compared with.
-    Teacher,
-    /// A smaller model distilled from its teacher.
-    Student,
-    /// A model of the student's size trained without the teacher: what distillation is compared with.
-    Control,
+vocabulary! {
+    /// A model's part in the study.
+    #[derive(Default)]
+    pub enum Role {
+        /// Neither teacher nor student: measured for its own sake.
+        #[default]
+        Model = "model", "model";
+        /// The large model that others are compared with.
+        Teacher = "teacher", "teacher";
+        /// A smaller model distilled from its teacher.
+        Student = "student", "student";
+        /// A model of the student's size trained without the teacher: what distillation is compared with.
+        Control = "control", "control";
+    }
 }
 
-/// When a sequence ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputLength {
-    /// At the first end-of-sequence token, or at the limit.
-    #[default]
-    Natural,
-    /// At the limit only, with every end-of-sequence token masked, so that every cell produces the same number
-    /// of tokens.
-    Fixed,
+vocabulary! {
+    /// When a sequence ends.
+    #[derive(Default)]
+    pub enum OutputLength {
+        /// At the first end-of-sequence token, or at the output length.
+        #[default]
+        Natural = "natural", "natural";
+        /// At the output length only, with every end-of-sequence token masked, so that every cell produces the same
+        /// number of tokens.
+        Fixed = "fixed", "fixed";
+    }
 }
 
-/// Where an energy figure comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EnergyMethod {
-    /// Difference of a hardware energy counter (NVML's total energy, RAPL).
-    Counter,
-    /// Time integral of sampled power.
-    PowerIntegral,
-    /// Computed from processor time and stated coefficients: not a measurement.
-    Modelled,
-    /// A simulated device with known power: for tests of the tool itself.
-    Simulated,
+vocabulary! {
+    /// Where an energy comes from, the most trustworthy first: a sum is labelled with the last of its parts' methods.
+    pub enum EnergyMethod {
+        /// Difference of a hardware energy counter (NVML's total energy, RAPL).
+        Counter = "counter", "energy counter";
+        /// Time integral of sampled power.
+        PowerIntegral = "power_integral", "integrated power";
+        /// Computed from processor time and stated coefficients: not a measurement.
+        Modelled = "modelled", "modelled";
+        /// A simulated device with known power: for tests of the tool itself.
+        Simulated = "simulated", "simulated";
+    }
 }
 
 /// The axes of one cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellSpec {
-    /// The readable name.
     pub id: CellId,
     /// Label of the model.
     pub model: String,
     /// Sequences that are decoded together.
     pub batch_size: usize,
-    /// Upper limit of new tokens a sequence (the exact number in `fixed` length).
+    /// Output length: the most new tokens of a sequence (the exact number in `fixed` length).
     pub max_new_tokens: usize,
     /// Data type of weights and activations while running: `f32`, `f16`, `bf16`.
     pub dtype: String,
-    /// When a sequence ends.
     pub output_length: OutputLength,
-    /// How its tokens are chosen.
     #[serde(default)]
     pub decoding: Decoding,
-    /// The model's weights are made up: energy of an architecture, answers without meaning.
+    /// The model has dummy weights: the energy is that of its architecture, and the answers have no meaning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dummy_weights: bool,
-    /// Measured only to tell prefill and decode apart: in no comparison and no headline.
+    /// Measured only to separate prefill from decode: in no comparison and no headline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
 }

@@ -1,113 +1,69 @@
-//! Whether a figure may be used: stable codes for what speaks against it.
+//! Whether a number may be used: stable codes for what is wrong with it, and an explanation of each.
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a figure may be used.
+use crate::vocabulary::vocabulary;
+
+/// Whether a number may be used.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Validity {
-    /// Each of these alone makes the figure unusable in a headline.
+    /// Each of these alone makes the number unusable in a headline.
     pub invalid_reasons: Vec<Reason>,
-    /// Worth knowing; the figure stands.
+    /// Worth knowing; the number remains usable.
     pub warnings: Vec<Reason>,
 }
 
 impl Validity {
-    /// Nothing speaks against the figure.
+    /// Valid, perhaps with warnings.
     pub fn is_valid(&self) -> bool {
         self.invalid_reasons.is_empty()
     }
 }
 
-/// A stable code for what is wrong with a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// No source gave an energy for this window.
-    NoEnergySource,
-    /// The window is shorter than the source needs.
-    WindowTooShort,
-    /// The two sources disagree by more than 5 %.
-    ResidualTooLarge,
-    /// The two sources disagree by more than 1 %.
-    ResidualNoticeable,
-    /// The samples leave more than 5 % of the window uncovered.
-    CoverageTooLow,
-    /// The energy counter went backwards inside the window.
-    CounterReset,
-    /// The energy counter did not move inside the window.
-    CounterStuck,
-    /// Energy is computed from a model, not measured.
-    Modelled,
-    /// Two passes over the same prompts gave different tokens.
-    NondeterministicOutput,
-    /// Energy per output token is below what reading the weights once takes at idle power.
-    PhysicallyImpossible,
-    /// Other processes computed on the GPU.
-    ForeignProcess,
-    /// The GPU was slowed down by heat, hardware protection or a power brake.
-    Throttled,
-    /// The GPU's temperature changed by more than 3 °C over the window.
-    TemperatureDrift,
-    /// Temperature or speed wasn't steady after the longest warm-up.
-    NotSteady,
-    /// Batches repeat in step with the sensor's own rhythm.
-    PhaseLocked,
-    /// The GPU is split by MIG, and the energy is the whole GPU's.
-    MigShared,
-    /// Idle power before and after differ by more than 2 % of the net power that rests on them.
-    IdleDrift,
-    /// The second source is a trailing average, shifted by half its length.
-    AveragedPower,
+vocabulary! {
+    /// What is wrong with a window. The thresholds are those of `validity`.
+    pub enum Reason {
+        /// No source gave an energy for this window.
+        NoEnergySource = "no_energy_source", "no energy source";
+        /// The window is shorter than the source needs.
+        WindowTooShort = "window_too_short", "window too short";
+        /// The two sources disagree by more than 5 %.
+        ResidualTooLarge = "residual_too_large", "residual too large";
+        /// The two sources disagree by more than 1 %.
+        ResidualNoticeable = "residual_noticeable", "residual noticeable";
+        /// The samples leave more than 5 % of the window uncovered.
+        CoverageTooLow = "coverage_too_low", "coverage too low";
+        /// The energy counter went backwards inside the window.
+        CounterReset = "counter_reset", "counter reset";
+        /// The energy counter did not move inside the window.
+        CounterStuck = "counter_stuck", "counter stuck";
+        /// Energy is computed from a model, not measured.
+        Modelled = "modelled", "modelled";
+        /// Two passes over the same prompts gave different tokens.
+        NondeterministicOutput = "nondeterministic_output", "nondeterministic output";
+        /// Energy per output token is below what reading the weights once takes at idle power.
+        PhysicallyImpossible = "physically_impossible", "physically impossible";
+        /// Other processes computed on the GPU.
+        ForeignProcess = "foreign_process", "foreign process";
+        /// The GPU was slowed down by heat, hardware protection or a power brake.
+        Throttled = "throttled", "throttled";
+        /// The GPU's temperature changed by more than 3 °C over the window.
+        TemperatureDrift = "temperature_drift", "temperature drift";
+        /// Temperature or speed wasn't steady after the longest warm-up.
+        NotSteady = "not_steady", "not steady";
+        /// Batches repeat in step with the sensor's own rhythm.
+        PhaseLocked = "phase_locked", "phase locked";
+        /// The GPU is split by MIG, and the energy is the whole GPU's.
+        MigShared = "mig_shared", "shared by MIG";
+        /// Idle power before and after differs by more than 2 % of the net power.
+        IdleDrift = "idle_drift", "idle drift";
+        /// The second source is a trailing average, shifted by half its length.
+        AveragedPower = "averaged_power", "averaged power";
+    }
 }
 
 impl Reason {
-    /// All of them.
-    pub const ALL: [Reason; 18] = [
-        Reason::NoEnergySource,
-        Reason::WindowTooShort,
-        Reason::ResidualTooLarge,
-        Reason::ResidualNoticeable,
-        Reason::CoverageTooLow,
-        Reason::CounterReset,
-        Reason::CounterStuck,
-        Reason::Modelled,
-        Reason::NondeterministicOutput,
-        Reason::PhysicallyImpossible,
-        Reason::ForeignProcess,
-        Reason::Throttled,
-        Reason::TemperatureDrift,
-        Reason::NotSteady,
-        Reason::PhaseLocked,
-        Reason::MigShared,
-        Reason::IdleDrift,
-        Reason::AveragedPower,
-    ];
-
-    /// The stable code, as stored.
-    pub fn code(self) -> &'static str {
-        match self {
-            Reason::NoEnergySource => "no_energy_source",
-            Reason::WindowTooShort => "window_too_short",
-            Reason::ResidualTooLarge => "residual_too_large",
-            Reason::ResidualNoticeable => "residual_noticeable",
-            Reason::CoverageTooLow => "coverage_too_low",
-            Reason::CounterReset => "counter_reset",
-            Reason::CounterStuck => "counter_stuck",
-            Reason::Modelled => "modelled",
-            Reason::NondeterministicOutput => "nondeterministic_output",
-            Reason::PhysicallyImpossible => "physically_impossible",
-            Reason::ForeignProcess => "foreign_process",
-            Reason::Throttled => "throttled",
-            Reason::TemperatureDrift => "temperature_drift",
-            Reason::NotSteady => "not_steady",
-            Reason::PhaseLocked => "phase_locked",
-            Reason::MigShared => "mig_shared",
-            Reason::IdleDrift => "idle_drift",
-            Reason::AveragedPower => "averaged_power",
-        }
-    }
-
-    /// What it means and what to do about it, in a sentence.
+    /// The meaning and the remedy, in a sentence.
     pub fn explanation(self) -> &'static str {
         match self {
             Reason::NoEnergySource => {
@@ -128,20 +84,20 @@ impl Reason {
             Reason::CounterReset => "the energy counter went backwards inside the window; repeat the trial",
             Reason::CounterStuck => "the energy counter did not move inside the window; it can't be used here",
             Reason::Modelled => {
-                "energy is computed from processor time and stated coefficients: good for trying the tool, \
-                 never for a claim"
+                "energy is computed from processor time and stated coefficients: suitable for trying \
+                 the tool, not for publication"
             }
             Reason::NondeterministicOutput => {
                 "two passes over the same prompts gave different tokens; the passes are not the same work"
             }
             Reason::PhysicallyImpossible => {
-                "energy per output token is below what reading the weights once takes; the measurement is wrong"
+                "energy per output token is less than it takes to read the weights once; the measurement is wrong"
             }
             Reason::ForeignProcess => {
-                "another process computed on the GPU, and its energy can't be told apart; stop it and repeat"
+                "another process computed on the GPU, and its energy can't be separated; stop it and repeat"
             }
             Reason::Throttled => {
-                "the GPU was slowed down by heat, hardware protection or a power brake: it isn't its normal state"
+                "the GPU was slowed down by heat, hardware protection or a power brake, which isn't its normal state"
             }
             Reason::TemperatureDrift => {
                 "the GPU's temperature changed by more than 3 °C over the window; raise `measure.max_warmup_s`"
@@ -150,17 +106,17 @@ impl Reason {
                 "temperature or speed wasn't steady after the longest warm-up; raise `measure.max_warmup_s`"
             }
             Reason::PhaseLocked => {
-                "batches repeat in step with the sensor's rhythm, so that it may see one phase of them only; change \
+                "batches repeat in step with the sensor's rhythm, so it may always see the same part of them; change \
                  the batch size or the output length slightly and compare"
             }
             Reason::MigShared => {
-                "the GPU is split by MIG: the energy is the whole GPU's, with whatever its other parts did"
+                "the GPU is split by MIG: the energy is that of the whole GPU, including its other partitions"
             }
             Reason::IdleDrift => {
-                "idle power before and after differ by more than 2 % of the net power; gross energy stands, net doesn't"
+                "idle power before and after differs by more than 2 % of the net power; gross energy is valid, net is not"
             }
             Reason::AveragedPower => {
-                "power is known only as the average of the last second, shifted by half of it: edges are blurred"
+                "power is known only as the average of the last second, so the window's edges are blurred"
             }
         }
     }

@@ -1,18 +1,18 @@
-//! What a run is: what was asked for, with which models, on which machine.
+//! A run: what was asked for, with which models, on which machine.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CellSpec, EnergyMethod, MeterInfo, Role};
+use crate::host::Host;
 use crate::units::{Joules, Seconds};
+use crate::vocabulary::vocabulary;
 
 /// The contents of `run.json`: what was asked for, and where and with what it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// Format version.
     pub format: u32,
-    /// Name of the sweep.
     pub name: String,
     /// The question that the sweep asks.
     pub question: Option<String>,
@@ -20,9 +20,9 @@ pub struct RunInfo {
     pub notes: Option<String>,
     /// File name of the sweep file.
     pub sweep_file: String,
-    /// Its text.
+    /// The text of the sweep file.
     pub sweep_yaml: String,
-    /// SHA-256 of what the sweep means: comments and layout don't count.
+    /// SHA-256 of the sweep's meaning: comments and layout don't count.
     pub sweep_sha256: String,
     /// The models, in the order of the sweep file.
     pub models: Vec<ModelMeta>,
@@ -30,11 +30,10 @@ pub struct RunInfo {
     pub cells: Vec<CellSpec>,
     /// Blocks (repeats of every cell); with adaptive repeats the fewest.
     pub blocks: u32,
-    /// How it is measured.
     pub protocol: Protocol,
     /// The prompts of the energy windows.
     pub prompts: PromptInfo,
-    /// SHA-256 over the prompts and references of the accuracy, where it is measured.
+    /// SHA-256 over the prompts and references of the accuracy, if it is measured.
     #[serde(default)]
     pub accuracy_sha256: Option<String>,
     /// Relative difference in energy below which two cells count as equivalent.
@@ -46,9 +45,7 @@ pub struct RunInfo {
 /// A model as the study sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelMeta {
-    /// Label.
     pub label: String,
-    /// What it is in the study.
     pub role: Role,
     /// Label of its teacher.
     pub teacher: Option<String>,
@@ -57,31 +54,28 @@ pub struct ModelMeta {
     /// The adapter that is merged into it, as the sweep file says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// What training it cost, where the sweep file names a record of it.
+    /// The cost of training it, if the sweep file names a record of that.
     pub training: Option<TrainingCost>,
 }
 
-/// What training a model cost: the study amortises it.
+/// The cost of training a model: the report says after how many tokens it is recovered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingCost {
     /// How it was trained: `ce`, `kd` …
     #[serde(default)]
     pub recipe: Option<String>,
-    /// Time in seconds.
     #[serde(default, rename = "seconds")]
     pub duration_s: Option<Seconds>,
-    /// Energy in joules, where it was measured.
+    /// `None` if it wasn't measured.
     #[serde(default)]
     pub energy_j: Option<Joules>,
-    /// How the energy was obtained.
     #[serde(default)]
     pub energy_method: Option<EnergyMethod>,
-    /// On what device.
     #[serde(default)]
     pub device: Option<String>,
 }
 
-/// The protocol of measuring, as it was used.
+/// How trials were measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
     /// Shortest window.
@@ -94,7 +88,6 @@ pub struct Protocol {
     pub idle_s: Seconds,
     /// Seed of the order of trials.
     pub seed: u64,
-    /// The preset that the sweep file chose.
     #[serde(default)]
     pub preset: Preset,
     /// Longest warm-up while temperature and speed aren't steady.
@@ -103,10 +96,9 @@ pub struct Protocol {
     /// Rest before an idle baseline, for clocks to settle.
     #[serde(default)]
     pub settle_s: Seconds,
-    /// How trials are ordered.
     #[serde(default)]
     pub order: Order,
-    /// When repeats go on beyond the planned ones.
+    /// Whether repeats continue beyond the planned ones.
     #[serde(default)]
     pub adaptive: Option<Adaptive>,
     /// Each trial begins with a random wait of up to this long.
@@ -114,29 +106,31 @@ pub struct Protocol {
     pub random_offset_s: Seconds,
 }
 
-/// How thoroughly is measured, where the sweep file sets no key of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preset {
-    /// To try something: 3 repeats of the shortest valid windows.
-    Quick,
-    /// For decisions: 5 repeats.
-    #[default]
-    Standard,
-    /// For a paper: long windows, and repeats until the interval is narrow.
-    Publication,
+vocabulary! {
+    /// Default thoroughness, for keys that the sweep file leaves out.
+    #[derive(Default)]
+    pub enum Preset {
+        /// To try something: 3 repeats of the shortest valid windows.
+        Quick = "quick", "quick";
+        /// For decisions: 5 repeats.
+        #[default]
+        Standard = "standard", "standard";
+        /// For a paper: long windows, and repeats until the interval is narrow.
+        Publication = "publication", "publication";
+    }
 }
 
-/// How trials are ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Every model is loaded in every block, so that all of them meet in each.
-    #[default]
-    Blocks,
-    /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A drift of
-    /// the machine can then favour one of them.
-    ByModel,
+vocabulary! {
+    /// How trials are ordered.
+    #[derive(Default)]
+    pub enum Order {
+        /// Every model is loaded in every block, so that a drift of the machine meets all of them alike.
+        #[default]
+        Blocks = "blocks", "block by block";
+        /// Every model is loaded once, and all its repeats follow: for models too large to load again and again. A
+        /// drift of the machine can then favour one of them.
+        ByModel = "by_model", "model by model";
+    }
 }
 
 /// When repeats end.
@@ -153,7 +147,6 @@ pub struct Adaptive {
 pub struct PromptInfo {
     /// Where they come from, as the sweep file says.
     pub source: String,
-    /// How many.
     pub count: usize,
     /// SHA-256 over all of them.
     pub sha256: String,
@@ -166,32 +159,16 @@ pub struct Part {
     pub started_at: String,
     /// Version of this program.
     pub version: String,
-    /// Git revision it was built from, with `-dirty` where the tree had changes.
+    /// Git revision it was built from, with `-dirty` if the tree had changes.
     pub git_revision: Option<String>,
-    /// The machine.
     pub host: Host,
-    /// What measured the energy.
     pub meter: MeterInfo,
-    /// What the models are, by label, where they were loaded.
+    /// The models that were loaded, by label.
+    #[serde(deserialize_with = "read_models")]
     pub models: BTreeMap<String, ModelInfo>,
     /// How prompts were put to each model, by label.
     #[serde(default)]
     pub prompt_forms: BTreeMap<String, PromptForm>,
-}
-
-/// The machine.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Host {
-    /// Its name.
-    pub hostname: Option<String>,
-    /// Operating system and kernel.
-    pub os: Option<String>,
-    /// Processor.
-    pub cpu: Option<String>,
-    /// Logical processors that this process may use.
-    pub cores: usize,
-    /// Main memory in bytes.
-    pub memory_bytes: Option<u64>,
 }
 
 /// How a model's prompts were put to it.
@@ -201,7 +178,7 @@ pub struct PromptForm {
     pub chat_template: Option<ChatTemplateInfo>,
     /// The model has a chat template that the sweep file didn't ask for.
     pub unused_template: bool,
-    /// The longest prompt that was let through, in tokens, and from where longer ones were cut.
+    /// The longest prompt allowed, and from where longer ones were cut.
     pub limit: Option<PromptLimit>,
     /// What the limit did to the prompts of the energy windows.
     pub energy: Option<Truncated>,
@@ -209,18 +186,17 @@ pub struct PromptForm {
     pub accuracy: Option<Truncated>,
 }
 
-/// A chat template, and what was given to it.
+/// A chat template and its input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatTemplateInfo {
     /// The file that it comes from.
     pub source: String,
     /// SHA-256 of its text.
     pub sha256: String,
-    /// The system prompt.
     pub system: Option<String>,
-    /// Further names that it was given.
+    /// Further variables of the template.
     pub variables: serde_json::Map<String, serde_json::Value>,
-    /// What it took for today, `YYYY-MM-DD`.
+    /// The date that it took as today, `YYYY-MM-DD`.
     pub date: String,
 }
 
@@ -229,21 +205,18 @@ pub struct ChatTemplateInfo {
 pub struct PromptLimit {
     /// Tokens of a whole prompt.
     pub max_tokens: usize,
-    /// From where a longer one is cut.
     pub truncate: Truncate,
 }
 
-/// What happens to a prompt that is longer than the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Truncate {
-    /// It is an error.
-    #[default]
-    None,
-    /// It loses its beginning.
-    Left,
-    /// It loses its end.
-    Right,
+vocabulary! {
+    /// What happens to a prompt that is longer than the limit.
+    #[derive(Default)]
+    pub enum Truncate {
+        #[default]
+        None = "none", "refused";
+        Left = "left", "cut at their beginning";
+        Right = "right", "cut at their end";
+    }
 }
 
 /// What truncation did to a list of prompts.
@@ -253,7 +226,7 @@ pub struct Truncated {
     pub of: usize,
     /// Prompts that were cut.
     pub prompts: usize,
-    /// Tokens that they lost together.
+    /// Tokens that those lost together.
     pub tokens: u64,
 }
 
@@ -271,33 +244,81 @@ impl PromptForm {
 pub struct ModelInfo {
     /// The architecture as config.json names it.
     pub architecture: String,
-    /// Which code ran it: `decoder`, `synthetic` …
+    /// The code that ran it: `decoder`, `synthetic` …
     pub engine: String,
-    /// Number of parameters.
     pub parameters: Option<u64>,
-    /// Bytes of the weights as they are read in each decoding step.
+    /// Bytes of the weights that each decode step reads.
     pub weight_bytes: Option<u64>,
-    /// Data type it ran in.
+    /// Data type of weights and activations while running.
     pub dtype: String,
     /// Data type of the weights on disk.
     pub stored_dtype: Option<String>,
     /// `cpu`, `cuda:0`.
     pub device: String,
-    /// The revision, where the source has revisions.
+    /// `None` if the source has no revisions.
     pub revision: Option<String>,
     /// SHA-256 of each file, by name.
     pub files: BTreeMap<String, String>,
-    /// What was done differently from what was asked for.
+    /// What the engine does with prompts of different lengths.
+    #[serde(default)]
+    pub padding: Padding,
+    /// For the reader: what was done differently from what was asked for.
     pub notes: Vec<String>,
 }
 
-/// The note of an engine that can't pad.
-pub const GROUPED: &str =
-    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
+vocabulary! {
+    /// How an engine puts prompts of different lengths into one batch.
+    #[derive(Default)]
+    pub enum Padding {
+        /// Shorter prompts are padded on the left, so the batch runs as one.
+        #[default]
+        Left = "left", "padded on the left";
+        /// It can't pad: the batch runs as one group after another, each of prompts of equal length.
+        Grouped = "grouped", "grouped by length";
+    }
+}
 
 impl ModelInfo {
     /// Whether a batch ran as groups of prompts of equal length.
     pub fn is_grouped(&self) -> bool {
-        self.notes.iter().any(|note| note == GROUPED)
+        self.padding == Padding::Grouped
+    }
+}
+
+/// The note by which records of format 2 and older say that the engine can't pad.
+const GROUPED_IN_FORMAT_2: &str =
+    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
+
+fn read_models<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, ModelInfo>, D::Error> {
+    let mut models: BTreeMap<String, ModelInfo> = Deserialize::deserialize(deserializer)?;
+    for model in models.values_mut().filter(|model| model.notes.iter().any(|note| note == GROUPED_IN_FORMAT_2)) {
+        model.padding = Padding::Grouped;
+    }
+    Ok(models)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(model: &str) -> Padding {
+        let part = format!(
+            r#"{{"started_at":"2026-01-01T00:00:00Z","version":"0.1.0","git_revision":null,"host":{{"hostname":null,
+            "os":null,"cpu":null,"cores":1,"memory_bytes":null}},"meter":{{"name":"synthetic","method":"simulated",
+            "domains":[],"tick_s":null,"min_window_s":0,"guard_s":0,"idle_s":0,"notes":[]}},"models":{{"m":{{
+            "architecture":"a","engine":"e","parameters":null,"weight_bytes":null,"dtype":"f32","stored_dtype":null,
+            "device":"cpu","revision":null,"files":{{}},{model}}}}}}}"#
+        );
+        serde_json::from_str::<Part>(&part).unwrap().models["m"].padding
+    }
+
+    #[test]
+    fn a_model_that_could_not_pad_is_known_also_from_a_record_that_says_so_only_in_a_note() {
+        let sentence =
+            "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
+        assert_eq!(read(&format!(r#""notes":["{sentence}"]"#)), Padding::Grouped);
+        assert_eq!(read(r#""notes":["another note"]"#), Padding::Left);
+        assert_eq!(read(r#""padding":"grouped","notes":["a sentence that was reworded"]"#), Padding::Grouped);
+        assert_eq!(read(r#""padding":"left","notes":[]"#), Padding::Left);
     }
 }

@@ -2,8 +2,9 @@
 
 use super::EnergyMethod;
 use crate::units::Seconds;
+use crate::vocabulary::vocabulary;
 
-/// What one source said over time, on the clock of the run.
+/// The readings of all sources over time, on the clock of the run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trace {
     /// One entry for each domain and quantity.
@@ -15,75 +16,43 @@ pub struct Trace {
 pub struct SourceTrace {
     /// `gpu0`, `package-0`, `cpu` …
     pub domain: String,
-    /// What the values are.
     pub quantity: Quantity,
-    /// How an energy from this source is to be labelled.
+    /// The label of energies from this source.
     pub method: EnergyMethod,
-    /// Time between two updates of the source, where it is known: 100 ms for NVML's counter.
+    /// Time between two updates of the source, if it is known: 100 ms for NVML's counter.
     pub tick: Option<Seconds>,
-    /// How much earlier than its time stamp a reading's value was true: half a second for the average of the last
+    /// How much earlier than its time stamp a reading's value applied: half a second for the average of the last
     /// second.
     pub lag: Seconds,
     /// The readings, in order of time.
     pub samples: Vec<Sample>,
 }
 
-/// What a source reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Quantity {
-    /// A running total in joules: energy is a difference.
-    EnergyCounter,
-    /// Power in watts: energy is a time integral.
-    Power,
-    /// `power_usage` in watts, on newer GPUs the average of the last second: a second source only where there is none
-    /// better, and what EPT-Bench sums up.
-    PowerUsage,
-    /// Temperature in °C.
-    Temperature,
-    /// Clock of the multiprocessors in MHz.
-    SmClock,
-    /// Clock of the memory in MHz.
-    MemoryClock,
-    /// Bits of the active clock events.
-    ClockEvents,
-    /// Performance state: 0 is the fastest.
-    PerformanceState,
-    /// Compute processes of others.
-    ForeignProcesses,
-    /// What the engine does from this instant on: [`PREFILL`], [`DECODE`] or [`NEITHER`].
-    Phase,
-}
-
-impl Quantity {
-    /// The stable code, as stored.
-    pub fn code(self) -> &'static str {
-        match self {
-            Quantity::EnergyCounter => "energy_counter",
-            Quantity::Power => "power",
-            Quantity::PowerUsage => "power_usage",
-            Quantity::Temperature => "temperature",
-            Quantity::SmClock => "sm_clock",
-            Quantity::MemoryClock => "memory_clock",
-            Quantity::ClockEvents => "clock_events",
-            Quantity::PerformanceState => "performance_state",
-            Quantity::ForeignProcesses => "foreign_processes",
-            Quantity::Phase => "phase",
-        }
+vocabulary! {
+    /// What a source reports, and in what unit.
+    pub enum Quantity {
+        /// A running total in joules: energy is a difference.
+        EnergyCounter = "energy_counter", "energy counter";
+        /// Power in watts: energy is a time integral.
+        Power = "power", "power";
+        /// `power_usage` in watts, on newer GPUs the average of the last second: a second source only if there is none
+        /// better, and what EPT-Bench sums up.
+        PowerUsage = "power_usage", "power usage";
+        /// Temperature in °C.
+        Temperature = "temperature", "temperature";
+        /// Clock of the multiprocessors in MHz.
+        SmClock = "sm_clock", "SM clock";
+        /// Clock of the memory in MHz.
+        MemoryClock = "memory_clock", "memory clock";
+        /// Bits of the active clock events.
+        ClockEvents = "clock_events", "clock events";
+        /// Performance state: 0 is the fastest.
+        PerformanceState = "performance_state", "performance state";
+        /// Number of compute processes of others.
+        ForeignProcesses = "foreign_processes", "processes of others";
+        /// Activity of the engine from this instant on: [`PREFILL`], [`DECODE`] or [`NEITHER`].
+        Phase = "phase", "prefill or decode";
     }
-
-    /// All of them.
-    pub const ALL: [Quantity; 10] = [
-        Quantity::EnergyCounter,
-        Quantity::Power,
-        Quantity::PowerUsage,
-        Quantity::Temperature,
-        Quantity::SmClock,
-        Quantity::MemoryClock,
-        Quantity::ClockEvents,
-        Quantity::PerformanceState,
-        Quantity::ForeignProcesses,
-        Quantity::Phase,
-    ];
 }
 
 /// The domain of [`Quantity::Phase`], whose readings come from the engine and not from a device.
@@ -91,9 +60,9 @@ pub const WORK: &str = "work";
 
 /// Value of [`Quantity::Phase`] between batches.
 pub const NEITHER: f64 = 0.0;
-/// Value of [`Quantity::Phase`] while the engine reads prompts.
+/// Value of [`Quantity::Phase`] during prefill.
 pub const PREFILL: f64 = 1.0;
-/// Value of [`Quantity::Phase`] while it generates.
+/// Value of [`Quantity::Phase`] during decode.
 pub const DECODE: f64 = 2.0;
 
 impl Trace {

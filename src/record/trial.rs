@@ -1,9 +1,10 @@
-//! One trial, and what was measured in it; what a model wrote, and how it was scored.
+//! Trials and their measurements; what a model wrote, and its score.
 
 use serde::{Deserialize, Serialize};
 
 use super::{CellId, CellSpec, Conditions, IdleBaseline, PhaseSplit, Validity, WindowEnergy};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
+use crate::vocabulary::vocabulary;
 
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,31 +18,28 @@ pub enum Line {
     Baseline(Box<Baseline>),
 }
 
-/// Idle power with the model resident, before or after its trials of one block: the two bracket them.
+/// Idle power with the model loaded, before or after its trials of one block: the two bracket them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     /// Format version of this line.
     pub format: u32,
     /// Label of the model.
     pub model: String,
-    /// The block.
     pub block: u32,
     /// Index into `RunInfo::parts`.
     pub part: usize,
-    /// Before or after.
     pub time: BaselineTime,
-    /// What was measured.
     pub idle: IdleBaseline,
 }
 
-/// When a baseline was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BaselineTime {
-    /// Right after loading.
-    Before,
-    /// After the last trial.
-    After,
+vocabulary! {
+    /// When a baseline was taken.
+    pub enum BaselineTime {
+        /// Right after loading.
+        Before = "before", "before";
+        /// After the last trial.
+        After = "after", "after";
+    }
 }
 
 /// One cell in one block: the unit that is run, recorded and resumed.
@@ -49,15 +47,13 @@ pub enum BaselineTime {
 pub struct Trial {
     /// Format version of this line.
     pub format: u32,
-    /// The cell.
     pub cell: CellSpec,
-    /// Which repeat, from 0.
+    /// From 0.
     pub block: u32,
     /// Index into `RunInfo::parts` of the start that measured this trial.
     pub part: usize,
     /// Wall-clock time at which the trial started, RFC 3339.
     pub started_at: String,
-    /// What came of it.
     pub outcome: Outcome,
 }
 
@@ -83,69 +79,60 @@ impl Trial {
     }
 }
 
-/// What came of a trial. A failure is a row with a kind and a message, never a zero.
+/// The outcome of a trial. A failure is a row with a kind and a message, never a zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// A window was measured; its energy may still be unknown (`null`) or the window invalid.
     Measured(Box<Measurement>),
-    /// The trial broke.
+    /// The trial started and could not be finished.
     Failed {
-        /// What kind of failure.
         failure: FailureKind,
-        /// What went wrong, with the hint.
+        /// The error, with its hint.
         message: String,
     },
-    /// The trial was not tried.
-    Skipped {
-        /// Why.
-        message: String,
-    },
+    /// The trial was not attempted.
+    Skipped { message: String },
 }
 
-/// What kind of failure ended a trial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The model could not be loaded.
-    Load,
-    /// The prompts could not be tokenised or are too long for the model.
-    Prompt,
-    /// The engine failed while generating.
-    Engine,
-    /// Out of memory.
-    OutOfMemory,
-    /// The meter failed.
-    Meter,
+vocabulary! {
+    /// What ended a trial.
+    pub enum FailureKind {
+        /// The model could not be loaded.
+        Load = "load", "loading";
+        /// The prompts could not be tokenised or are too long for the model.
+        Prompt = "prompt", "prompts";
+        /// The engine failed while generating.
+        Engine = "engine", "engine";
+        OutOfMemory = "out_of_memory", "out of memory";
+        Meter = "meter", "meter";
+    }
 }
 
-/// One measured window and what belongs to it.
+/// One measured window, with its context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
-    /// The window of time.
     pub window: Window,
     /// Input tokens processed inside the window: the sum of the attention masks over all passes.
     pub tokens_in: Tokens,
     /// Output tokens generated inside the window; the end-of-sequence token counts, padding never does.
     pub tokens_out: Tokens,
-    /// Padding positions that prefill processed beside `tokens_in`.
+    /// Padding positions that prefill processed in addition to `tokens_in`.
     pub tokens_pad: Tokens,
     /// UTF-8 bytes of the generated text over all passes, for comparing models with different tokenizers.
     pub output_bytes: Option<u64>,
     /// Gross energy of the window.
     pub energy: WindowEnergy,
-    /// Idle baseline with the model resident, measured next to this trial's model load.
+    /// Idle baseline with the model loaded, measured right after this trial's load of the model.
     pub idle: Option<IdleBaseline>,
-    /// What loading this model took; shared by the trials of one load.
+    /// The cost of loading this model; shared by the trials of one load.
     pub load: Cost,
-    /// What warming up for this trial took.
     pub warmup: Cost,
-    /// Whether the figure may be used, and why not.
     pub validity: Validity,
-    /// What the GPUs were doing, one entry each.
+    /// One entry for each GPU.
     #[serde(default)]
     pub conditions: Vec<Conditions>,
-    /// Prefill and decode apart, where prefill lasts long enough for the power samples.
+    /// Prefill and decode apart, if prefill lasts long enough for the power samples.
     #[serde(default)]
     pub phases: Option<PhaseSplit>,
 }
@@ -157,11 +144,10 @@ pub struct Window {
     pub t0_s: Seconds,
     /// End, on the clock of the trace.
     pub t1_s: Seconds,
-    /// Whole passes over the prompt list.
     pub passes: u32,
-    /// Batches in all passes together.
+    /// In all passes together.
     pub batches: u32,
-    /// Prompts in all passes together.
+    /// In all passes together.
     pub prompts: u32,
     /// Random wait before the trial's warm-up: it shifts the work against the sensor's own rhythm.
     #[serde(default, alias = "phase_s")]
@@ -169,18 +155,16 @@ pub struct Window {
 }
 
 impl Window {
-    /// How long the window lasted.
     pub fn duration(&self) -> Seconds {
         self.t1_s - self.t0_s
     }
 }
 
-/// What something beside the window took.
+/// The cost of work outside the window.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// Time.
     pub duration_s: Seconds,
-    /// Energy, where it was measured.
+    /// `None` if it wasn't measured.
     pub energy_j: Option<Joules>,
 }
 
@@ -216,18 +200,17 @@ pub struct Evaluation {
     pub dataset: String,
     /// SHA-256 over the prompts and references that were scored.
     pub dataset_sha256: String,
-    /// Time that the evaluation took.
     pub duration_s: Seconds,
     /// One entry for each prompt, in the order of the sampled data set (the same for every model of a run).
     pub items: Vec<ItemScore>,
-    /// Why there are no scores, where the evaluation failed.
+    /// Why there are no scores, if the evaluation failed.
     pub error: Option<String>,
 }
 
 /// The score of one answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ItemScore {
-    /// Category of the prompt, where the data set names one.
+    /// Category of the prompt, if the data set names one.
     pub category: Option<String>,
     /// The answer equals the reference after trimming.
     pub exact_match: bool,
@@ -235,7 +218,6 @@ pub struct ItemScore {
     pub rouge_l: f64,
     /// Tokens of the answer, the end-of-sequence token included.
     pub tokens_out: u32,
-    /// What the model wrote.
     pub answer: String,
 }
 
@@ -244,31 +226,27 @@ pub struct ItemScore {
 pub struct GenerationLine {
     /// Format version of this line.
     pub format: u32,
-    /// The cell.
     pub cell: CellId,
     /// Index into the prompt list.
     pub prompt_index: usize,
     /// The prompt as the model saw it.
     pub prompt: String,
-    /// Input tokens.
     pub tokens_in: u32,
     /// Output token ids, the end-of-sequence token included.
     pub output_ids: Vec<u32>,
-    /// Text of the output without special tokens; in `fixed` length the whole of it.
+    /// Text of the output without special tokens; in `fixed` length all of it.
     pub text: String,
-    /// Why it ended.
     pub finish: Finish,
-    /// In `fixed` length: how many tokens the natural answer has (its end-of-sequence token included), where it
-    /// would have ended.
+    /// In `fixed` length: tokens of the natural answer (its end-of-sequence token included), if it would have ended.
     pub natural_length: Option<u32>,
 }
 
-/// Why a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// At an end-of-sequence token.
-    Eos,
-    /// At the limit of new tokens.
-    Length,
+vocabulary! {
+    /// Why a sequence ended.
+    pub enum Finish {
+        /// At an end-of-sequence token.
+        Eos = "eos", "end of sequence";
+        /// At the output length.
+        Length = "length", "output length";
+    }
 }

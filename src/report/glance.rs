@@ -63,7 +63,7 @@ pub fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
         valid_trials(study),
         energy_methods(study),
         plain("Repeats", format::count(most_repeats(run, study) as u64)),
-        plain("Preset", format::preset(run.protocol.preset).to_owned()),
+        plain("Preset", run.protocol.preset.words().to_owned()),
         plain("Prompts", format::count(run.prompts.count as u64)),
         plain("Output length", output_lengths(run)),
     ];
@@ -85,7 +85,7 @@ fn valid_trials(study: &Study) -> Badge {
 }
 
 fn energy_methods(study: &Study) -> Badge {
-    let names: Vec<&str> = study.methods.iter().map(|method| format::method(*method)).collect();
+    let names: Vec<&str> = study.methods.iter().map(|method| method.words()).collect();
     let value = if names.is_empty() { format::UNKNOWN.to_owned() } else { names.join(", ") };
     let tone = if format::caveat(&study.methods).is_some() { "warn" } else { "plain" };
     Badge { label: "Energy", value, tone }

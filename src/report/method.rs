@@ -77,7 +77,7 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
     json!({
         "models": format::plural(run.models.len(), "model"),
         "cells": format::plural(study.cells.len(), "cell"),
-        "preset": format::preset(protocol.preset),
+        "preset": protocol.preset.words(),
         "repeats": format::plural(run.blocks as usize, "repeat"),
         "by_model": protocol.order == Order::ByModel,
         "seed": protocol.seed.to_string(),

@@ -77,7 +77,7 @@ fn run_facts(run: &RunInfo) -> Vec<Fact> {
         let teacher = model.teacher.as_ref().map_or(String::new(), |t| format!(" of {t}"));
         let training = model.training.as_ref().map_or(String::new(), training);
         let adapter = model.adapter.as_ref().map_or(String::new(), |adapter| format!(" with the adapter {adapter}"));
-        let role = format::role(model.role);
+        let role = model.role.words();
         let text = format!("{} ({role}{teacher}), from {}{adapter}{training}", model.label, model.source);
         facts.push(fact("Model", text));
     }
@@ -88,7 +88,7 @@ fn training(cost: &TrainingCost) -> String {
     let recipe = cost.recipe.as_deref().map_or(String::new(), |r| format!(" with the recipe {r}"));
     let time = cost.duration_s.map_or(String::new(), |t| format!(" in {}", format::duration(t)));
     let energy = cost.energy_j.map(|_| {
-        let how = cost.energy_method.map_or(String::new(), |m| format!(" ({})", format::method(m)));
+        let how = cost.energy_method.map_or(String::new(), |m| format!(" ({})", m.words()));
         format!(", using {}{how}", format::joules(cost.energy_j))
     });
     let device = cost.device.as_deref().map_or(String::new(), |d| format!(" on {d}"));
@@ -106,7 +106,7 @@ fn part_facts(part: &Part) -> Vec<Fact> {
         fact("Processor", known(host.cpu.as_deref())),
         fact("Logical processors", format::count(host.cores as u64)),
         fact("Memory", host.memory_bytes.map_or(format::UNKNOWN.to_owned(), format::bytes)),
-        fact("Meter", format!("{} ({})", part.meter.name, format::method(part.meter.method))),
+        fact("Meter", format!("{} ({})", part.meter.name, part.meter.method.words())),
     ];
     facts.extend(part.meter.domains.iter().map(|d| fact("Domain", format!("{}: {}", d.name, d.description))));
     let others = part.meter.host_domains.iter();
@@ -217,8 +217,8 @@ fn source_row(run: &RunInfo, parts: &[usize], source: &SourceInfo) -> Vec<Cell> 
     vec![
         in_parts(run, Cell::new(source.domain.clone()), parts),
         Cell::new(source.name.clone()),
-        Cell::new(format::source_status(source.status)).toned((!works).then_some("warn")),
-        Cell::new(format::source_role(source.role)),
+        Cell::new(source.status.words()).toned((!works).then_some("warn")),
+        Cell::new(source.role.words()),
         tick,
         source.call_s.map_or(Cell::unknown(), |call| Cell::new(format::duration(call))),
         Cell::new(source.detail.clone().unwrap_or_default()),

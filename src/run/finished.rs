@@ -2,9 +2,8 @@
 
 use crate::calendar;
 use crate::engine::{Generation, Prompt};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::format;
-use crate::model::Codec;
 use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Trace};
 use crate::run::loaded::Loaded;
 use crate::stage::Measured;
@@ -20,16 +19,10 @@ pub(super) struct Finished {
 }
 
 impl Finished {
-    /// A trial that ran on a model. Answers that can't be decoded make it a failed one.
+    /// A trial that ran on a model.
     pub fn new(cell: &CellSpec, started_at: String, measured: Measured, loaded: &Loaded) -> Self {
-        let Measured { mut outcome, trace, generations } = measured;
-        match generation_lines(cell, &loaded.prompts, &generations, &loaded.codec) {
-            Ok(lines) => {
-                count_bytes(&mut outcome, &lines);
-                Self { started_at, outcome, lines, trace }
-            }
-            Err(error) => Self { started_at, ..Self::failed(FailureKind::Engine, &error) },
-        }
+        let lines = generation_lines(cell, &loaded.prompts, &measured);
+        Self { started_at, outcome: measured.outcome, lines, trace: measured.trace }
     }
 
     /// A trial that wasn't tried.
@@ -62,33 +55,17 @@ impl Finished {
     }
 }
 
-/// Adds the length of the text to a measurement: the stage, which counts everything else, knows token ids only. Every
-/// pass writes the same text.
-fn count_bytes(outcome: &mut Outcome, lines: &[GenerationLine]) {
-    if let Outcome::Measured(measurement) = outcome {
-        let bytes: u64 = lines.iter().map(|line| line.text.len() as u64).sum();
-        measurement.output_bytes = Some(bytes * u64::from(measurement.window.passes));
-    }
-}
-
-fn generation_lines(
-    cell: &CellSpec,
-    prompts: &[Prompt],
-    generations: &[Generation],
-    codec: &Codec,
-) -> Result<Vec<GenerationLine>> {
-    let line = |(index, (prompt, generation)): (usize, (&Prompt, &Generation))| {
-        Ok(GenerationLine {
-            format: FORMAT,
-            cell: cell.id.clone(),
-            prompt_index: index,
-            prompt: prompt.text.clone(),
-            tokens_in: prompt.ids.len() as u32,
-            output_ids: generation.ids.clone(),
-            text: codec.decode(&generation.ids)?,
-            finish: generation.finish,
-            natural_length: generation.natural_length.map(|length| length as u32),
-        })
+fn generation_lines(cell: &CellSpec, prompts: &[Prompt], measured: &Measured) -> Vec<GenerationLine> {
+    let line = |(index, ((prompt, generation), text)): (usize, ((&Prompt, &Generation), &String))| GenerationLine {
+        format: FORMAT,
+        cell: cell.id.clone(),
+        prompt_index: index,
+        prompt: prompt.text.clone(),
+        tokens_in: prompt.ids.len() as u32,
+        output_ids: generation.ids.clone(),
+        text: text.clone(),
+        finish: generation.finish,
+        natural_length: generation.natural_length.map(|length| length as u32),
     };
-    prompts.iter().zip(generations).enumerate().map(line).collect()
+    prompts.iter().zip(&measured.generations).zip(&measured.texts).enumerate().map(line).collect()
 }

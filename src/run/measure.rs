@@ -162,6 +162,7 @@ impl<'a> Measuring<'a> {
             meter: self.meter,
             clock: self.setup.clock,
             prompts: &loaded.prompts,
+            decode: &|ids| loaded.codec.decode(ids),
             protocol,
             idle: loaded.idle.clone(),
             offset: offset(protocol, cell, block),

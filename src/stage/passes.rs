@@ -1,13 +1,13 @@
 //! Whole passes over a fixed prompt list in fixed batches, counted.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::steady::Warmth;
 use crate::clock::Clock;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meter::Meter;
 use crate::record::{DECODE, EnergyMethod, NEITHER, PREFILL, Protocol, Quantity, Sample, SourceTrace, WORK};
-use crate::stage::check_stop;
 use crate::units::Seconds;
 
 /// The prompt list cut into batches; the last one may be smaller.
@@ -16,24 +16,20 @@ pub struct Batches<'a> {
     options: GenerateOptions,
     clock: &'a Clock,
     stop: &'a AtomicBool,
-    /// Where warm-up and guard work go on in the list.
+    /// Where warm-up and guard work continue in the list.
     next: usize,
-    /// What the engine did when, where it tells.
+    /// When the engine did what, if it reports that.
     marks: Vec<Sample>,
 }
 
-/// What the passes of a window did.
+/// The work of a window's passes.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// Whole passes.
     pub passes: u32,
-    /// Batches.
     pub batches: u32,
     /// Steps after the first token of each batch.
     pub decode_steps: u64,
-    /// Input tokens.
     pub tokens_in: u64,
-    /// Output tokens.
     pub tokens_out: u64,
     /// Padding positions of the prompts.
     pub tokens_pad: u64,
@@ -43,15 +39,7 @@ pub struct Totals {
     pub repeatable: bool,
 }
 
-/// A device that warms by more over this time isn't steady.
-const SLOPE_OVER: f64 = 5.0;
-/// The most that it may warm over that time, in °C: the sensor shows whole degrees.
-const SLOPE: f64 = 1.0;
-/// The same batch has to take the same time within this share.
-const SPEED: f64 = 0.02;
-
 impl<'a> Batches<'a> {
-    /// Cuts the list.
     pub fn new(
         prompts: &'a [Prompt],
         batch_size: usize,
@@ -63,10 +51,9 @@ impl<'a> Batches<'a> {
         Self { batches, options, clock, stop, next: 0, marks: Vec::new() }
     }
 
-    /// Work of the window's kind for at least the shortest warm-up, and on until a device with a thermometer is steady in
-    /// temperature and speed, or the longest warm-up has passed. Says whether it became steady.
-    ///
-    /// A device without a thermometer has no heat to wait for that could be seen.
+    /// Work of the window's kind for at least the shortest warm-up, and until a device with a thermometer is steady in
+    /// temperature and speed, or the longest warm-up has passed. Returns whether it became steady: without a
+    /// thermometer nothing shows that it isn't.
     pub fn warm_up(&mut self, engine: &mut dyn Engine, meter: &dyn Meter, protocol: &Protocol) -> Result<bool> {
         let start = self.clock.now();
         let mut warmth = Warmth::default();
@@ -89,8 +76,8 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Work of the window's kind around it for at least `duration`, so that the source's ticks at the edges fall inside the
-    /// load; none where the source needs none.
+    /// Work of the window's kind around it for at least `duration`: a counter is interpolated between the ticks around
+    /// an edge, which is right only if the load is the same on both sides of it.
     pub fn guard(&mut self, engine: &mut dyn Engine, duration: Seconds) -> Result<()> {
         let start = self.clock.now();
         while (self.clock.now() - start).0 < duration.0 {
@@ -109,7 +96,7 @@ impl<'a> Batches<'a> {
         Ok(totals)
     }
 
-    /// What the engine did when, as a source of the trace; `None` where it doesn't tell.
+    /// When the engine did what, as a source of the trace; `None` if it doesn't report that.
     pub fn phases(&mut self) -> Option<SourceTrace> {
         let samples = std::mem::take(&mut self.marks);
         (!samples.is_empty()).then(|| SourceTrace {
@@ -170,60 +157,7 @@ impl Totals {
     }
 }
 
-/// How warm a device is and how fast it works, over a warm-up.
-#[derive(Debug, Default)]
-struct Warmth {
-    temperatures: Vec<(Seconds, f64)>,
-    /// How long each batch took, the last time and the time before.
-    batches: std::collections::BTreeMap<usize, (f64, Option<f64>)>,
-    last: usize,
-}
-
-impl Warmth {
-    fn note(&mut self, batch: usize, began: Seconds, now: Seconds, temperature: f64) {
-        self.temperatures.push((now, temperature));
-        let took = (now - began).0;
-        let before = self.batches.get(&batch).map(|(last, _)| *last);
-        self.batches.insert(batch, (took, before));
-        self.last = batch;
-    }
-
-    /// Over the last seconds the temperature rose by a degree at most, and the last batch took as long as the time before.
-    /// A list so long that no batch came up twice says nothing about speed.
-    fn is_steady(&self) -> bool {
-        let Some((now, temperature)) = self.temperatures.last() else { return false };
-        let Some((_, earlier)) = self.temperatures.iter().rev().find(|(t, _)| (*now - *t).0 >= SLOPE_OVER) else {
-            return false;
-        };
-        let same_speed = match self.batches.get(&self.last) {
-            Some((took, Some(before))) => (took / before - 1.0).abs() <= SPEED,
-            _ => true,
-        };
-        (temperature - earlier).abs() <= SLOPE && same_speed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn warmth(readings: &[(usize, f64, f64)]) -> Warmth {
-        let mut warmth = Warmth::default();
-        let mut now = 0.0;
-        for (batch, took, temperature) in readings {
-            warmth.note(*batch, Seconds(now), Seconds(now + took), *temperature);
-            now += took;
-        }
-        warmth
-    }
-
-    #[test]
-    fn a_device_is_steady_when_neither_its_temperature_nor_its_speed_changes() {
-        let steady = |readings: &[(usize, f64, f64)]| warmth(readings).is_steady();
-        assert!(!steady(&[(0, 2.0, 50.0)]), "two seconds tell no slope");
-        assert!(steady(&[(0, 2.0, 50.0), (0, 2.0, 50.0), (0, 2.0, 50.0), (0, 2.0, 51.0)]));
-        assert!(!steady(&[(0, 2.0, 50.0), (0, 2.0, 51.0), (0, 2.0, 52.0), (0, 2.0, 53.0)]), "it warms");
-        assert!(!steady(&[(0, 3.0, 50.0), (0, 3.0, 50.0), (0, 3.0, 50.0), (0, 3.2, 50.0)]), "it slows down");
-        assert!(steady(&[(0, 3.0, 50.0), (1, 4.0, 50.0), (2, 3.5, 50.0)]), "no batch came up twice");
-    }
+/// Gives up if the user asked to stop.
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
 }

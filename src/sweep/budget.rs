@@ -280,7 +280,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::meter::integrate::tests_support;
+    use crate::meter::fixtures;
     use crate::record::GpuInfo;
 
     fn spec(sweep: &str, measure: &str) -> SweepSpec {
@@ -303,13 +303,13 @@ mod tests {
             idle_s: Seconds(20.0),
             sensing_period_s: Some(Seconds(0.1)),
             gpus: vec![GpuInfo::default()],
-            ..tests_support::info(&["gpu0"])
+            ..fixtures::info(&["gpu0"])
         }
     }
 
     /// No guard, no thermometer: 0.5 s windows, 0.25 s of warm-up.
     fn modelled() -> MeterInfo {
-        MeterInfo { min_window_s: Seconds(0.5), idle_s: Seconds(2.0), ..tests_support::info(&["cpu"]) }
+        MeterInfo { min_window_s: Seconds(0.5), idle_s: Seconds(2.0), ..fixtures::info(&["cpu"]) }
     }
 
     fn close(left: Seconds, right: f64) {

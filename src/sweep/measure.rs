@@ -153,7 +153,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::meter::integrate::tests_support;
+    use crate::meter::fixtures;
     use crate::record::GpuInfo;
     use crate::sweep::{Plan, SweepSpec};
 
@@ -164,12 +164,12 @@ mod tests {
             idle_s: Seconds(20.0),
             sensing_period_s: Some(Seconds(0.1)),
             gpus: vec![GpuInfo::default()],
-            ..tests_support::info(&["gpu0"])
+            ..fixtures::info(&["gpu0"])
         }
     }
 
     fn modelled() -> MeterInfo {
-        MeterInfo { min_window_s: Seconds(0.5), idle_s: Seconds(2.0), ..tests_support::info(&["cpu"]) }
+        MeterInfo { min_window_s: Seconds(0.5), idle_s: Seconds(2.0), ..fixtures::info(&["cpu"]) }
     }
 
     fn preset(preset: Preset) -> MeasureSpec {

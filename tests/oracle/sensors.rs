@@ -1,6 +1,6 @@
 //! Simulated power sources whose true energy is known in closed form, read as the real meter reads them.
 //!
-//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random phase, from which traces
+//! A [`Curve`] is the true power; a [`Rig`] is a window of work on it with sensors of random offset, from which traces
 //! are taken. Times are in seconds, power in watts, energy in joules. What the sensors do is what was measured on an
 //! H100 (driver 580): a counter that ticks every 70 to 108 ms and takes 3 to 5.5 ms to read, a ring of instantaneous
 //! samples 7.8 to 43 ms apart of which 11 % repeat the one before, power fields that are renewed ten times a second.
@@ -94,10 +94,10 @@ impl Curve {
     }
 
     /// What a sensor that looks at `SHARE` of each period says: the mean of each look, held until the next has ended.
-    pub fn seen_part_time(&self, phase: f64) -> Curve {
+    pub fn seen_part_time(&self, offset: f64) -> Curve {
         let look = SENSING * SHARE;
         let mean = |from: f64| self.energy(from, from + look) / look;
-        let mut at = self.pieces[0].from + phase;
+        let mut at = self.pieces[0].from + offset;
         let mut seen = Curve::new(self.pieces[0].from).hold(at + look, mean(at));
         while at + SENSING < self.end {
             seen = seen.hold(at + look + SENSING, mean(at));
@@ -235,7 +235,7 @@ pub struct Rig<'a> {
 }
 
 impl<'a> Rig<'a> {
-    /// A window of `length` from [`T0`], with sensors whose phases come from `seed`.
+    /// A window of `length` from [`T0`], with sensors whose offsets come from `seed`.
     pub fn new(sensed: &'a Curve, length: f64, guard: f64, seed: u64) -> Self {
         Self { sensed, t0: T0, t1: T0 + length, guard, starved: None, following: Following::SELDOM, seed }
     }

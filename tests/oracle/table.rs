@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::sensors::{Curve, IDLE, Rig, SENSING, SHARE, STRETCH, T0, Workload, deduplicated, info};
 
 /// Phases of the sensors against the window.
-pub const PHASES: u64 = 200;
+pub const OFFSETS: u64 = 200;
 /// Nominal lengths of windows.
 pub const WINDOWS: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
 /// The shortest guard work of a meter that has a counter.
@@ -91,7 +91,7 @@ impl Estimator {
     pub fn energy(self, rig: &Rig) -> f64 {
         let (t0, t1) = (Seconds(rig.t0), Seconds(rig.t1));
         let integral = |source: SourceTrace| power_energy(&source, t0, t1).map(|found| found.energy);
-        let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).0.total_j;
+        let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).total_j;
         let found = match self {
             Estimator::Counter => total(rig.trace().sources),
             Estimator::Straight => total(vec![rig.followed(&rig.counter())]),
@@ -111,7 +111,7 @@ impl Estimator {
     }
 }
 
-/// Relative errors over many phases.
+/// Relative errors over many offsets.
 #[derive(Debug, Clone, Copy)]
 pub struct Errors {
     /// Their mean.
@@ -149,26 +149,26 @@ fn signed(share: f64) -> String {
     }
 }
 
-/// Relative errors of an estimator, one for each phase.
+/// Relative errors of an estimator, one for each offset.
 pub fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64> {
     let length = window * STRETCH;
     let curve = workload.curve(length, estimator.guard());
     let truth = curve.energy(T0, T0 + length);
     let guard = estimator.guard().unwrap_or(GUARD);
-    (0..PHASES).map(|seed| estimator.energy(&Rig::new(&curve, length, guard, seed)) / truth - 1.0).collect()
+    (0..OFFSETS).map(|seed| estimator.energy(&Rig::new(&curve, length, guard, seed)) / truth - 1.0).collect()
 }
 
 /// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one
-/// phase, or at a random one each time.
-pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, phase: Option<f64>) -> Vec<f64> {
+/// offset, or at a random one each time.
+pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, offset: Option<f64>) -> Vec<f64> {
     let curve = workload.curve(length, Some(GUARD));
     let truth = curve.energy(T0, T0 + length);
     let error = |seed| {
         let random = || ChaCha8Rng::seed_from_u64(1_000_000 + seed).random::<f64>() * SENSING;
-        let seen: Curve = curve.seen_part_time(phase.unwrap_or_else(random));
+        let seen: Curve = curve.seen_part_time(offset.unwrap_or_else(random));
         estimator.energy(&Rig::new(&seen, length, GUARD, seed)) / truth - 1.0
     };
-    (0..PHASES).map(error).collect()
+    (0..OFFSETS).map(error).collect()
 }
 
 /// The greatest error that looking part of the time can make, relative to the true mean power: the unseen part can
@@ -192,7 +192,7 @@ const HEAD: &str = "\
 
 Simulated power sources with exactly known energy, read as the meter reads real ones and run through the same functions
 (`meter::integrate`). All numbers are errors in % of the true energy: **mean ± standard deviation (greatest absolute
-error)** over 200 seeded phases of the sensors against the window. They say what an estimator adds to the sensor's own
+error)** over 200 seeded offsets of the sensors against the window. They say what an estimator adds to the sensor's own
 error, which no processing can see.
 
 The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms, takes 3 to 5.5 ms to read, and is read
@@ -214,9 +214,9 @@ const PART_TIME: &str = "
 ## A sensor that looks part of the time
 
 Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in
-step with it shows it the same phase again and again: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W, in a
-window of 10 s. Repeats at one phase agree with each other and are wrong together; nothing in the readings shows it,
-only the warning `phase_locked`. A random phase for each repeat turns the bias into a spread that an interval knows.
+step with it always shows it the same part of the cycle: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W,
+in a window of 10 s. Repeats at one offset agree with each other and are wrong together; nothing in the readings shows it,
+only the warning `phase_locked`. A random offset for each repeat turns the bias into a spread that an interval knows.
 ";
 
 /// The whole page.
@@ -252,19 +252,19 @@ fn section(page: &mut String, workload: Workload, title: &str) {
 }
 
 fn part_time(page: &mut String) {
-    let phases = [
+    let offsets = [
         ("in step, prefill seen", Workload::InStep, Some(0.0)),
         ("in step, 25 ms later", Workload::InStep, Some(0.025)),
         ("in step, 50 ms later", Workload::InStep, Some(0.05)),
         ("in step, 75 ms later", Workload::InStep, Some(0.075)),
-        ("in step, a random phase each time", Workload::InStep, None),
-        ("batches of 0.337 s, one phase", Workload::ShortBatches, Some(0.0)),
+        ("in step, a random offset each time", Workload::InStep, None),
+        ("batches of 0.337 s, one offset", Workload::ShortBatches, Some(0.0)),
     ];
-    let rows: Vec<String> = phases
+    let rows: Vec<String> = offsets
         .par_iter()
-        .map(|&(name, workload, phase)| {
+        .map(|&(name, workload, offset)| {
             let length = if workload == Workload::InStep { 10.0 } else { 10.0 * STRETCH };
-            let of = |estimator| part_time_errors(estimator, workload, length, phase);
+            let of = |estimator| part_time_errors(estimator, workload, length, offset);
             let (counter, ring) = (of(Estimator::Counter), of(Estimator::Ring));
             let covered = format!("{:.0}", interval_coverage(&counter) * 100.0);
             format!("| {name} | {} | {} | {covered} |", Errors::of(&counter).cell(), Errors::of(&ring).cell())
@@ -275,7 +275,7 @@ fn part_time(page: &mut String) {
     let _ = writeln!(page, "|---|---|---|---|\n{}", rows.join("\n"));
     let _ = write!(
         page,
-        "\nNo phase can be off by more than the unseen share times the range of power over its mean: here\n\
+        "\nNo offset can be off by more than the unseen share times the range of power over its mean: here\n\
          0.75 · (650 − 350) / 440 = {} %, in general with idle power ({IDLE:.0} W here) and the power limit.\n",
         percent(part_time_bound(350.0, 650.0, 440.0))
     );

@@ -307,6 +307,7 @@ fn part() -> Part {
         device: "cpu".to_owned(),
         revision: None,
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
+        padding: Padding::Left,
         notes: Vec::new(),
     };
     Part {

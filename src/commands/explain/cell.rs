@@ -26,7 +26,7 @@ fn print_axes(cell: &CellSummary) {
     println!(
         "  model {} ({}), batch size {}, {} new tokens at most, {}, {} length",
         cell.model,
-        format::role(cell.role),
+        cell.role.words(),
         cell.batch_size,
         cell.max_new_tokens,
         cell.dtype,
@@ -45,8 +45,8 @@ fn print_axes(cell: &CellSummary) {
 fn print_protocol(protocol: &Protocol) {
     println!(
         "  protocol: preset {}, order {}, windows of at least {}, guard work {}, idle {} before and after",
-        format::preset(protocol.preset),
-        format::order(protocol.order),
+        protocol.preset.words(),
+        protocol.order.words(),
         format::duration(protocol.min_window_s),
         format::duration(protocol.guard_s),
         format::duration(protocol.idle_s)

@@ -2,7 +2,9 @@
 
 use crate::analysis::window::ept_bench_share;
 use crate::format;
-use crate::record::{Around, Conditions, DomainEnergy, Measurement, Outcome, PhaseSplit, Reason, Trial, WindowEnergy};
+use crate::record::{
+    Around, Conditions, DomainEnergy, EnergyMethod, Measurement, Outcome, PhaseSplit, Reason, Trial, WindowEnergy,
+};
 use crate::store::{Stored, samples_path};
 use crate::units::Watts;
 use crate::validity;
@@ -50,7 +52,7 @@ fn print_window(measurement: &Measurement) {
 }
 
 fn print_energy(energy: &WindowEnergy) {
-    let method = energy.method.map_or("no source", format::method);
+    let method = energy.method.map_or("no source", EnergyMethod::words);
     println!("    energy       {} ({method})", format::joules(energy.total_j));
     for domain in &energy.domains {
         print_domain(domain);
@@ -63,7 +65,7 @@ fn print_energy(energy: &WindowEnergy) {
             "    also drawn   {}: {} ({}), not in the energy above",
             domain.domain,
             format::joules(Some(domain.energy_j)),
-            format::method(domain.method)
+            domain.method.words()
         );
     }
     if let Some(sum) = energy.ept_bench_sum_j {
@@ -85,7 +87,7 @@ fn print_domain(domain: &DomainEnergy) {
         "      {}: {} ({}{})",
         domain.domain,
         format::joules(Some(domain.energy_j)),
-        format::method(domain.method),
+        domain.method.words(),
         second.unwrap_or_default()
     );
 }

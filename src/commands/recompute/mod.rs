@@ -33,7 +33,7 @@ pub fn recompute(arguments: &RecomputeArgs, console: &Console) -> Result<Exit> {
     let request = Request { method: arguments.method, cut: cut(arguments), only: only.as_ref() };
     let outcomes = Outcomes::new(&stored, request, windows(&stored, request)?);
     if let Some(out) = &arguments.out {
-        table::write_csv(out, &recomputed::table(&outcomes.trials, outcomes.method.name())?)?;
+        table::write_csv(out, &recomputed::table(&outcomes.trials, outcomes.method.code())?)?;
     }
     print(&outcomes, &stored, request, arguments.format)?;
     for missing in &outcomes.missing {

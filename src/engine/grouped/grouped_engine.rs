@@ -16,8 +16,11 @@ use crate::engine::options::LoadOptions;
 use crate::engine::summary::ModelSummary;
 use crate::engine::weights::Safetensors;
 use crate::error::{Error, Result};
-use crate::record::{Decoding, GROUPED, ModelInfo};
+use crate::record::{Decoding, ModelInfo, Padding};
 
+/// The note of a model that can't pad.
+const GROUPED: &str =
+    "prompts are grouped by equal length: a batch runs as one group after another, one for each length";
 /// The note of a model that can't decode a batch.
 const ONE_ROW: &str = "its code decodes one sequence at a time: a batch runs one prompt after another";
 
@@ -95,6 +98,7 @@ pub fn load(
         device: device::name(&device),
         revision: options.revision.clone(),
         files: digests(folder, weights.paths())?,
+        padding: Padding::Grouped,
         notes,
     };
     let max_positions = definition.max_positions.unwrap_or(usize::MAX);

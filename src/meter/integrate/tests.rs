@@ -1,7 +1,12 @@
 //! Sensors with known power, and the energies that they must give.
 
+use super::counter::renewed;
 use super::*;
-use crate::units::Watts;
+use crate::meter::findings::Findings;
+use crate::meter::fixtures;
+use crate::record::{EnergyMethod, MeterInfo, Quantity, Reason, Sample, SourceTrace, Trace, Validity, WindowEnergy};
+use crate::units::{Joules, Seconds, Watts};
+use crate::validity::{CounterFault, Work};
 
 fn trace_of(quantity: Quantity, method: EnergyMethod, tick: Option<f64>, samples: Vec<(f64, f64)>) -> SourceTrace {
     SourceTrace {
@@ -29,13 +34,13 @@ fn every(every: f64, end: f64, value: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
 }
 
 /// A counter that shows the energy of its last tick.
-fn ticking(tick: f64, phase: f64, energy: impl Fn(f64) -> f64) -> impl Fn(f64) -> f64 {
+fn ticking(tick: f64, offset: f64, energy: impl Fn(f64) -> f64) -> impl Fn(f64) -> f64 {
     // the small shift keeps readings that coincide with a tick on one side of it
-    move |t| energy(((t - phase + 1e-9) / tick).floor() * tick + phase)
+    move |t| energy(((t - offset + 1e-9) / tick).floor() * tick + offset)
 }
 
 fn info(domains: &[&str], min_window: f64) -> MeterInfo {
-    MeterInfo { min_window_s: Seconds(min_window), ..tests_support::info(domains) }
+    MeterInfo { min_window_s: Seconds(min_window), ..fixtures::info(domains) }
 }
 
 fn named(domain: &str, source: SourceTrace) -> SourceTrace {
@@ -43,7 +48,18 @@ fn named(domain: &str, source: SourceTrace) -> SourceTrace {
 }
 
 fn window(sources: Vec<SourceTrace>, domains: &[&str], t0: f64, t1: f64) -> (WindowEnergy, Validity) {
-    window_energy(&Trace { sources }, &info(domains, 0.0), Seconds(t0), Seconds(t1))
+    judged(&Trace { sources }, &info(domains, 0.0), t0, t1)
+}
+
+fn judged(trace: &Trace, info: &MeterInfo, t0: f64, t1: f64) -> (WindowEnergy, Validity) {
+    let work = Work { t0: Seconds(t0), t1: Seconds(t1), ..Work::default() };
+    let found = Findings::of(trace, info, &work, None);
+    (found.energy, found.validity)
+}
+
+/// Without power samples.
+fn straight(source: &SourceTrace, t0: f64, t1: f64) -> Result<Joules, CounterFault> {
+    counter_energy(source, None, Seconds(t0), Seconds(t1))
 }
 
 #[track_caller]
@@ -52,7 +68,7 @@ fn near(actual: f64, expected: f64, tolerance: f64) {
 }
 
 fn energy(source: &SourceTrace, t0: f64, t1: f64) -> f64 {
-    counter_energy(source, Seconds(t0), Seconds(t1)).unwrap().0
+    straight(source, t0, t1).unwrap().0
 }
 
 fn integral(source: &SourceTrace, t0: f64, t1: f64) -> PowerIntegral {
@@ -131,10 +147,10 @@ fn no_power_samples_give_no_energy_rather_than_zero() {
 }
 
 #[test]
-fn ticks_of_100_ms_are_interpolated_whatever_the_phase() {
+fn ticks_of_100_ms_are_interpolated_whatever_their_offset() {
     // evenly polled, every tick is seen equally late, and that cancels between the edges
-    for phase in [0.0, 0.013, 0.05, 0.077, 0.099] {
-        let source = counter(Some(0.1), every(0.05, 8.0, ticking(0.1, phase, |t| 400.0 * t)));
+    for offset in [0.0, 0.013, 0.05, 0.077, 0.099] {
+        let source = counter(Some(0.1), every(0.05, 8.0, ticking(0.1, offset, |t| 400.0 * t)));
         near(energy(&source, 1.21, 6.21), 2000.0, 1e-4);
         near(energy(&source, 1.21, 6.263), 2021.2, 1e-4);
     }
@@ -170,16 +186,16 @@ fn polling_slower_than_the_tick_shifts_both_edges_alike() {
 fn a_counter_that_goes_backwards_inside_the_window_is_a_reset() {
     let readings = every(0.1, 6.0, |t| if t < 3.05 { 100.0 + 300.0 * t } else { 300.0 * (t - 3.0) });
     let source = counter(Some(0.1), readings);
-    assert_eq!(counter_energy(&source, Seconds(1.0), Seconds(5.0)), Err(CounterFault::Reset));
+    assert_eq!(straight(&source, 1.0, 5.0), Err(CounterFault::Reset));
     near(energy(&source, 3.5, 5.0), 450.0, 1e-6);
 }
 
 #[test]
 fn a_counter_that_stands_still_is_stuck_even_where_it_moved_before() {
     let still = counter(Some(0.1), every(0.05, 6.0, |_| 5.0));
-    assert_eq!(counter_energy(&still, Seconds(1.0), Seconds(5.0)), Err(CounterFault::Stuck));
+    assert_eq!(straight(&still, 1.0, 5.0), Err(CounterFault::Stuck));
     let stops = counter(Some(0.1), every(0.05, 6.0, |t| 300.0 * t.min(2.0)));
-    assert_eq!(counter_energy(&stops, Seconds(1.0), Seconds(5.0)), Err(CounterFault::Stuck));
+    assert_eq!(straight(&stops, 1.0, 5.0), Err(CounterFault::Stuck));
     near(energy(&stops, 0.5, 1.5), 300.0, 1e-6);
 }
 
@@ -198,20 +214,17 @@ fn a_simulated_counter_may_stand_still_where_there_is_no_power() {
 #[test]
 fn readings_that_do_not_reach_an_edge_give_no_energy() {
     let source = counter(None, every(0.1, 5.0, |t| 300.0 * t));
-    assert_eq!(counter_energy(&source, Seconds(1.0), Seconds(5.5)), Err(CounterFault::NotCovered));
-    assert_eq!(counter_energy(&source, Seconds(-1.0), Seconds(4.0)), Err(CounterFault::NotCovered));
-    assert_eq!(counter_energy(&counter(None, vec![]), Seconds(0.0), Seconds(1.0)), Err(CounterFault::NotCovered));
-    assert_eq!(
-        counter_energy(&counter(None, vec![(0.5, 1.0)]), Seconds(0.0), Seconds(1.0)),
-        Err(CounterFault::NotCovered)
-    );
+    assert_eq!(straight(&source, 1.0, 5.5), Err(CounterFault::NotCovered));
+    assert_eq!(straight(&source, -1.0, 4.0), Err(CounterFault::NotCovered));
+    assert_eq!(straight(&counter(None, vec![]), 0.0, 1.0), Err(CounterFault::NotCovered));
+    assert_eq!(straight(&counter(None, vec![(0.5, 1.0)]), 0.0, 1.0), Err(CounterFault::NotCovered));
 }
 
 #[test]
 fn an_edge_within_one_tick_of_the_readings_follows_their_slope() {
     let source = counter(Some(0.1), every(0.1, 5.0, |t| 300.0 * t));
     near(energy(&source, 1.0, 5.0), 1200.0, 1e-6);
-    assert_eq!(counter_energy(&source, Seconds(1.0), Seconds(5.2)), Err(CounterFault::NotCovered));
+    assert_eq!(straight(&source, 1.0, 5.2), Err(CounterFault::NotCovered));
 }
 
 #[test]
@@ -319,11 +332,10 @@ fn modelled_energy_is_marked_and_its_own_power_is_no_second_source() {
 #[test]
 fn a_window_shorter_than_the_source_needs_is_invalid_but_keeps_its_figure() {
     let trace = Trace { sources: vec![counter(None, every(0.1, 10.0, |t| 300.0 * t))] };
-    let (energy, Validity { invalid_reasons, .. }) =
-        window_energy(&trace, &info(&["gpu0"], 5.0), Seconds(1.0), Seconds(5.9));
+    let (energy, Validity { invalid_reasons, .. }) = judged(&trace, &info(&["gpu0"], 5.0), 1.0, 5.9);
     near(energy.total_j.unwrap().0, 1470.0, 1e-9);
     assert_eq!(invalid_reasons, [Reason::WindowTooShort]);
-    assert!(window_energy(&trace, &info(&["gpu0"], 5.0), Seconds(1.0), Seconds(6.0)).1.invalid_reasons.is_empty());
+    assert!(judged(&trace, &info(&["gpu0"], 5.0), 1.0, 6.0).1.invalid_reasons.is_empty());
 }
 
 #[test]
@@ -362,7 +374,7 @@ fn fine(tick: f64, samples: Vec<(f64, f64)>) -> SourceTrace {
 }
 
 fn shaped(source: &SourceTrace, power: &SourceTrace, t0: f64, t1: f64) -> f64 {
-    counter_energy_shaped(source, Some(power), Seconds(t0), Seconds(t1)).unwrap().0
+    counter_energy(source, Some(power), Seconds(t0), Seconds(t1)).unwrap().0
 }
 
 #[test]
@@ -406,5 +418,5 @@ fn a_counter_that_does_not_go_on_after_the_end_of_a_window_was_stuck() {
     let mut readings = vec![(0.9, joules(0.8)), (0.905, joules(0.9)), (1.0, joules(0.9)), (1.005, joules(1.0))];
     readings.extend((0..80).map(|i| (6.0 + 0.005 * f64::from(i), joules(9.0))));
     let source = counter(Some(0.1), readings);
-    assert_eq!(counter_energy(&source, Seconds(1.0), Seconds(6.0)), Err(CounterFault::Stuck));
+    assert_eq!(straight(&source, 1.0, 6.0), Err(CounterFault::Stuck));
 }

@@ -1,12 +1,14 @@
-//! NVIDIA's management library: the energy counter, the power samples and the telemetry of GPUs. The one door to
-//! nvml-wrapper.
+//! NVIDIA's management library: the energy counter, the power samples and the telemetry of GPUs. The sole user
+//! of nvml-wrapper.
 //!
-//! What costs how much decides how each is read. On an H100 (driver 580) a reading of the counter takes 3 to 5 ms of
-//! processor time, so that it is read closely at a window's edges only; one call a second fetches all power samples
-//! from the driver's own ring; the rest takes tens of microseconds.
+//! How often each is read depends on what a reading costs. On an H100 (driver 580) the counter takes 3 to 5 ms of
+//! processor time, so it is read closely at a window's edges only; one call a second fetches all power samples from the
+//! driver's own ring; the rest takes tens of microseconds.
 
 mod gpu;
+mod neighbours;
 mod probe;
+mod ring;
 mod which;
 
 use std::sync::OnceLock;
@@ -15,28 +17,29 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
 use self::gpu::Gpu;
+use super::options::EngineGpu;
+use super::recording::Meter;
+use super::sampled::HostSources;
 use super::sampler::{Edge, Sampler, Source};
-use super::{Beside, EngineGpu, Meter};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::record::{EnergyMethod, MeterInfo, SourceInfo, Trace};
 use crate::units::Seconds;
 
-/// Name of the meter.
-pub const NAME: &str = "nvml";
+const NAME: &str = "nvml";
 
 /// 50 ticks of the counter: an edge that is off by a quarter of a tick costs 0.5 %.
 const MIN_WINDOW_TICKS: f64 = 50.0;
 /// Two ticks of the counter and their jitter inside the load at each edge.
 const GUARD: Seconds = Seconds(0.3);
-/// The same where power is the average of the last second, which ends half a second late.
+/// The same if power is the average of the last second, which ends half a second late.
 const GUARD_AVERAGED: Seconds = Seconds(0.8);
-/// The rest is averaging.
+/// 200 ticks of the counter.
 const IDLE: Seconds = Seconds(20.0);
-/// The board senses power for 25 of every 100 ms on A100 and H100 (Yang, Adamek, Armour 2024).
+/// The board samples power for 25 of every 100 ms on A100 and H100 (Yang, Adamek, Armour 2024).
 const SENSING_PERIOD: Seconds = Seconds(0.1);
 
-/// The NVML meter.
+/// A meter of GPUs.
 pub struct NvmlMeter {
     info: MeterInfo,
     sampler: Sampler,
@@ -49,7 +52,7 @@ impl NvmlMeter {
     /// beginning).
     ///
     /// Every source is tried once: how often it updates and what a reading costs are measured, which takes about a
-    /// second for each GPU. `beside` are sources of other domains that are recorded too: those of the processor.
+    /// second for each GPU. The processor's sources in `host` are recorded as well.
     ///
     /// # Errors
     /// There is no driver, no such GPU, a GPU is split by MIG (unless it was listed), or a GPU shows neither energy
@@ -57,7 +60,7 @@ impl NvmlMeter {
     pub fn open(
         gpu_indices: Option<&[u32]>,
         engine_gpus: &[EngineGpu],
-        beside: Option<Beside>,
+        host: Option<HostSources>,
         clock: &Clock,
     ) -> Result<Self> {
         let nvml = library()?;
@@ -70,12 +73,18 @@ impl NvmlMeter {
         let mut info = info(&gpus);
         let thermometers = gpus.iter().filter_map(Gpu::thermometer).collect();
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
-        if let Some(beside) = beside {
-            info.host_domains = beside.domains;
-            info.sources.extend(beside.infos);
-            sources.extend(beside.sources);
+        if let Some(host) = host {
+            info.host_domains = host.domains;
+            info.sources.extend(host.infos);
+            sources.extend(host.sources);
         }
         Ok(Self { info, sampler: Sampler::new(sources, clock.clone()), thermometers })
+    }
+
+    /// With further notes for the reader.
+    pub(super) fn noting(mut self, notes: Vec<String>) -> Self {
+        self.info.notes.extend(notes);
+        self
     }
 }
 

@@ -3,9 +3,9 @@
 use nvml_wrapper::Nvml;
 
 use crate::error::{Context, Error, Result};
-use crate::meter::EngineGpu;
+use crate::meter::options::EngineGpu;
 
-/// The UUID of each GPU by index; empty where a GPU may not be asked.
+/// The UUID of each GPU by index; empty for a GPU that may not be queried.
 pub(super) fn uuids(nvml: &Nvml) -> Result<Vec<String>> {
     let count = nvml.device_count().context(|| "can't count the GPUs")?;
     let uuid = |index| nvml.device_by_index(index).and_then(|device| device.uuid());
@@ -14,8 +14,8 @@ pub(super) fn uuids(nvml: &Nvml) -> Result<Vec<String>> {
 
 /// Which GPUs to charge, of those with `uuids`.
 ///
-/// The engine's own word for a device, its UUID, is taken before any numbering: NVML numbers GPUs by PCI bus, and CUDA does
-/// so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+/// The engine's own word for a device, its UUID, is taken before any numbering: NVML numbers GPUs by PCI bus, and CUDA
+/// does so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
 pub(super) fn choose(
     listed: Option<&[u32]>,
     visible: Option<&str>,
@@ -50,16 +50,16 @@ pub(super) fn choose(
     Ok(chosen)
 }
 
-/// The GPUs that the engine runs on, as well as that can be told: none where it runs on the processor.
+/// The GPUs that the engine runs on, as far as they are known: none if it runs on the processor.
 pub(super) fn used(visible: Option<&str>, engine: &[EngineGpu], uuids: &[String]) -> Vec<u32> {
     if engine.is_empty() {
         return Vec::new();
     }
-    // where a part of a GPU is visible, nothing but the list says which one; the engine's own process is on it then
+    // if only a part of a GPU is visible, nothing but the list says which one; the engine's own process is on it then
     choose(None, visible, engine, uuids).unwrap_or_else(|_| (0..uuids.len() as u32).collect())
 }
 
-/// The engine's GPUs by what CUDA calls them, where it said so for all.
+/// The engine's GPUs by the UUIDs that CUDA gives them, if it gives all of them one.
 fn by_uuid(engine: &[EngineGpu], uuids: &[String]) -> Option<Vec<u32>> {
     let index = |gpu: &EngineGpu| {
         let wanted = gpu.uuid.as_ref()?;

@@ -22,7 +22,7 @@ fn by_model(study: &Study) -> Option<Table> {
     let row = |a: &Accuracy| {
         let rouge_l = Cell::new(format::rouge_l(a.rouge_l.value));
         vec![
-            Cell::new(a.model.clone()).with(format::role(a.role)),
+            Cell::new(a.model.clone()).with(a.role.words()),
             Cell::count(a.max_new_tokens),
             Cell::estimate(Some(&a.exact_match), Scale::PERCENT),
             Cell::new(format::share_error(a.exact_match_stderr)),

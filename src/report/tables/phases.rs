@@ -38,7 +38,7 @@ pub fn phases(study: &Study) -> Option<Table> {
 }
 
 fn model(phases: &Phases) -> Cell {
-    Cell::new(phases.model.clone()).with(format!("{}, {}", format::role(phases.role), phases.dtype))
+    Cell::new(phases.model.clone()).with(format!("{}, {}", phases.role.words(), phases.dtype))
 }
 
 /// A column for each method, all in the same unit.

@@ -62,7 +62,7 @@ fn row(cell: &CellSummary, estimates: &[EstimateColumn]) -> TableRow {
         other => whole(other.map(|t| t.input)),
     };
     let weights = if cell.dummy_weights { ", dummy weights" } else { "" };
-    let kind = format!("{}, {}{weights}", format::role(cell.role), cell.dtype);
+    let kind = format!("{}, {}{weights}", cell.role.words(), cell.dtype);
     let mut cells = vec![
         Cell::new(cell.model.clone()).with(kind),
         Cell::count(cell.batch_size),

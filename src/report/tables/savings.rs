@@ -46,7 +46,7 @@ fn ept(study: &Study, model: &str, at: &Saving) -> Option<Estimate> {
 
 fn saving_row(saving: &Saving, teacher: Option<&Estimate>, own: Option<&Estimate>, scale: Scale) -> TableRow {
     let mut cells = vec![
-        Cell::new(saving.student.clone()).with(format::role(saving.role)),
+        Cell::new(saving.student.clone()).with(saving.role.words()),
         Cell::new(saving.teacher.clone()),
         Cell::count(saving.batch_size),
         Cell::count(saving.max_new_tokens),
