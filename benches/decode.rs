@@ -1,7 +1,7 @@
 //! Decoding speed on the CPU: `cargo bench --bench decode`, or `cargo bench --bench decode -- student`.
 //!
-//! Random models of the shapes of the bundled ones (and a larger one), in f32: this crate's decoder on its own kernels and
-//! on candle's operations, at batch 1 and 8, and candle-transformers' Llama at batch 1 on the same weights.
+//! Random models of the shapes of the bundled ones (and a larger one), in f32: this crate's decoder on its own kernels
+//! and on candle's operations, at batch 1 and 8, and candle-transformers' Llama at batch 1 on the same weights.
 //!
 //! candle reads files to count the cores in every matrix product unless `RAYON_NUM_THREADS` is set: compare with both.
 

@@ -29,7 +29,7 @@ struct Arguments {
     /// Data type to run in.
     #[arg(long)]
     dtype: Option<String>,
-    /// Seed of made-up weights in place of those of the folder.
+    /// Seed of dummy weights in place of those of the folder.
     #[arg(long)]
     dummy: Option<u64>,
 }

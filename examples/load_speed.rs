@@ -2,8 +2,9 @@
 //!
 //!     cargo run --release --example load_speed -- FOLDER [--device cpu|cuda] [--dtype bf16] [--repeats 3]
 //!
-//! Cold: the files are dropped from the page cache first (`posix_fadvise`; what a file system ignores reads as warm, and
-//! the table shows it). Disk: all bytes of the files, read in order by one thread and by eight, into memory that is thrown away.
+//! Cold: the files are dropped from the page cache first (`posix_fadvise`; what a file system ignores reads as warm,
+//! and the table shows it). Disk: all bytes of the files, read in order by one thread and by eight, into memory that is
+//! thrown away.
 
 use std::error::Error;
 use std::fs::File;

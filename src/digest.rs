@@ -1,4 +1,4 @@
-//! SHA-256 of bytes and files, in hex: how inputs are identified in records.
+//! SHA-256 of bytes and files, and bytes in hex: how inputs are identified in records.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,19 +28,19 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 pub fn sha256_file(path: &Path) -> Result<String> {
     let what = || format!("can't read `{}`", path.display());
     let mut file = File::open(path).context(what)?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).context(what)?;
         if read == 0 {
-            return Ok(hex(&hasher.finalize()));
+            return Ok(hasher.hex());
         }
         hasher.update(&buffer[..read]);
     }
 }
 
-/// SHA-256 of a file, read once in the life of the process as long as its size and time of change stay the same: a model
-/// is loaded once a block, and reading 16 GB again only to know its name would be a load of its own.
+/// SHA-256 of a file, kept for the life of the process and computed again only if the file's size or modification time
+/// changes: a model is loaded once per block, and reading 16 GB again only to identify it would cost as much as a load.
 ///
 /// # Errors
 /// The file can't be read.
@@ -59,13 +59,38 @@ pub fn sha256_file_once(path: &Path) -> Result<String> {
     Ok(digest)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// SHA-256 of bytes that come in pieces.
+#[derive(Clone, Default)]
+pub(crate) struct Hasher(Sha256);
+
+impl Hasher {
+    /// Takes the next piece.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all pieces so far, in lower-case hex.
+    pub(crate) fn hex(&self) -> String {
+        hex(&self.0.clone().finalize())
+    }
+}
+
+/// Bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_have_the_digest_of_the_whole() {
+        let mut hasher = Hasher::default();
+        hasher.update(b"a");
+        hasher.update(b"bc");
+        assert_eq!(hasher.hex(), sha256_hex(b"abc"));
+    }
 
     #[test]
     fn the_digest_of_abc_is_the_one_that_fips_180_4_publishes() {

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod host;
+pub(crate) mod json;
 pub mod stats;
 pub mod units;
 
@@ -15,6 +16,8 @@ pub mod validity;
 pub mod hub;
 pub mod table;
 pub mod template;
+
+pub(crate) mod gguf;
 
 pub mod prompts;
 pub mod text;

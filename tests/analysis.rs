@@ -4,14 +4,18 @@ mod common;
 
 use common::Folder;
 use common::records::{self, idle, measurement};
-use ept_sweep::analysis::comparison::DEFAULT_FLOOR;
-use ept_sweep::analysis::diff::{self, Basis, Diff, Labels, Measured, Undecided};
-use ept_sweep::analysis::{BreakEven, BreakEvenUnknown, Estimate, Interval, Saving, Study, Verdict, analyse};
-use ept_sweep::frame;
+use ept_sweep::analysis::diff::{self, Diff, Labels, Measured};
+use ept_sweep::analysis::{
+    Basis, BreakEven, BreakEvenUnknown, Estimate, Interval, Saving, Study, Undecided, Verdict, analyse,
+};
+use ept_sweep::error::Result;
+use ept_sweep::frame::Frame;
 use ept_sweep::record::*;
 use ept_sweep::table;
 use ept_sweep::units::{Joules, Seconds, Tokens};
-use polars::prelude::DataFrame;
+
+/// Relative difference below which two energies count as equal.
+const FLOOR: f64 = 0.01;
 
 /// A run in the making: each trial generates 100 output tokens a second for 10 s in two passes over 20 prompts.
 #[derive(Clone)]
@@ -111,8 +115,12 @@ impl Run {
         }
     }
 
-    fn frame(&self) -> DataFrame {
-        frame::build(&self.info, &self.trials, &self.evaluations, &self.baselines).unwrap()
+    fn frame(&self) -> Frame {
+        self.try_frame().unwrap()
+    }
+
+    fn try_frame(&self) -> Result<Frame> {
+        Frame::build(&self.info, &self.trials, &self.evaluations, &self.baselines)
     }
 
     fn study(&self) -> Study {
@@ -121,10 +129,10 @@ impl Run {
 
     fn within(&self, base: &str, new: &str) -> Diff {
         let frame = self.frame();
-        diff::within_run(&self.measured(&frame), base, new, DEFAULT_FLOOR).unwrap()
+        diff::within_run(&self.measured(&frame), base, new, FLOOR).unwrap()
     }
 
-    fn measured<'a>(&'a self, frame: &'a DataFrame) -> Measured<'a> {
+    fn measured<'a>(&'a self, frame: &'a Frame) -> Measured<'a> {
         Measured { run: &self.info, frame, evaluations: &self.evaluations }
     }
 }
@@ -461,10 +469,10 @@ fn a_trial_outside_the_plan_and_a_double_block_are_refused() {
     let mut run = Run::distillation(2);
     run.cell("t", 8, &[300.0; 2]);
     let double = Run { trials: [run.trials.clone(), run.trials[..1].to_vec()].concat(), ..run.clone() };
-    let error = analyse(&double.info, &double.frame(), &[]).unwrap_err();
+    let error = double.try_frame().unwrap_err();
     assert_eq!(error.message(), "cell `t.b8.n32` has two valid trials in block 0");
     run.info.cells.clear();
-    let error = analyse(&run.info, &run.frame(), &[]).unwrap_err();
+    let error = run.try_frame().unwrap_err();
     assert_eq!(error.message(), "the results have a trial of cell `t.b8.n32`, which isn't in the run's plan");
 }
 
@@ -478,9 +486,9 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
     let message = "no room, \"sorry\"\nhint: less".to_owned();
     run.trials.insert(0, trial(&cell, 0, Outcome::Failed { failure: FailureKind::OutOfMemory, message }));
     let frame = run.frame();
-    assert_eq!(frame.height(), 4);
-    let text = |name: &str, row: usize| table::Cells(&frame).text(name, row).unwrap().map(str::to_owned);
-    let number = |name: &str, row: usize| table::Cells(&frame).f64(name, row).unwrap();
+    assert_eq!(frame.trials().height(), 4);
+    let text = |name: &str, row: usize| table::Cells(frame.trials()).text(name, row).unwrap().map(str::to_owned);
+    let number = |name: &str, row: usize| table::Cells(frame.trials()).f64(name, row).unwrap();
     assert_eq!(
         (0..4).map(|row| text("cell", row).unwrap()).collect::<Vec<_>>(),
         ["s.b8.n32", "s.b8.n32", "t.b8.n32", "t.b16.n32"]
@@ -495,13 +503,11 @@ fn the_frame_has_a_row_for_every_trial_and_survives_parquet_and_csv() {
 
     let folder = Folder::new();
     let (parquet, csv) = (folder.path("results.parquet"), folder.path("results.csv"));
-    table::write_parquet(&parquet, &frame).unwrap();
-    table::write_csv(&csv, &frame).unwrap();
-    assert!(table::read_parquet(&parquet).unwrap().equals_missing(&frame));
-    let schema = frame::schema(&run.info).unwrap();
-    let read = table::read_csv(&csv, Some(schema)).unwrap();
-    assert!(read.equals_missing(&frame));
-    assert_eq!(analyse(&run.info, &read, &run.evaluations).unwrap(), run.study());
+    let flat = frame.flat().unwrap();
+    table::write_parquet(&parquet, frame.trials()).unwrap();
+    table::write_csv(&csv, &flat).unwrap();
+    assert!(table::read_parquet(&parquet).unwrap().equals_missing(frame.trials()));
+    assert!(table::read_csv(&csv, Some(flat.schema().clone())).unwrap().equals_missing(&flat));
 }
 
 #[test]
@@ -518,8 +524,9 @@ fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
         Baseline { part: 1, ..baseline("t", 2, BaselineTime::After, 90.0) },
     ];
     let frame = run.frame();
-    let number = |name: &str, row: usize| table::Cells(&frame).f64(name, row).unwrap();
-    let warnings = |row: usize| table::Cells(&frame).text("warnings", row).unwrap().unwrap().to_owned();
+    let number = |name: &str, row: usize| table::Cells(frame.trials()).f64(name, row).unwrap();
+    let flat = frame.flat().unwrap();
+    let warnings = |row: usize| table::Cells(&flat).text("warnings", row).unwrap().unwrap().to_owned();
     assert_eq!((number("idle_w", 0), number("idle_drift_w", 0)), (Some(50.0), Some(4.0)));
     assert_eq!(number("net_E_run_J", 0), Some(1000.0));
     assert_eq!(warnings(0), "idle_drift", "4 W of 100 W net");
@@ -527,7 +534,7 @@ fn the_idle_power_is_the_mean_of_the_brackets_of_the_trials_own_load() {
     assert_eq!((number("idle_w", 2), number("idle_drift_w", 2)), (Some(60.0), None), "only before");
     let study = run.study();
     close(study.cells[0].windows.idle_drift_w.unwrap(), 4.0);
-    assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "gross energy stands");
+    assert_eq!((study.cells[0].counts.valid, study.reasons[0].warned), (3, 1), "the gross energy is valid");
 }
 
 fn domain(name: &str, energy: f64, residual: Option<f64>) -> DomainEnergy {
@@ -573,7 +580,7 @@ fn two_gpus() -> Run {
 #[test]
 fn domains_conditions_and_phases_have_columns_of_their_own() {
     let frame = two_gpus().frame();
-    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
+    let number = |name: &str| table::Cells(frame.trials()).f64(name, 0).unwrap().unwrap_or_else(|| panic!("{name}"));
     for (name, expected) in [
         ("gpu_J", 3000.0),
         ("cpu_J", 500.0),
@@ -592,9 +599,10 @@ fn domains_conditions_and_phases_have_columns_of_their_own() {
     ] {
         assert_eq!(number(name), expected, "{name}");
     }
-    assert_eq!(table::Cells(&frame).text("throttle", 0).unwrap(), Some("software_power_cap:0.85"));
-    assert_eq!(table::Cells(&frame).i64("foreign_processes", 0).unwrap(), Some(2));
-    assert_eq!(table::Cells(&frame).bool("probe", 0).unwrap(), Some(false));
+    let flat = frame.flat().unwrap();
+    assert_eq!(table::Cells(&flat).text("clock_events", 0).unwrap(), Some("software_power_cap:0.85"));
+    assert_eq!(table::Cells(frame.trials()).i64("foreign_processes", 0).unwrap(), Some(2));
+    assert_eq!(table::Cells(frame.trials()).bool("probe", 0).unwrap(), Some(false));
 }
 
 #[test]
@@ -611,7 +619,7 @@ fn without_the_hosts_energy_the_total_is_unknown() {
     let mut run = two_gpus();
     run.measurement_mut("t.b8.n32", 0).energy.host.clear();
     let frame = run.frame();
-    let number = |name: &str| table::Cells(&frame).f64(name, 0).unwrap();
+    let number = |name: &str| table::Cells(frame.trials()).f64(name, 0).unwrap();
     assert_eq!((number("gpu_J"), number("cpu_J"), number("total_J")), (Some(3000.0), None, None));
 }
 
@@ -622,7 +630,7 @@ fn a_package_that_was_not_measured_leaves_the_processor_unknown() {
     run.info.parts = vec![records::part(records::meter("rapl", &["package-0", "package-1"]))];
     let package = |name: &str| domain(name, 100.0, None);
     run.measurement_mut("t.b8.n32", 0).energy.domains = vec![package("package-0")];
-    let cpu = |run: &Run| table::Cells(&run.frame()).f64("cpu_J", 0).unwrap();
+    let cpu = |run: &Run| table::Cells(run.frame().trials()).f64("cpu_J", 0).unwrap();
     assert_eq!(cpu(&run), None);
     run.measurement_mut("t.b8.n32", 0).energy.domains.push(package("package-1"));
     assert_eq!(cpu(&run), Some(200.0));
@@ -707,7 +715,7 @@ fn a_diff_of_two_runs_has_an_interval_and_no_verdict() {
     let (old, new) = (teacher_run(&[300.0, 301.0, 299.0]), teacher_run(&[200.0, 201.0, 199.0]));
     let (old_frame, new_frame) = (old.frame(), new.frame());
     let (old, new) = ([old.measured(&old_frame)], [new.measured(&new_frame)]);
-    let diff = diff::across_runs(&old, &new, &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let diff = diff::across_runs(&old, &new, &Labels::Common, FLOOR).unwrap();
     assert_eq!(diff.basis, Basis::AcrossRuns { base_runs: 1, new_runs: 1 });
     let row = &diff.rows[0];
     assert!(row.comparison.ratio.unwrap().interval.is_some());
@@ -723,9 +731,9 @@ fn with_several_runs_a_side_the_run_is_the_unit() {
             .iter()
             .map(|watts| teacher_run(watts))
             .collect();
-    let frames: Vec<DataFrame> = runs.iter().map(Run::frame).collect();
+    let frames: Vec<Frame> = runs.iter().map(Run::frame).collect();
     let measured: Vec<Measured<'_>> = runs.iter().zip(&frames).map(|(run, frame)| run.measured(frame)).collect();
-    let diff = diff::across_runs(&measured[..3], &measured[3..], &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let diff = diff::across_runs(&measured[..3], &measured[3..], &Labels::Common, FLOOR).unwrap();
     let row = &diff.rows[0];
     let ratio = row.comparison.ratio.unwrap();
     let log = |pairs: [[f64; 2]; 3]| pairs.map(|[a, b]| (f64::ln(a) + f64::ln(b)) / 2.0).iter().sum::<f64>() / 3.0;
@@ -734,7 +742,7 @@ fn with_several_runs_a_side_the_run_is_the_unit() {
     close(ratio.value, expected.exp());
     assert_eq!((ratio.n, row.comparison.verdict, row.undecided), (3, Verdict::Improved, None));
 
-    let uneven = diff::across_runs(&measured[..2], &measured[3..4], &Labels::Common, DEFAULT_FLOOR).unwrap();
+    let uneven = diff::across_runs(&measured[..2], &measured[3..4], &Labels::Common, FLOOR).unwrap();
     assert_eq!(uneven.rows[0].comparison.ratio.unwrap().interval, None);
     assert_eq!(uneven.rows[0].undecided, Some(Undecided::OneRunASide));
 }
@@ -767,7 +775,7 @@ fn a_diff_says_why_it_knows_nothing() {
 fn a_diff_names_the_models_that_there_are() {
     let run = teacher_run(&[300.0]);
     let frame = run.frame();
-    let error = diff::within_run(&run.measured(&frame), "t", "x", DEFAULT_FLOOR).unwrap_err();
+    let error = diff::within_run(&run.measured(&frame), "t", "x", FLOOR).unwrap_err();
     assert_eq!(error.message(), "run `synthetic` has no model `x`");
     assert_eq!(error.hint_text(), Some("its models are `t`"));
 }

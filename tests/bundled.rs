@@ -36,9 +36,11 @@ fn a_small_study_on_the_modelled_meter_is_measured_scored_and_marked_as_modelled
         assert!(row["warnings"].contains("modelled"));
         assert!(row["E_run_J"].parse::<f64>().unwrap() > 0.0);
         assert_eq!(row["T_out"].parse::<u64>().unwrap(), 64 * row["passes"].parse::<u64>().unwrap());
+        // from a run of the bundled models: with 8 tokens longer answers are cut off, and over all 800 prompts in
+        // full length the same engine gives the 777 and 612 of the models' training.json
+        let right = if row["model"] == "teacher" { 25.0 } else { 17.0 };
+        assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 32.0, "{row:?}");
     }
-    let score = |model: &str| rows.iter().find(|row| row["model"] == model).unwrap()["exact_match"].as_str();
-    assert_eq!((score("teacher"), score("kd")), ("0.0", "0.0"), "answers right of 32");
     for name in ["report.html", "report.md"] {
         let text = fs::read_to_string(out.join(name)).unwrap();
         assert!(text.to_lowercase().contains("modelled"), "{name} says that the energy is modelled");
@@ -75,8 +77,10 @@ fn another_decoding_is_measured_scored_recorded_and_reported() {
         for row in &rows {
             assert_eq!(row["decoding"], name);
             assert!(!row["warnings"].contains("nondeterministic_output"), "{row:?}");
-            let right = 4.0 * row["exact_match"].parse::<f64>().unwrap();
-            assert!((0.0..=4.0).contains(&right) && right.fract() == 0.0, "{right} of 4 answers");
+            // student-kd writes ` 1783`, ` 97`, ` 219` and a list longer than 8 tokens, with either decoding: ` 219` is
+            // right and takes five tokens, the other numbers are wrong
+            let right = if row["max_new_tokens"] == "3" { 0.0 } else { 1.0 };
+            assert_eq!(row["exact_match"].parse::<f64>().unwrap(), right / 4.0, "{row:?}");
             let most = 4 * row["max_new_tokens"].parse::<u64>().unwrap() * row["passes"].parse::<u64>().unwrap();
             assert!((1..=most).contains(&row["T_out"].parse::<u64>().unwrap()), "{row:?}");
         }

@@ -115,11 +115,11 @@ fn plain_prompts_are_cut_as_transformers_truncates_them() {
         let limit = Some(Limit { max_tokens: case["most"].as_u64().unwrap() as usize, cut });
         let prompter = Prompter::new(ModelText::load(&folder.0).unwrap(), Rules { limit, ..Rules::default() }).unwrap();
         let text = case["text"].as_str().unwrap();
-        let put = prompter.put(text).unwrap();
-        assert_eq!(put.ids, ids(&case["ids"]), "{case}");
+        let prompt = prompter.tokenize(text).unwrap();
+        assert_eq!(prompt.ids, ids(&case["ids"]), "{case}");
         let whole = prompter.tokenizer().encode(text).unwrap().len();
-        assert_eq!(put.dropped, whole - put.ids.len(), "{case}");
-        assert_eq!(put.text == text, put.dropped == 0, "{case}");
+        assert_eq!(prompt.dropped, whole - prompt.ids.len(), "{case}");
+        assert_eq!(prompt.text == text, prompt.dropped == 0, "{case}");
     }
 }
 
@@ -134,16 +134,21 @@ fn prompter(template: &str, rules: Rules) -> Result<Prompter> {
 fn with_a_template_the_users_text_is_cut_and_the_templates_own_text_stays() {
     let text = "It's 12:30, and they're late; 你好，世界 😀😀 we'll wait for the quick brown fox.";
     let system = Some("Be brief.".to_owned());
-    let whole = prompter("phi.jinja", Rules { system: system.clone(), ..Rules::default() }).unwrap().put(text).unwrap();
+    let whole =
+        prompter("phi.jinja", Rules { system: system.clone(), ..Rules::default() }).unwrap().tokenize(text).unwrap();
     assert_eq!((whole.dropped, whole.text.contains(text)), (0, true));
     for cut in [Side::Left, Side::Right] {
         for max_tokens in 30..whole.ids.len() {
             let limit = Some(Limit { max_tokens, cut: Some(cut) });
             let rules = Rules { system: system.clone(), limit, ..Rules::default() };
-            let put = prompter("phi.jinja", rules).unwrap().put(text).unwrap();
-            assert!(put.ids.len() <= max_tokens && put.ids.len() + 8 > max_tokens, "{} of {max_tokens}", put.ids.len());
-            assert_eq!(put.dropped, whole.ids.len() - put.ids.len());
-            let (front, rest) = put.text.split_once("<|user|>\n").unwrap();
+            let prompt = prompter("phi.jinja", rules).unwrap().tokenize(text).unwrap();
+            assert!(
+                prompt.ids.len() <= max_tokens && prompt.ids.len() + 8 > max_tokens,
+                "{} of {max_tokens}",
+                prompt.ids.len()
+            );
+            assert_eq!(prompt.dropped, whole.ids.len() - prompt.ids.len());
+            let (front, rest) = prompt.text.split_once("<|user|>\n").unwrap();
             let (kept, end) = rest.split_once("<|end|>").unwrap();
             assert_eq!((front, end), ("<|system|>\nBe brief.<|end|>\n", "\n<|assistant|>\n"));
             assert!(!kept.is_empty());
@@ -158,9 +163,10 @@ fn with_a_template_the_users_text_is_cut_and_the_templates_own_text_stays() {
 #[test]
 fn a_limit_that_a_prompt_can_not_keep_is_an_error_that_says_both_numbers() {
     let limit = |max_tokens, cut| Rules { limit: Some(Limit { max_tokens, cut }), ..Rules::default() };
-    let refused = prompter("phi.jinja", limit(5, None)).unwrap().put("Name three colours.").unwrap_err();
+    let refused = prompter("phi.jinja", limit(5, None)).unwrap().tokenize("Name three colours.").unwrap_err();
     assert!(refused.message().contains("`prompts.max_tokens` is 5"), "{refused}");
-    let full = prompter("llama3.jinja", limit(5, Some(Side::Right))).unwrap().put("Name three colours.").unwrap_err();
+    let full =
+        prompter("llama3.jinja", limit(5, Some(Side::Right))).unwrap().tokenize("Name three colours.").unwrap_err();
     assert!(full.message().contains("the chat template alone takes"), "{full}");
     assert_eq!((refused.kind_of(), full.kind_of()), (Kind::Input, Kind::Input));
 }
@@ -168,7 +174,7 @@ fn a_limit_that_a_prompt_can_not_keep_is_an_error_that_says_both_numbers() {
 #[test]
 fn a_template_without_a_system_role_is_blamed_on_the_system_prompt() {
     let rules = Rules { system: Some("Be brief.".to_owned()), ..Rules::default() };
-    let error = prompter("gemma.jinja", rules).unwrap().put("Hi").unwrap_err();
+    let error = prompter("gemma.jinja", rules).unwrap().tokenize("Hi").unwrap_err();
     assert!(
         error.message().ends_with("the template refuses the conversation: there is no system role here"),
         "{error}"
@@ -249,9 +255,9 @@ fn stated_ends_and_the_chat_template_of_gguf_metadata_are_used() {
     assert_eq!(text.tokenizer.encode("").unwrap(), [bos, eos]);
     let template = text.template.clone().unwrap();
     let prompter = Prompter::new(text, Rules { template, ..Rules::default() }).unwrap();
-    let put = prompter.put("Hi").unwrap();
-    assert_eq!((put.text.as_str(), put.ids[0]), ("<|bos|>Hi", bos));
-    assert_eq!(prompter.tokenizer().decode(&put.ids).unwrap(), "Hi");
+    let prompt = prompter.tokenize("Hi").unwrap();
+    assert_eq!((prompt.text.as_str(), prompt.ids[0]), ("<|bos|>Hi", bos));
+    assert_eq!(prompter.tokenizer().decode(&prompt.ids).unwrap(), "Hi");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Every family of architectures that the decoder serves, against Hugging Face transformers in f32 on the CPU:
+//! Every family of architectures that the decoder runs, against Hugging Face transformers in f32 on the CPU:
 //! tests/golden/families/ holds configs of tiny random models and what transformers makes of them
 //! (scripts/make_family_goldens.py). Weights follow from a rule on both sides.
 

@@ -20,7 +20,7 @@ const STEPS: usize = 32;
 const F16_NOISE: f32 = 0.05;
 
 /// Which code runs each golden.
-const SERVED: [(&str, &str); 13] = [
+const SUPPORTED: [(&str, &str); 13] = [
     ("deepseek_v2", "latent-attention"),
     ("deepseek_v2_groups", "latent-attention"),
     ("deepseek_v2_yarn", "latent-attention"),
@@ -63,7 +63,7 @@ fn generate_steps(
 fn each_architecture_runs_on_the_code_that_the_record_names() {
     let engines: Vec<(String, String)> =
         goldens().iter().map(|golden| (golden.name.clone(), engine(golden, "f32").info().engine.clone())).collect();
-    let expected: Vec<(String, String)> = SERVED.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    let expected: Vec<(String, String)> = SUPPORTED.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     assert_eq!(engines, expected);
 }
 
@@ -209,25 +209,29 @@ fn error_of(folder: &Folder) -> Error {
 #[test]
 fn what_the_code_computes_otherwise_is_refused_by_field() {
     let cases = [
-        ("granite_moe_hybrid", json!({"layer_types": ["mamba", "attention"]}), "`layer_types`: `mamba` isn't served"),
-        ("granite_moe_hybrid", json!({"num_local_experts": 4}), "`num_local_experts`: `4` isn't served; `0` is"),
+        (
+            "granite_moe_hybrid",
+            json!({"layer_types": ["mamba", "attention"]}),
+            "`layer_types`: `mamba` isn't supported",
+        ),
+        ("granite_moe_hybrid", json!({"num_local_experts": 4}), "`num_local_experts`: `4` isn't supported; `0` is"),
         (
             "granite_moe_hybrid",
             json!({"position_embedding_type": null}),
-            "`position_embedding_type`: `none` isn't served",
+            "`position_embedding_type`: `none` isn't supported",
         ),
         ("granite_moe_hybrid", json!({"num_hidden_layers": 3}), "`layer_types`: names 2 layers, not 3"),
-        ("lfm2", json!({"conv_bias": true}), "`conv_bias`: `true` isn't served"),
-        ("mamba2", json!({"time_step_limit": [0.1, 1.0]}), "`time_step_limit`: from `0.1` to `1.0` isn't served"),
+        ("lfm2", json!({"conv_bias": true}), "`conv_bias`: `true` isn't supported"),
+        ("mamba2", json!({"time_step_limit": [0.1, 1.0]}), "`time_step_limit`: from `0.1` to `1.0` isn't supported"),
         ("mamba2", json!({"n_groups": 3}), "`n_groups`: 3 doesn't divide 4"),
-        ("recurrent_gemma", json!({"block_types": ["mamba"]}), "`block_types`: `\"mamba\"` isn't served"),
-        ("deepseek_v2", json!({"norm_topk_prob": true}), "`norm_topk_prob`: `true` isn't served"),
+        ("recurrent_gemma", json!({"block_types": ["mamba"]}), "`block_types`: `\"mamba\"` isn't supported"),
+        ("deepseek_v2", json!({"norm_topk_prob": true}), "`norm_topk_prob`: `true` isn't supported"),
         ("deepseek_v3", json!({"n_group": 3}), "`n_group`: 3 doesn't divide 8"),
         ("deepseek_v3", json!({"num_experts_per_tok": 5}), "`num_experts_per_tok`: 5 of 4 experts can't be chosen"),
         (
             "mamba",
             json!({"quantization_config": {"bits": 4}}),
-            "`quantization_config`: quantised safetensors aren't served",
+            "`quantization_config`: quantised safetensors aren't supported",
         ),
         ("mamba", json!({"hidden_size": "wide"}), "`hidden_size`: `\"wide\"` isn't a positive whole number"),
         ("deepseek_v3", json!({"max_position_embeddings": 1 << 29}), "`max_position_embeddings`: more than 1048576"),
@@ -298,9 +302,9 @@ fn prompts_that_the_model_cannot_take_are_errors() {
 }
 
 #[test]
-fn what_nothing_serves_is_refused_with_what_is_served() {
+fn an_unknown_architecture_is_refused_with_a_list_of_the_supported_ones() {
     let message = refused("mamba", json!({"architectures": ["JambaForCausalLM"]})).message().to_owned();
-    assert!(message.contains("`JambaForCausalLM` isn't served; served are `ArceeForCausalLM`"), "{message}");
+    assert!(message.contains("`JambaForCausalLM` isn't supported; supported are `ArceeForCausalLM`"), "{message}");
     assert!(message.contains("`RecurrentGemmaForCausalLM`"), "{message}");
 }
 

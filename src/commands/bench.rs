@@ -79,7 +79,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
     let mut meter = open_meter(arguments, &loader, &clock)?;
     let started_at = host::timestamp();
     let (mut model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
-    let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.list;
+    let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.prompts;
     console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));
     let cell = cell(arguments, &model.engine.info().dtype);
     let protocol = protocol(meter.info());

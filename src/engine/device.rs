@@ -9,9 +9,8 @@ use crate::error::{Error, Result};
 /// Where a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU where there is one and this build can use it, else the CPU.
+    /// The first GPU if there is one and this build can use it, else the CPU.
     Auto,
-    /// The CPU.
     Cpu,
     /// The CUDA device with this index.
     Cuda(usize),
@@ -23,7 +22,7 @@ impl DeviceChoice {
         self.gpu_index().is_some()
     }
 
-    /// The CUDA ordinal of the GPU, where it is one.
+    /// The CUDA ordinal, for a GPU.
     pub fn gpu_index(self) -> Option<usize> {
         match self {
             DeviceChoice::Auto if cuda_devices() > 0 => Some(0),
@@ -46,7 +45,7 @@ impl DeviceChoice {
         }
     }
 
-    /// Bytes that are free on the device, where that can be told.
+    /// Bytes that are free on the device, if that is known.
     pub fn free_memory(self) -> Option<u64> {
         match self.gpu_index() {
             Some(index) => free_on_gpu(index),
@@ -64,17 +63,17 @@ impl DeviceChoice {
     }
 }
 
-/// What CUDA calls a device, `GPU-…`: the name that other tools know it by.
+/// CUDA's name of a device, `GPU-…`, which other tools know it by.
 #[cfg(feature = "cuda")]
 pub fn uuid(index: usize) -> Option<String> {
     let context = candle_core::cuda_backend::cudarc::driver::CudaContext::new(index).ok()?;
     let bytes: Vec<u8> = context.uuid().ok()?.bytes.iter().map(|byte| *byte as u8).collect();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = crate::digest::hex(&bytes);
     let parts = [hex.get(..8)?, hex.get(8..12)?, hex.get(12..16)?, hex.get(16..20)?, hex.get(20..)?];
     Some(format!("GPU-{}", parts.join("-")))
 }
 
-/// What CUDA calls a device: this build has none.
+/// CUDA's name of a device; this build has none.
 #[cfg(not(feature = "cuda"))]
 pub fn uuid(_: usize) -> Option<String> {
     None

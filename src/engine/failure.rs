@@ -14,7 +14,7 @@ impl From<CandleError> for Error {
     }
 }
 
-/// The message without the stack trace that candle adds where `RUST_BACKTRACE` is set.
+/// The message without the stack trace that candle adds if `RUST_BACKTRACE` is set.
 fn plain(cause: &CandleError) -> String {
     match cause {
         CandleError::WithBacktrace { inner, .. } => plain(inner),

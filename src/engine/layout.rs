@@ -6,16 +6,14 @@ use super::config::{Config, Experts, FeedForward, FusedOrder, GateUpNames, Names
 /// A tensor of the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Its name.
     pub name: String,
-    /// Its shape.
     pub shape: Vec<usize>,
 }
 
-/// A linear layer.
+/// The tensors of a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MatrixSpec {
-    /// Weights `(rows, columns)`; `(columns, rows)` where they are stored transposed.
+    /// Weights `(rows, columns)`; `(columns, rows)` if they are stored transposed.
     pub weight: TensorSpec,
     /// Bias `(rows)`.
     pub bias: Option<TensorSpec>,
@@ -23,16 +21,13 @@ pub struct MatrixSpec {
     pub transposed: bool,
 }
 
-/// A norm.
+/// A norm with the names of its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormSpec {
-    /// Which.
     pub norm: Norm,
-    /// How wide it is.
     pub width: usize,
-    /// Weights, where it has some: one tensor, or one for each head.
+    /// Weights: none, one tensor, or one for each head.
     pub weight: Vec<TensorSpec>,
-    /// Bias, where it has one.
     pub bias: Option<TensorSpec>,
 }
 
@@ -54,7 +49,7 @@ pub enum GateUpSpec {
     Fused(Box<MatrixSpec>),
 }
 
-/// A feed-forward.
+/// The tensors of a feed-forward.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FeedForwardSpec {
     /// down(act(gate x) · up x).
@@ -82,11 +77,9 @@ pub struct GatedSpec {
 /// A mixture of experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpertsSpec {
-    /// Sizes.
     pub experts: Experts,
     /// Scores the experts `(experts, hidden)`.
     pub router: MatrixSpec,
-    /// The experts.
     pub weights: ExpertWeights,
     /// The expert that every token goes through, and its gate `(1, hidden)`.
     pub shared: Option<(GatedSpec, MatrixSpec)>,
@@ -106,7 +99,7 @@ pub enum ExpertWeights {
     },
 }
 
-/// A layer.
+/// The tensors of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// Norm before attention.
@@ -121,13 +114,12 @@ pub struct LayerSpec {
     pub attended_norm: Option<NormSpec>,
     /// Norm before the feed-forward.
     pub feed_forward_norm: Option<NormSpec>,
-    /// The feed-forward.
     pub feed_forward: FeedForwardSpec,
     /// Norm of what the feed-forward gives.
     pub fed_norm: Option<NormSpec>,
 }
 
-/// A model.
+/// The tensors of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     /// In front of the names in these files, and in front of the names in transformers.
@@ -140,7 +132,6 @@ pub struct Layout {
     pub embedding_norm: Option<NormSpec>,
     /// From the width of the embedding to the hidden size, and back.
     pub projections: Option<[MatrixSpec; 2]>,
-    /// The layers.
     pub layers: Vec<LayerSpec>,
     /// Norm before the output layer.
     pub final_norm: Option<NormSpec>,
@@ -149,17 +140,17 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The tensors of a model. `has` tells whether the files hold a name, which decides where there are several ways to
-    /// name the same.
+    /// The tensors of a model. `has` says whether the files hold a name, which decides between several ways
+    /// to name the same tensor.
     pub fn new(config: &Config, has: impl Fn(&str) -> bool) -> Self {
         let named = |prefix: &str| has(&format!("{prefix}{}.weight", config.names.embedding));
-        // Some checkpoints hold the inner model alone, whose names lack the first part of the prefix.
+        // some checkpoints hold only the inner model, whose names lack the first part of the prefix
         let inner = config.names.prefix.split_once('.').map_or("", |(_, rest)| rest);
         let prefix = if !named(config.names.prefix) && named(inner) { inner } else { config.names.prefix };
         Builder { config, names: &config.names, prefix, has: &has }.layout()
     }
 
-    /// The name that transformers has for a tensor, also where the files leave the prefix out.
+    /// The name that transformers has for a tensor, even if the files leave the prefix out.
     pub fn full_name(&self, tensor: &TensorSpec) -> String {
         let [here, there] = self.prefixes;
         let is_output = tensor.name == self.output.weight.name || Some(tensor) == self.output.bias.as_ref();

@@ -1,50 +1,25 @@
 //! From a model's files to an engine.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device};
 
-use super::Engine;
-use super::config::{Config, RopeScaling, read_object};
+use super::config::{Config, RopeScaling};
 use super::decoder::{Decoder, Kernels, Place};
 use super::device;
+use super::dtype::{quantised_dtype, run_dtype, stated_dtype};
 use super::generate::DecoderEngine;
-use super::grouped::{self, GroupedEngine};
+use super::grouped::{self, GroupedConfig, GroupedEngine};
+use super::identity::digests;
+use super::interface::Engine;
 use super::layout::TensorSpec;
 use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_json};
-use crate::digest::sha256_file_once;
 use crate::error::{Error, Result};
 use crate::record::ModelInfo;
-use crate::text::GgufTokenizer;
 
 pub use super::device::{DeviceChoice, devices, uuid};
+pub use super::options::LoadOptions;
 pub use super::summary::{MemoryNeed, ModelSummary};
-
-/// Files beside the weights whose digests are recorded.
-const FILES: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "model.safetensors.index.json",
-];
-
-/// How to load a model.
-#[derive(Debug, Clone, Default)]
-pub struct LoadOptions<'a> {
-    /// `f32`, `f16` or `bf16`; by default what the weights are stored in.
-    pub dtype: Option<&'a str>,
-    /// Revision of the source, to be recorded.
-    pub revision: Option<String>,
-    /// Further devices: the layers are spread over the first and these.
-    pub more_devices: Vec<DeviceChoice>,
-    /// Folder of a PEFT LoRA adapter to merge.
-    pub adapter: Option<&'a Path>,
-    /// Seed of made-up weights, in place of those of the folder, which then needs no more than `config.json`.
-    pub dummy: Option<u64>,
-}
 
 /// A model's config with its weights, checked against each other; nothing is loaded yet.
 struct Opened {
@@ -71,6 +46,14 @@ impl Opened {
         let weights = Weights::open(source, adapter, &config)?;
         Ok(Self { config, weights })
     }
+
+    /// The data type to run in, with notes for the record.
+    fn dtype(&self, options: &LoadOptions<'_>, on_cpu: bool) -> Result<(DType, Vec<String>)> {
+        match self.weights.are_quantised() {
+            true => quantised_dtype(options.dtype, &self.weights.stored_type()),
+            false => run_dtype(options.dtype, self.weights.stored_dtype(), on_cpu),
+        }
+    }
 }
 
 /// Whether a model is a GGUF file and no folder.
@@ -95,21 +78,13 @@ fn gguf(path: &Path) -> Result<(Config, Source)> {
     Ok((config, Source::Gguf(Box::new(file))))
 }
 
-/// What a GGUF file says about its tokenizer.
-///
-/// # Errors
-/// The file is damaged or holds no tokenizer.
-pub fn gguf_tokenizer(path: &Path) -> Result<GgufTokenizer> {
-    Gguf::open(path)?.tokenizer()
-}
-
 /// Reads what a model is from its config and the headers of its weights.
 ///
 /// # Errors
-/// A model that isn't served, or files that are missing or damaged.
+/// A model that isn't supported, or files that are missing or damaged.
 pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary> {
-    if let Some(card) = grouped_card(folder, options)? {
-        return grouped::inspect(card, folder);
+    if let Some(grouped) = grouped_config(folder, options)? {
+        return grouped::inspect(grouped, folder);
     }
     let Opened { config, weights } = Opened::new(folder, options)?;
     if weights.are_quantised() {
@@ -124,7 +99,7 @@ pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary>
 /// # Errors
 /// As for [`inspect`], or a file can't be read.
 pub fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
-    let digested = match grouped_card(folder, options)? {
+    let digested = match grouped_config(folder, options)? {
         Some(_) => digests(folder, Safetensors::open(folder)?.paths())?,
         None => digests(folder, Opened::new(folder, options)?.weights.paths())?,
     };
@@ -132,44 +107,44 @@ pub fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Loads a model.
+/// Loads a model of the kind that runs in groups.
 ///
 /// # Errors
-/// A model that isn't served, files that are missing or damaged, or a device that isn't there or is full.
+/// A model that isn't supported, files that are missing or damaged, or a device that isn't there or is full.
 pub fn load(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<Box<dyn Engine>> {
-    match grouped_card(folder, options)? {
-        Some(card) => Ok(Box::new(grouped::load(card, folder, options, device)?)),
+    match grouped_config(folder, options)? {
+        Some(grouped) => Ok(Box::new(grouped::load(grouped, folder, options, device)?)),
         None => Ok(Box::new(load_decoder(folder, options, device, None)?)),
     }
 }
 
-/// What is known of a model outside the decoder; `None` for one of the decoder's.
-fn grouped_card(folder: &Path, options: &LoadOptions<'_>) -> Result<Option<grouped::Card>> {
+/// The configuration of a model outside the decoder; `None` for one of the decoder's.
+fn grouped_config(folder: &Path, options: &LoadOptions<'_>) -> Result<Option<GroupedConfig>> {
     if is_gguf(folder) {
         return Ok(None);
     }
-    let Some(card) = grouped::Card::read(folder)? else { return Ok(None) };
+    let Some(config) = GroupedConfig::read(folder)? else { return Ok(None) };
     let refused = match options {
         LoadOptions { adapter: Some(_), .. } => "an adapter",
         LoadOptions { dummy: Some(_), .. } => "dummy weights",
         LoadOptions { more_devices, .. } if !more_devices.is_empty() => "several devices",
-        _ => return Ok(Some(card)),
+        _ => return Ok(Some(config)),
     };
     Err(Error::input(format!("a model outside the decoder can't be run with {refused}")).at(folder.display()))
 }
 
-/// Loads a model whose prompts run in groups of equal length, as what it is.
+/// Loads a model whose prompts run in groups of equal length, with its own type.
 ///
 /// # Errors
 /// As for [`load`]; another model is an error.
 pub fn load_grouped(folder: &Path, options: &LoadOptions<'_>, device: DeviceChoice) -> Result<GroupedEngine> {
-    match grouped_card(folder, options)? {
-        Some(card) => grouped::load(card, folder, options, device),
+    match grouped_config(folder, options)? {
+        Some(grouped) => grouped::load(grouped, folder, options, device),
         None => Err(Error::input("the decoder runs it").at(folder.display())),
     }
 }
 
-/// Loads a model as what it is. `kernels` are chosen by device and data type where none are named.
+/// Loads a model of the decoder, with its own type. `kernels` are chosen by device and data type if none are named.
 ///
 /// # Errors
 /// As for [`load`].
@@ -179,31 +154,20 @@ pub fn load_decoder(
     device: DeviceChoice,
     kernels: Option<Kernels>,
 ) -> Result<DecoderEngine> {
-    let Opened { config, weights } = Opened::new(folder, options)?;
-    let choices = [&[device], options.more_devices.as_slice()].concat();
-    if choices.len() > config.layers.len() {
-        let message = format!("{} layers can't be spread over {} devices", config.layers.len(), choices.len());
-        return Err(Error::input(message).hint("name fewer `devices`"));
-    }
-    let devices = choices.iter().map(|choice| choice.open()).collect::<Result<Vec<_>>>()?;
-    let on_cpu = devices.iter().any(Device::is_cpu);
-    let (dtype, mut notes) = match weights.are_quantised() {
-        true => quantised_dtype(options.dtype, &weights.stored_type())?,
-        false => run_dtype(options.dtype, weights.stored_dtype(), on_cpu)?,
-    };
+    let opened = Opened::new(folder, options)?;
+    let devices = open_devices(&opened.config, device, options)?;
+    let (dtype, mut notes) = opened.dtype(options, devices.iter().any(Device::is_cpu))?;
     let place = |device: &Device| {
         let kernels = kernels.unwrap_or(Kernels::for_run(device, dtype));
         Place { kernels, device: device.clone(), dtype }
     };
     let places: Vec<Place> = devices.iter().map(place).collect();
+    let Opened { config, weights } = opened;
+    // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
     let decoder = Decoder::load(&config, &weights, &places)?;
     weights.check_all_merged()?;
-    notes.extend(weights.adapter().map(adapter_note));
-    notes.extend(output_note(&config, &weights));
-    if weights.are_dummy() {
-        notes.push(format!("dummy weights: seeded random numbers (seed {})", options.dummy.unwrap_or_default()));
-    }
+    notes.extend(weight_notes(&config, &weights, options));
     let info = ModelInfo {
         architecture: config.architecture.clone(),
         engine: "decoder".to_owned(),
@@ -219,48 +183,24 @@ pub fn load_decoder(
     Ok(DecoderEngine::new(config, decoder, info))
 }
 
-/// The data type that `config.json` names, for weights that aren't there.
-fn stated_dtype(folder: &Path) -> Result<DType> {
-    let json = read_object(&folder.join("config.json"))?;
-    let stated = ["dtype", "torch_dtype"].iter().find_map(|field| json.get(*field)?.as_str());
-    Ok(match stated {
-        Some("float16") => DType::F16,
-        Some("float32") => DType::F32,
-        _ => DType::BF16,
-    })
-}
-
-/// The data type to run in, and what a reader has to know about it.
-pub(super) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
-    let dtype = match asked {
-        None => stored,
-        Some("f32") => DType::F32,
-        Some("f16") => DType::F16,
-        Some("bf16") => DType::BF16,
-        Some(other) => {
-            return Err(Error::input(format!("`{other}` is no data type; served are `f32`, `f16` and `bf16`")));
-        }
-    };
-    let note = |text: &str| vec![text.to_owned()];
-    Ok(match (dtype, asked) {
-        (DType::BF16, _) if on_cpu => (DType::F32, note("bf16 upcast to f32 on the CPU, which has no bf16 products")),
-        (DType::F16, None) if on_cpu => (DType::F32, note("f16 upcast to f32 on the CPU, whose f16 products are slow")),
-        (DType::F16, Some(_)) if on_cpu => {
-            (dtype, note("f16 on the CPU runs many times slower than f32: don't compare it with other data types"))
-        }
-        _ => (dtype, Vec::new()),
-    })
-}
-
-/// Quantised products take and give f32.
-fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DType, Vec<String>)> {
-    match asked {
-        None | Some("f32") => {
-            Ok((DType::F32, vec![format!("matrices stay in {stored}; their products quantise activations to 8 bits")]))
-        }
-        Some(other) => Err(Error::input(format!("weights in {stored} can't run in `{other}`"))
-            .hint("leave `dtype` out: activations are f32")),
+/// Opens the devices that the layers are spread over.
+fn open_devices(config: &Config, first: DeviceChoice, options: &LoadOptions<'_>) -> Result<Vec<Device>> {
+    let choices = [&[first], options.more_devices.as_slice()].concat();
+    if choices.len() > config.layers.len() {
+        let message = format!("{} layers can't be spread over {} devices", config.layers.len(), choices.len());
+        return Err(Error::input(message).hint("name fewer `devices`"));
     }
+    choices.iter().map(|choice| choice.open()).collect()
+}
+
+/// Notes for the record about the weights.
+fn weight_notes(config: &Config, weights: &Weights, options: &LoadOptions<'_>) -> Vec<String> {
+    let mut notes: Vec<String> = weights.adapter().map(adapter_note).into_iter().collect();
+    notes.extend(output_note(config, weights));
+    if weights.are_dummy() {
+        notes.push(format!("dummy weights: seeded random numbers (seed {})", options.dummy.unwrap_or_default()));
+    }
+    notes
 }
 
 fn adapter_note(adapter: &Adapter) -> String {
@@ -270,7 +210,7 @@ fn adapter_note(adapter: &Adapter) -> String {
     }
 }
 
-/// Says where the output layer isn't what the config says.
+/// A note for a model whose output layer isn't what the config says.
 fn output_note(config: &Config, weights: &Weights) -> Option<String> {
     match (config.output.tied, weights.has_own_output()) {
         (true, true) => {
@@ -281,8 +221,8 @@ fn output_note(config: &Config, weights: &Weights) -> Option<String> {
     }
 }
 
-/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked up
-/// and experts that a token doesn't go through.
+/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked
+/// up and experts that a token doesn't go through.
 fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
     let layout = weights.layout();
     let size = |tensor: &TensorSpec| match weights.are_quantised() {
@@ -295,18 +235,4 @@ fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
     let idle_experts: u64 =
         config.layers.iter().zip(&layout.layers).map(|(_, layer)| layer.idle_expert_bytes(&size)).sum();
     all - looked_up - positions - idle_experts
-}
-
-/// Digests of the files that say what a model is, by name.
-pub(super) fn digests<'a>(
-    folder: &Path,
-    weights: impl IntoIterator<Item = &'a Path>,
-) -> Result<BTreeMap<String, String>> {
-    let beside = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
-    let all = beside.chain(weights.into_iter().map(Path::to_owned));
-    all.map(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, sha256_file_once(&path)?))
-    })
-    .collect()
 }

@@ -4,14 +4,14 @@ use super::config::{Config, FeedForward};
 use super::decoder::LARGEST_SCORES;
 use super::weights::Weights;
 
-/// What a model is, without loading it.
+/// Facts about a model that are known without loading it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSummary {
     /// As `config.json` names it.
     pub architecture: String,
     /// Number of parameters.
     pub parameters: u64,
-    /// Longest sequence, prompt and answer together; `usize::MAX` where there is no limit.
+    /// Longest sequence, prompt and answer together; `usize::MAX` if there is no limit.
     pub max_positions: usize,
     /// Token ids are below this.
     pub vocab_size: usize,
@@ -31,18 +31,17 @@ pub struct ModelSummary {
     pub stored_dtype: String,
     /// Bytes of the weights on disk.
     pub stored_bytes: u64,
-    /// The one data type that it can run in, where there is only one.
+    /// The only data type that it can run in, if there is only one.
     pub only_dtype: Option<&'static str>,
     /// Weights stay in memory as they are stored: quantised.
     pub quantised: bool,
-    /// Bytes of tables that lie in memory dequantised, beside those of a quantised file.
+    /// Bytes that tables take in memory because they are dequantised, in addition to those of a quantised file.
     pub dequantised_bytes: u64,
 }
 
 /// Bytes that running a cell takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryNeed {
-    /// Weights.
     pub weights: u64,
     /// Keys and values of all layers.
     pub kv_cache: u64,
@@ -51,14 +50,13 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// All together.
     pub fn total(self) -> u64 {
         self.weights.saturating_add(self.kv_cache).saturating_add(self.activations)
     }
 }
 
 impl ModelSummary {
-    /// What a model of the decoder is.
+    /// The summary of a model of the decoder.
     pub(super) fn of(config: &Config, weights: &Weights) -> Self {
         let inner = |feed_forward: &FeedForward| match *feed_forward {
             FeedForward::Gated { inner, .. } => 2 * inner,
@@ -98,10 +96,10 @@ impl ModelSummary {
         (batch as u64).saturating_mul(length as u64).saturating_mul(per_token).saturating_mul(size_of_dtype(dtype))
     }
 
-    /// What it takes to generate up to `length` tokens from prompts of up to `prompt` tokens.
+    /// Memory that it takes to generate up to `length` tokens from prompts of up to `prompt` tokens.
     ///
     /// Activations are those of the widest moment of prefill: attention scores in f32 and once more in the data type of
-    /// the run, or gate, up and their product; beside them the residual stream, and the logits in f32 with a copy. The
+    /// the run, or gate, up and their product; in addition the residual stream, and the logits in f32 with a copy. The
     /// kernels for f32 on the CPU hold no scores.
     pub fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str, on_gpu: bool) -> MemoryNeed {
         let size = size_of_dtype(dtype);
@@ -122,11 +120,6 @@ impl ModelSummary {
             kv_cache: self.kv_bytes(batch, length, dtype),
             activations: scores.max(wide).saturating_add(stream).saturating_add(logits),
         }
-    }
-
-    /// Floating-point operations for one token, attention left out: two for each parameter.
-    pub fn flops_per_token(&self) -> u64 {
-        2 * self.parameters
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, GenerateOptions, Generation, Prompt};
+use super::interface::{Engine, GenerateOptions, Generation, Prompt};
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Decoding, Finish, ModelInfo, OutputLength, SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
@@ -129,7 +129,7 @@ pub fn words_to_ids(text: &str) -> Vec<u32> {
     text.split_whitespace().map(id).collect()
 }
 
-/// A made-up word for each token id, the end-of-sequence token left out.
+/// An invented word for each token id, the end-of-sequence token left out.
 ///
 /// Words of a prompt don't come back: their ids are hashes.
 pub fn ids_to_text(ids: &[u32]) -> String {

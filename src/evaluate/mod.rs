@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::prompts::PromptItem;
 use crate::record::{Finish, ItemScore};
 
-/// Scores what a model wrote, cut at `max_new_tokens`.
+/// Scores an answer, cut at `max_new_tokens`.
 ///
-/// Token by token (greedy or sampled), decoding to a longer limit begins with the same tokens, so one generation serves
-/// every shorter limit.
-/// In `fixed` length the answer ends where the model would have ended it (the first end-of-sequence token).
+/// Token by token (greedy or sampled), decoding to a longer output length begins with the same tokens, so one
+/// generation is enough for all shorter ones. In `fixed` length the answer ends where the model would have ended it
+/// (the first end-of-sequence token).
 ///
 /// # Errors
 /// The token ids can't be turned into text.
@@ -41,7 +41,7 @@ fn answer_ids(generation: &Generation, max_new_tokens: usize) -> &[u32] {
         (Some(length), _) => length,
         (None, Finish::Eos | Finish::Length) => generation.ids.len(),
     };
-    // in fixed length the token at which the answer ends is another one than EOS (EOS was masked): leave it out
+    // in fixed length EOS was masked, so the token at the end of the answer is some other one: leave it out
     let masked_end = generation.natural_length.is_some() && generation.finish == Finish::Length;
     let end = natural.saturating_sub(usize::from(masked_end && natural <= max_new_tokens));
     &generation.ids[..end.min(max_new_tokens).min(generation.ids.len())]

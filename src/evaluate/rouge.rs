@@ -2,8 +2,8 @@
 
 /// ROUGE-L F1 of an answer against a reference, in 0..=1.
 ///
-/// Words as Google's `rouge_score` takes them without stemming: lower case, everything but ASCII letters and digits is a
-/// separator. Two texts without words score 0.
+/// Words as Google's `rouge_score` takes them without stemming: lower case, everything but ASCII letters and digits is
+/// a separator. Two texts without words score 0.
 pub fn rouge_l(answer: &str, reference: &str) -> f64 {
     let (answer, reference) = (words(answer), words(reference));
     let common = longest_common_subsequence(&answer, &reference) as f64;

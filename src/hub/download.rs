@@ -5,12 +5,11 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::cache::{Cache, cant_write, create_parent};
 use super::client::{Failure, Hub, Patience, Remote, lost};
 use super::refusal::Asked;
 use super::watch::{Event, Watch};
+use crate::digest::Hasher;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Fetches a file that isn't in the snapshot yet, and puts it there.
@@ -123,7 +122,7 @@ struct Part {
     path: PathBuf,
     file: File,
     length: u64,
-    digest: Sha256,
+    digest: Hasher,
 }
 
 impl Part {
@@ -135,7 +134,7 @@ impl Part {
         let path = PathBuf::from(path);
         let opened = File::options().read(true).append(true).create(true).open(&path);
         let file = opened.map_err(|cause| cant_write(&path, &cause))?;
-        let mut part = Self { path, file, length: 0, digest: Sha256::new() };
+        let mut part = Self { path, file, length: 0, digest: Hasher::default() };
         part.read(watch)?;
         watch.tell(Event::Bytes(part.length));
         if part.length > remote.size {
@@ -169,13 +168,12 @@ impl Part {
         self.file.set_len(0).map_err(|cause| cant_write(&self.path, &cause))?;
         watch.tell(Event::Lost(self.length));
         self.length = 0;
-        self.digest = Sha256::new();
+        self.digest = Hasher::default();
         Ok(())
     }
 
     fn is_right(&self, remote: &Remote) -> bool {
-        let found = || self.digest.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        self.length == remote.size && remote.sha256().is_none_or(|expected| found() == expected)
+        self.length == remote.size && remote.sha256().is_none_or(|expected| self.digest.hex() == expected)
     }
 
     /// Gives the file its name, once it is on the disk.

@@ -10,6 +10,7 @@ mod nvml;
 mod rapl;
 pub mod recompute;
 pub mod sampler;
+pub mod span;
 mod survey;
 mod synthetic;
 

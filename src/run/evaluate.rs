@@ -94,7 +94,7 @@ impl<'a> Scoring<'a> {
         let prolongs = self.setup.prepared.spec.generation.decoding.prolongs();
         let mut scores = Vec::with_capacity(missing.lengths.len());
         for generated in missing.generations(prolongs) {
-            let answers = self.answers(&mut model, &prompts.list, generated)?;
+            let answers = self.answers(&mut model, &prompts.prompts, generated)?;
             for length in missing.lengths.iter().filter(|length| prolongs || **length == generated) {
                 let items = self.set.items.iter().zip(&answers);
                 let items = items.map(|(item, answer)| score(item, answer, *length, |ids| model.codec.decode(ids)));

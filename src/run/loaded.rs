@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::meter::Meter;
-use crate::model::{Codec, Encoded};
+use crate::model::{Codec, TokenizedPrompts};
 use crate::record::{Cost, FailureKind, IdleBaseline, PromptForm};
 use crate::run::prepare::Prepared;
 use crate::stage;
@@ -13,7 +13,7 @@ use crate::sweep::spec::ModelSpec;
 /// A model whose weights aren't loaded yet.
 pub(super) struct Encoder {
     codec: Codec,
-    encoded: Encoded,
+    encoded: TokenizedPrompts,
 }
 
 /// A model that is ready to be measured.
@@ -56,7 +56,7 @@ impl Encoder {
 
     /// Tokens of the longest prompt.
     pub fn longest(&self) -> usize {
-        self.encoded.list.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0)
+        self.encoded.prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0)
     }
 
     /// Loads the weights.
@@ -72,7 +72,7 @@ impl Encoder {
         let loaded = loader.hash(spec).and_then(|()| stage::cost(meter, clock, || loader.engine(spec, clock)));
         let (engine, load) = loaded.map_err(|error| Failure::new(FailureKind::Load, error))?;
         let form = PromptForm { energy: Some(self.encoded.truncated), ..self.codec.form() };
-        let (label, prompts) = (spec.label.clone(), self.encoded.list);
+        let (label, prompts) = (spec.label.clone(), self.encoded.prompts);
         Ok(Loaded { label, engine, codec: self.codec, prompts, form, load, idle: None })
     }
 }

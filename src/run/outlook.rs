@@ -169,7 +169,7 @@ fn encode(prepared: &Prepared, codec: &Codec) -> Result<(Vec<Prompt>, PromptForm
     let encoded = codec.prompts(prepared.prompts.items.iter().map(|item| item.text.as_str()))?;
     let scored = prepared.accuracy.as_ref().map(|set| codec.prompts(set.items.iter().map(|item| item.text.as_str())));
     let accuracy = scored.transpose().map_err(|error| error.at("accuracy"))?.map(|encoded| encoded.truncated);
-    Ok((encoded.list, PromptForm { energy: Some(encoded.truncated), accuracy, ..codec.form() }))
+    Ok((encoded.prompts, PromptForm { energy: Some(encoded.truncated), accuracy, ..codec.form() }))
 }
 
 fn too_long(cell: &CellSpec, known: &KnownModel<'_>) -> Result<()> {

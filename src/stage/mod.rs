@@ -13,7 +13,8 @@ use crate::digest::sha256_hex;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::meter::judge::{Findings, Work, judge};
-use crate::meter::{self, Edge, Meter, conditions, integrate};
+use crate::meter::span::{self, Rest};
+use crate::meter::{self, Edge, Meter, integrate};
 use crate::record::{CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Reason, Trace, Window};
 use crate::units::{Seconds, Tokens};
 
@@ -64,9 +65,6 @@ impl Measured {
     }
 }
 
-/// Parts of an idle baseline whose spread says how well its mean is known.
-const SEGMENTS: usize = 5;
-
 /// Power without work, with the model resident, after a rest for clocks to settle.
 ///
 /// # Errors
@@ -77,46 +75,8 @@ pub fn idle_baseline(
     protocol: &Protocol,
     stop: &AtomicBool,
 ) -> Result<Option<IdleBaseline>> {
-    let duration = protocol.idle_s;
-    if duration.0 <= 0.0 {
-        return Ok(None);
-    }
-    idle(clock, protocol.settle_s, stop)?;
-    let ((t0, t1), trace) = meter::recording(meter, |meter| {
-        meter.edge(Edge::Soon);
-        idle(clock, protocol.guard_s, stop)?;
-        let t0 = clock.now();
-        meter.edge(Edge::Passed);
-        idle(clock, duration, stop)?;
-        let t1 = clock.now();
-        meter.edge(Edge::Passed);
-        idle(clock, protocol.guard_s, stop)?;
-        Ok((t0, t1))
-    })?;
-    let info = meter.info();
-    let (energy, _) = integrate::window_energy(&trace, info, t0, t1);
-    let part = (t1 - t0) * (1.0 / SEGMENTS as f64);
-    let segment =
-        |index| integrate::mean_power(&trace, info, t0 + part * f64::from(index), t0 + part * f64::from(index + 1));
-    let segments_w: Option<Vec<_>> = (0..SEGMENTS as u32).map(segment).collect();
-    let temperatures = conditions::conditions(&trace, info, t0, t1).into_iter().filter_map(|gpu| gpu.temperature_end_c);
-    Ok(energy.total_j.map(|total| IdleBaseline {
-        power_w: total / (t1 - t0),
-        duration_s: t1 - t0,
-        segments_w: segments_w.unwrap_or_default(),
-        temperature_c: temperatures.reduce(f64::max),
-    }))
-}
-
-/// Waits in slices, so that an interruption is obeyed.
-fn idle(clock: &Clock, duration: Seconds, stop: &AtomicBool) -> Result<()> {
-    const SLICE: f64 = 0.1;
-    let end = clock.now() + duration;
-    while (end - clock.now()).0 > 0.0 {
-        check_stop(stop)?;
-        clock.idle(Seconds((end - clock.now()).0.min(SLICE)));
-    }
-    Ok(())
+    let rest = Rest { settle_s: protocol.settle_s, guard_s: protocol.guard_s, duration_s: protocol.idle_s };
+    span::idle_baseline(meter, clock, rest, stop)
 }
 
 /// Runs work that isn't part of a window, and says what it took.
@@ -157,7 +117,7 @@ impl Stage<'_> {
         let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
         let mut batches = Batches::new(self.prompts, cell.batch_size, options, clock, stop);
         let engine = &mut *self.engine;
-        idle(clock, self.offset, stop)?;
+        span::wait(clock, self.offset, stop)?;
         let (marks, mut trace) = meter::recording(self.meter, |meter| {
             let start = clock.now();
             let steady = batches.warm_up(engine, meter, protocol)?;

@@ -79,7 +79,6 @@ fn inverted(mut matrix: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mean::t_quantile;
     use super::*;
     use crate::stats::Estimate;
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{SETTINGS, SPECIAL, content, read_object};
+use super::settings::{SETTINGS, SPECIAL, content};
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
+use crate::json::read_object;
 use crate::template::chat::Compiled;
 use crate::template::date::Date;
 
@@ -24,7 +25,6 @@ const FIELD: &str = "chat_template";
 pub struct TemplateSource {
     /// The file that it comes from.
     pub name: String,
-    /// The template.
     pub text: String,
 }
 
@@ -54,7 +54,7 @@ impl TemplateSource {
         Ok(None)
     }
 
-    /// Reads a template from a file that the user calls `shown`.
+    /// Reads a template from a file; records and errors call it `shown`.
     ///
     /// # Errors
     /// The file can't be read as text.
@@ -111,7 +111,6 @@ pub(super) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
 pub struct Message<'a> {
     /// `system`, `user`, `assistant`.
     pub role: &'a str,
-    /// What is said.
     pub content: &'a str,
 }
 

@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{ChatTemplate, Message, ModelText, TemplateSource, Tokenizer};
+use super::chat::{ChatTemplate, Message, TemplateSource};
+use super::model_text::ModelText;
+use super::tokenizer::{Side, Tokenizer};
 use crate::error::{Error, Kind, Result};
 use crate::template::date::Date;
 
-/// How prompts are put to a model.
+/// How prompts become what a model reads.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// The chat template; `None`: prompts go in as plain text.
@@ -15,7 +17,7 @@ pub struct Rules {
     pub system: Option<String>,
     /// Further names for the template, such as `enable_thinking`.
     pub variables: Map<String, Value>,
-    /// What the template takes for today.
+    /// The date that the template takes for today.
     pub date: Date,
     /// Longest prompt.
     pub limit: Option<Limit>,
@@ -26,31 +28,22 @@ pub struct Rules {
 pub struct Limit {
     /// Tokens of a whole prompt, with everything that its chat template and tokenizer add.
     pub max_tokens: usize,
-    /// From where a longer prompt loses tokens; `None`: it is an error.
+    /// The end at which a longer prompt loses tokens; `None`: a longer prompt is an error.
     pub cut: Option<Side>,
-}
-
-/// An end of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The beginning.
-    Left,
-    /// The end.
-    Right,
 }
 
 /// A prompt as the model reads it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Put {
-    /// Its text.
+pub struct TokenizedPrompt {
+    /// The text, chat template included.
     pub text: String,
-    /// Its token ids.
+    /// The token ids of the text, special tokens included.
     pub ids: Vec<u32>,
-    /// How many tokens it lost to the limit.
+    /// How many tokens the prompt lost to the limit.
     pub dropped: usize,
 }
 
-/// A model's tokenizer, with how prompts are put to the model.
+/// A model's tokenizer, with the rules by which prompts become what the model reads.
 pub struct Prompter {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -59,7 +52,7 @@ pub struct Prompter {
 }
 
 impl Prompter {
-    /// Puts a model's text side and the rules together.
+    /// Combines a model's text side with the rules.
     ///
     /// # Errors
     /// The chat template isn't valid, or there is a system prompt and no template that could carry it.
@@ -75,12 +68,11 @@ impl Prompter {
         Ok(Self { tokenizer: text.tokenizer, template, system, limit })
     }
 
-    /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The chat template, where one is used.
+    /// The chat template, if one is used.
     pub fn template(&self) -> Option<&TemplateSource> {
         self.template.as_ref().map(ChatTemplate::source)
     }
@@ -91,17 +83,17 @@ impl Prompter {
     /// # Errors
     /// The template refuses the conversation, the tokenizer fails, or the prompt is longer than the limit and can't be
     /// cut.
-    pub fn put(&self, text: &str) -> Result<Put> {
-        let put = self.whole(text)?;
+    pub fn tokenize(&self, text: &str) -> Result<TokenizedPrompt> {
+        let whole = self.whole(text)?;
         match self.limit {
-            Some(limit) if put.ids.len() > limit.max_tokens => self.cut(text, put, limit),
-            _ => Ok(put),
+            Some(limit) if whole.ids.len() > limit.max_tokens => self.cut(text, whole, limit),
+            _ => Ok(whole),
         }
     }
 
-    fn whole(&self, text: &str) -> Result<Put> {
+    fn whole(&self, text: &str) -> Result<TokenizedPrompt> {
         let Some(template) = &self.template else {
-            return Ok(Put { text: text.to_owned(), ids: self.tokenizer.encode(text)?, dropped: 0 });
+            return Ok(TokenizedPrompt { text: text.to_owned(), ids: self.tokenizer.encode(text)?, dropped: 0 });
         };
         let user = Message { role: "user", content: text };
         let rendered = match &self.system {
@@ -112,10 +104,10 @@ impl Prompter {
             }
         };
         let ids = self.tokenizer.encode_bare(&rendered)?;
-        Ok(Put { text: rendered, ids, dropped: 0 })
+        Ok(TokenizedPrompt { text: rendered, ids, dropped: 0 })
     }
 
-    /// Where the template takes the prompt alone, the system turn is what it doesn't take.
+    /// If the template accepts the prompt alone, the system turn is what it refuses.
     fn blame_system(&self, error: Error, template: &ChatTemplate, user: Message<'_>) -> Error {
         let input = error.kind_of() == Kind::Input;
         match input && template.render(&[user]).is_ok() {
@@ -127,7 +119,7 @@ impl Prompter {
         }
     }
 
-    fn cut(&self, text: &str, whole: Put, limit: Limit) -> Result<Put> {
+    fn cut(&self, text: &str, whole: TokenizedPrompt, limit: Limit) -> Result<TokenizedPrompt> {
         let (length, most) = (whole.ids.len(), limit.max_tokens);
         let Some(side) = limit.cut else {
             let message = format!("{length} tokens, and `prompts.max_tokens` is {most}");
@@ -137,12 +129,12 @@ impl Prompter {
             return self.cut_content(text, length, most, side);
         }
         let ids = self.tokenizer.encode_cut(text, most, side)?;
-        Ok(Put { text: self.tokenizer.decode(&ids)?, dropped: length - ids.len(), ids })
+        Ok(TokenizedPrompt { text: self.tokenizer.decode(&ids)?, dropped: length - ids.len(), ids })
     }
 
     /// Cuts the user's text at the bounds of its tokens until the rendered prompt fits: what the template puts around
     /// it stays whole.
-    fn cut_content(&self, text: &str, whole: usize, most: usize, side: Side) -> Result<Put> {
+    fn cut_content(&self, text: &str, whole: usize, most: usize, side: Side) -> Result<TokenizedPrompt> {
         let spans = self.tokenizer.spans(text)?;
         // a token that is a piece of a character gives no text to cut at
         let part = |kept: usize| match side {
@@ -151,21 +143,21 @@ impl Prompter {
         };
         let (mut kept, mut length) = (spans.len(), whole);
         loop {
-            // tokens at the cut can merge otherwise than before, so that one round may not be enough
+            // tokens at the cut can merge differently than before, so one round may not be enough
             kept = kept.saturating_sub(length.saturating_sub(most).max(1));
             while kept > 0 && part(kept).is_none() {
                 kept -= 1;
             }
             let part = part(kept).unwrap_or_default();
-            let put = self.whole(part)?;
-            length = put.ids.len();
+            let prompt = self.whole(part)?;
+            length = prompt.ids.len();
             if kept == 0 || part.is_empty() {
                 let message =
                     format!("the chat template alone takes {length} tokens: none of the prompt fits into {most}");
                 return Err(Error::input(message).hint("raise `prompts.max_tokens`"));
             }
             if length <= most {
-                return Ok(Put { dropped: whole - length, ..put });
+                return Ok(TokenizedPrompt { dropped: whole - length, ..prompt });
             }
         }
     }

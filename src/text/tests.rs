@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use super::*;
 
 /// A word-level tokenizer with five words and truncation and padding left switched on.

@@ -133,12 +133,12 @@ fn a_tensor_of_the_wrong_shape_is_named_with_both_shapes() {
 }
 
 #[test]
-fn a_tensor_of_a_type_that_is_not_served_is_named() {
+fn a_tensor_of_an_unsupported_type_is_named() {
     let copy = Copy::of("gqa_tied", "dtype");
     copy.edit_header(|header| header["model.norm.weight"]["dtype"] = json!("I32"));
     assert_eq!(
         copy.message(),
-        "model.safetensors: tensor `model.norm.weight`: is stored as `i32`; served are `f32`, `f16` and `bf16`"
+        "model.safetensors: tensor `model.norm.weight`: is stored as `i32`; supported are `f32`, `f16` and `bf16`"
     );
 }
 
@@ -153,7 +153,7 @@ fn a_config_with_more_layers_than_the_weights_fails_at_the_first_missing_one() {
 fn config_fields_are_checked_by_name() {
     let copy = Copy::of("gqa_tied", "fields");
     copy.set("architectures", json!(["T5ForConditionalGeneration"]));
-    assert!(copy.message().starts_with("config.json: `architectures`: `T5ForConditionalGeneration` isn't served"));
+    assert!(copy.message().starts_with("config.json: `architectures`: `T5ForConditionalGeneration` isn't supported"));
     copy.set("architectures", json!(["LlamaForCausalLM"])).set("rms_norm_eps", json!("small"));
     assert_eq!(copy.message(), "config.json: `rms_norm_eps`: `\"small\"` isn't a positive number");
     fs::write(copy.path("config.json"), "{\"architectures\": ").unwrap();
@@ -222,5 +222,5 @@ fn the_last_position_of_a_model_can_be_used() {
 fn an_unknown_data_type_is_an_error() {
     let options = LoadOptions { dtype: Some("int8"), ..LoadOptions::default() };
     let error = load(Path::new(&folder("gqa_tied")), &options, DeviceChoice::Cpu).err().unwrap();
-    assert_eq!(error.message(), "`int8` is no data type; served are `f32`, `f16` and `bf16`");
+    assert_eq!(error.message(), "`int8` is no data type; supported are `f32`, `f16` and `bf16`");
 }

@@ -1,9 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use ept_sweep::analysis::PowerTrace;
 use ept_sweep::analysis::{Estimate, Interval, Study, Verdict};
 use ept_sweep::figures::picture::{Picture, Text};
-use ept_sweep::figures::{self, PowerTrace, draw_all};
+use ept_sweep::figures::{self, draw_all};
 use ept_sweep::record::{EnergyMethod, Role};
 
 use crate::fixture;

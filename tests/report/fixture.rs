@@ -458,8 +458,15 @@ pub fn gpu_study() -> Study {
     probe.max_new_tokens = 1;
     study.probes = vec![probe];
     study.phases = MODELS.iter().map(|(label, role, ept, _)| phases(label, *role, *ept)).collect();
-    study.stopping =
-        Some(Stopping { half_width: 0.02, fewest: 5, most: 15, repeats: 7, narrow: study.cells.len(), wide: vec![] });
+    study.stopping = Some(Stopping {
+        half_width: 0.02,
+        fewest: 5,
+        most: 15,
+        repeats: 7,
+        narrow: study.cells.len(),
+        wide: vec![],
+        unknown: vec![],
+    });
     study
 }
 

@@ -21,11 +21,11 @@ pub struct Names {
     pub final_norm: Option<&'static str>,
     /// Output layer, without the prefix.
     pub output: &'static str,
-    /// Norm before attention (after the addition in [`super::Residual::NormAfter`]).
+    /// Norm before attention (after the addition in [`Residual::NormAfter`](super::graph::Residual::NormAfter)).
     pub attention_norm: Option<&'static str>,
     /// Norm of what attention gives.
     pub attended_norm: Option<&'static str>,
-    /// Norm before the feed-forward; where there is none in a parallel layer, it shares attention's.
+    /// Norm before the feed-forward; a parallel layer without one shares attention's.
     pub feed_forward_norm: Option<&'static str>,
     /// Norm of what the feed-forward gives.
     pub fed_norm: Option<&'static str>,
@@ -35,9 +35,9 @@ pub struct Names {
     pub qk_norms: [&'static str; 2],
     /// Output projection of attention.
     pub attention_output: &'static str,
-    /// The first projections of the feed-forward, where it is gated.
+    /// The first projections of a gated feed-forward.
     pub gate_up: GateUpNames,
-    /// The first projection, where it isn't gated.
+    /// The first projection of a plain feed-forward.
     pub up: &'static str,
     /// The last projection.
     pub down: &'static str,

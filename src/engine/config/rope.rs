@@ -1,8 +1,8 @@
-//! The rotary position embedding as `config.json` describes it, in the spellings of transformers 4 (`rope_theta` beside
-//! `rope_scaling`) and 5 (`rope_parameters` with everything inside).
+//! The rotary position embedding as `config.json` describes it, in the spellings of transformers 4 (`rope_theta` next
+//! to `rope_scaling`) and 5 (`rope_parameters` with everything inside).
 
-use super::fields::Fields;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Rotary position embedding (Su et al. 2021).
 #[derive(Debug, Clone, PartialEq)]
@@ -32,10 +32,7 @@ pub enum RopeScaling {
     /// Not at all.
     Default,
     /// All divided by one factor.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
+    Linear { factor: f64 },
     /// Divided by a factor each, as GGUF files store Llama 3's scaling.
     Divisors(Vec<f32>),
     /// The base grows with the longest sequence of the batch once that is past the original length ("NTK-aware").
@@ -46,20 +43,7 @@ pub enum RopeScaling {
         original_positions: f64,
     },
     /// YaRN (Peng et al. 2023).
-    Yarn {
-        /// The divisor of long wavelengths.
-        factor: f64,
-        /// Pairs that turn at least this often within the original length are kept.
-        beta_fast: f64,
-        /// Pairs that turn at most this often are divided.
-        beta_slow: f64,
-        /// Context length of the pretraining.
-        original_positions: f64,
-        /// Cosines and sines are multiplied by this.
-        attention_factor: f64,
-        /// The ends of the ramp are rounded to whole dimensions.
-        truncate: bool,
-    },
+    Yarn(Yarn),
     /// Llama 3.1: long wavelengths divided by the factor, short ones kept, with a ramp between.
     Llama3 {
         /// The divisor of long wavelengths.
@@ -84,6 +68,24 @@ pub enum RopeScaling {
     },
 }
 
+/// YaRN (Peng et al. 2023, arXiv:2309.00071): pairs that turn often within the original length are kept, pairs that
+/// turn seldom are divided by the factor, with a ramp between.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// The divisor of long wavelengths.
+    pub factor: f64,
+    /// Pairs that turn at least this often within the original length are kept.
+    pub beta_fast: f64,
+    /// Pairs that turn at most this often are divided.
+    pub beta_slow: f64,
+    /// Context length of the pretraining.
+    pub original_positions: f64,
+    /// Cosines and sines are multiplied by this.
+    pub attention_factor: f64,
+    /// The ends of the ramp are rounded to whole dimensions.
+    pub truncate: bool,
+}
+
 impl Rope {
     /// A rotation of whole heads without scaling.
     pub fn plain(theta: f64, head_dim: usize) -> Self {
@@ -96,7 +98,7 @@ impl Rope {
     }
 }
 
-/// What a family takes where `config.json` says nothing, and what the shape of the model adds.
+/// Values for what `config.json` leaves out, and what the shape of the model adds.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
     /// Width of a head.
@@ -111,16 +113,27 @@ pub struct RopeDefaults {
     pub style: RopeStyle,
 }
 
+/// The object that says how the rotary embedding is stretched, in either spelling.
+///
+/// # Errors
+/// Something else is there in its place.
+pub fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    match fields.object("rope_scaling")? {
+        Some(scaling) => Ok(Some(scaling)),
+        None => fields.object("rope_parameters"),
+    }
+}
+
 /// Reads the one rotary embedding of a model.
 ///
 /// # Errors
-/// A type that isn't served, or a parameter that is missing or wrong.
+/// A type that isn't supported, or a parameter that is missing or wrong.
 pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
-    let parameters = fields.rope()?;
+    let parameters = parameters(fields)?;
     rope(fields, parameters.as_ref(), defaults)
 }
 
-/// Reads a rotary embedding from its parameters; what they don't state stands beside them in `fields`.
+/// Reads a rotary embedding from its parameters; `fields`, the object around them, has what they leave out.
 ///
 /// # Errors
 /// As for [`read`].
@@ -129,7 +142,7 @@ pub fn rope(fields: &Fields, parameters: Option<&Fields>, defaults: RopeDefaults
         Some(parameters) => parameters.positive(name),
         None => Ok(None),
     };
-    // GPT-NeoX calls them otherwise.
+    // GPT-NeoX uses other names
     let either = |name: &str, old: &str| -> Result<Option<f64>> {
         if let Some(value) = inside(name)? {
             return Ok(Some(value));
@@ -157,21 +170,21 @@ fn scaling(fields: &Fields, parameters: &Fields, dims: usize, max_positions: usi
         Some(kind) => Some(kind),
         None => parameters.text("type")?,
     };
-    // A value beside the parameters wins, as in transformers.
+    // a value next to the parameters wins, as in transformers
     let original = || -> Result<f64> {
         let beside = fields.positive("original_max_position_embeddings")?;
         let inside = parameters.positive("original_max_position_embeddings")?;
         Ok(beside.or(inside).unwrap_or(max_positions as f64))
     };
     match kind {
-        None if parameters.get("factor").is_some() => Err(parameters.error("rope_type", "is missing beside `factor`")),
+        None if parameters.get("factor").is_some() => Err(parameters.error("rope_type", "is missing next to `factor`")),
         None | Some("default") => Ok(RopeScaling::Default),
         Some("linear") => Ok(RopeScaling::Linear { factor: parameters.required_positive("factor")? }),
         Some("dynamic") => Ok(RopeScaling::Dynamic {
             factor: parameters.required_positive("factor")?,
             original_positions: max_positions as f64,
         }),
-        Some("yarn") => yarn(parameters, max_positions as f64, original()?),
+        Some("yarn") => Ok(RopeScaling::Yarn(Yarn::read(parameters, max_positions as f64, original()?)?)),
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: parameters.required_positive("factor")?,
             low_freq_factor: parameters.required_positive("low_freq_factor")?,
@@ -180,31 +193,43 @@ fn scaling(fields: &Fields, parameters: &Fields, dims: usize, max_positions: usi
         }),
         Some("longrope" | "su") => long(parameters, dims, max_positions as f64, original()?),
         Some(other) => {
-            let served = "`default`, `linear`, `dynamic`, `yarn`, `llama3` and `longrope`";
-            Err(parameters.error("rope_type", format!("`{other}` isn't served; served are {served}")))
+            let supported = "`default`, `linear`, `dynamic`, `yarn`, `llama3` and `longrope`";
+            Err(parameters.error("rope_type", format!("`{other}` isn't supported; supported are {supported}")))
         }
     }
 }
 
-/// Parameters as `_compute_yarn_parameters` of transformers reads them.
-fn yarn(parameters: &Fields, max_positions: f64, original_positions: f64) -> Result<RopeScaling> {
-    let factor = parameters.positive("factor")?.unwrap_or(max_positions / original_positions);
-    let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-    let attention_factor = match parameters.positive("attention_factor")? {
-        Some(factor) => factor,
-        None => match (parameters.not_negative("mscale")?, parameters.not_negative("mscale_all_dim")?) {
-            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => magnitude(some) / magnitude(all),
-            _ => magnitude(1.0),
-        },
-    };
-    Ok(RopeScaling::Yarn {
-        factor,
-        beta_fast: parameters.positive("beta_fast")?.unwrap_or(32.0),
-        beta_slow: parameters.positive("beta_slow")?.unwrap_or(1.0),
-        original_positions,
-        attention_factor,
-        truncate: parameters.flag("truncate")?.unwrap_or(true),
-    })
+impl Yarn {
+    /// Parameters as `_compute_yarn_parameters` of transformers reads them.
+    ///
+    /// # Errors
+    /// A parameter that isn't a number it could be.
+    pub fn read(parameters: &Fields, max_positions: f64, original_positions: f64) -> Result<Self> {
+        let factor = parameters.positive("factor")?.unwrap_or(max_positions / original_positions);
+        let attention_factor = match parameters.positive("attention_factor")? {
+            Some(factor) => factor,
+            None => match (parameters.not_negative("mscale")?, parameters.not_negative("mscale_all_dim")?) {
+                (Some(some), Some(all)) if some != 0.0 && all != 0.0 => {
+                    Self::magnitude(factor, some) / Self::magnitude(factor, all)
+                }
+                _ => Self::magnitude(factor, 1.0),
+            },
+        };
+        Ok(Self {
+            factor,
+            beta_fast: parameters.positive("beta_fast")?.unwrap_or(32.0),
+            beta_slow: parameters.positive("beta_slow")?.unwrap_or(1.0),
+            original_positions,
+            attention_factor,
+            truncate: parameters.flag("truncate")?.unwrap_or(true),
+        })
+    }
+
+    /// How much larger queries and keys get for a longer context, which keeps the entropy of attention: `get_mscale` of
+    /// transformers.
+    pub fn magnitude(factor: f64, mscale: f64) -> f64 {
+        if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+    }
 }
 
 /// Parameters as `_compute_longrope_parameters` of transformers reads them.

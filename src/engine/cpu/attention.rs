@@ -1,140 +1,20 @@
 //! Attention over a KV cache in panels, as two operations: rotate and store the new keys and values; rotate the
 //! queries and attend. Padding is skipped rather than masked.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, InplaceOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::exp::exp;
+use super::panel_cache::{CacheShape, PanelCache};
 use super::panels::{PanelView, Rows, TILE, WIDTH, multiply_body};
 use super::{threads_for, values, vectorised};
-use crate::engine::config::{Attention, RopeStyle};
-use crate::engine::decoder::{AlibiTable, RopeTable};
-
-/// Heads of a layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    /// Query heads.
-    pub queries: usize,
-    /// Key and value heads.
-    pub keys: usize,
-    /// Width of a head.
-    pub width: usize,
-}
-
-impl Heads {
-    /// The heads of a model.
-    pub fn of(attention: &Attention) -> Self {
-        Self { queries: attention.heads, keys: attention.kv_heads, width: attention.head_dim }
-    }
-
-    /// Values in a row of queries, keys and values together.
-    fn qkv(self) -> usize {
-        (self.queries + 2 * self.keys) * self.width
-    }
-
-    /// Query heads that share a key head.
-    fn shared(self) -> usize {
-        self.queries / self.keys
-    }
-}
-
-/// The keys and values of one layer: for each row of the batch and each key head, keys in panels of 16 positions
-/// `(capacity / 16, width, 16)`, then values in panels of 16 dimensions `(width / 16, capacity, 16)`.
-pub struct PanelCache {
-    tensor: Tensor,
-    shape: CacheShape,
-}
-
-#[derive(Clone, Copy)]
-struct CacheShape {
-    heads: Heads,
-    capacity: usize,
-}
-
-impl CacheShape {
-    fn keys(self) -> usize {
-        self.capacity * self.heads.width
-    }
-
-    fn head(self) -> usize {
-        self.keys() + self.capacity * self.heads.width.next_multiple_of(WIDTH)
-    }
-
-    fn key_slot(self, position: usize) -> usize {
-        (position / WIDTH) * self.heads.width * WIDTH + position % WIDTH
-    }
-
-    fn value_slot(self, panel: usize, position: usize) -> usize {
-        self.keys() + (panel * self.capacity + position) * WIDTH
-    }
-}
-
-impl PanelCache {
-    /// An empty cache for `batch` rows of up to `length` positions.
-    pub fn new(heads: Heads, batch: usize, length: usize) -> Result<Self> {
-        let shape = CacheShape { heads, capacity: length.next_multiple_of(WIDTH) };
-        let tensor = Tensor::zeros(batch * heads.keys * shape.head(), candle_core::DType::F32, &Device::Cpu)?;
-        Ok(Self { tensor, shape })
-    }
-
-    /// Row r becomes what row `rows[r]` was, up to column `length`; every row has to be one of the cache's.
-    pub fn reorder(&mut self, rows: &[usize], length: usize) -> Result<()> {
-        self.tensor = self.tensor.apply_op1_no_bwd(&Reorder { shape: self.shape, rows, length })?;
-        Ok(())
-    }
-
-    /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
-    ///
-    /// The new tokens take the columns from `query.past` on.
-    pub fn attend(&self, qkv: &Tensor, query: Query<'_>) -> Result<Tensor> {
-        let step = Step { shape: self.shape, query };
-        self.tensor.inplace_op2(qkv, &Store(step))?;
-        qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))
-    }
-}
-
-struct Reorder<'a> {
-    shape: CacheShape,
-    rows: &'a [usize],
-    length: usize,
-}
-
-impl CustomOp1 for Reorder<'_> {
-    fn name(&self) -> &'static str {
-        "reorder-rows"
-    }
-
-    fn cpu_fwd(&self, cache: &CpuStorage, cache_at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let cache = values(cache, cache_at)?;
-        let head = self.shape.head();
-        let row = self.shape.heads.keys * head;
-        let mut reordered = vec![0.0; self.rows.len() * row];
-        reordered.par_chunks_mut(row).zip(self.rows).for_each(|(to, from)| {
-            let from = &cache[from * row..][..row];
-            to.chunks_mut(head).zip(from.chunks(head)).for_each(|(to, from)| self.copy(to, from));
-        });
-        let length = reordered.len();
-        Ok((CpuStorage::F32(reordered), length.into()))
-    }
-}
-
-impl Reorder<'_> {
-    /// Copies what one key head holds of the columns in use.
-    fn copy(&self, to: &mut [f32], from: &[f32]) {
-        let (width, shape) = (self.shape.heads.width, self.shape);
-        let keys = self.length.next_multiple_of(WIDTH) * width;
-        to[..keys].copy_from_slice(&from[..keys]);
-        for panel in 0..width.div_ceil(WIDTH) {
-            let values = shape.value_slot(panel, 0)..shape.value_slot(panel, self.length);
-            to[values.clone()].copy_from_slice(&from[values]);
-        }
-    }
-}
+use crate::engine::config::RopeStyle;
+use crate::engine::position_encoding::{AlibiTable, RopeTable};
 
 /// How scores become weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores {
-    /// What they are multiplied by.
+    /// The factor of the scores before anything else.
     pub scale: f32,
     /// Scores s become c · tanh(s / c).
     pub softcap: Option<f32>,
@@ -142,7 +22,7 @@ pub struct Scores {
     pub window: Option<usize>,
 }
 
-/// Where the new tokens stand, and how a layer attends.
+/// Where the new tokens are, and how a layer attends.
 #[derive(Clone, Copy)]
 pub struct Query<'a> {
     /// How scores become weights.
@@ -213,6 +93,17 @@ impl Step<'_> {
     }
 }
 
+impl PanelCache {
+    /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
+    ///
+    /// The new tokens take the columns from `query.past` on.
+    pub fn attend(&self, qkv: &Tensor, query: Query<'_>) -> Result<Tensor> {
+        let step = Step { shape: self.shape, query };
+        self.tensor.inplace_op2(qkv, &Store(step))?;
+        qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))
+    }
+}
+
 struct Store<'a>(Step<'a>);
 
 impl InplaceOp2 for Store<'_> {
@@ -274,22 +165,16 @@ impl CustomOp2 for Attend<'_> {
         let rows = qkv.len() / heads.qkv();
         let tokens = self.0.tokens(rows);
         let mut attended = vec![0.0; rows * heads.queries * heads.width];
-        // One token: a task for each key head of each row of the batch. Several: a task for each row of the batch.
+        // one token: a task for each key head of each row of the batch; several: a task for each row of the batch
         let heads_in_task = if tokens == 1 { 1 } else { heads.keys };
         let task = |(index, attended): (usize, &mut [f32])| {
             let (row, first) = (index * heads_in_task / heads.keys, index * heads_in_task % heads.keys);
             let qkv = &qkv[row * tokens * heads.qkv()..][..tokens * heads.qkv()];
             let cache = &cache[row * heads.keys * self.0.shape.head()..];
-            for head in 0..heads_in_task {
-                attend_head(
-                    &self.0,
-                    qkv,
-                    &cache[(first + head) * self.0.shape.head()..],
-                    row,
-                    first + head,
-                    attended,
-                    head,
-                );
+            for slot in 0..heads_in_task {
+                let head = first + slot;
+                let cache = &cache[head * self.0.shape.head()..];
+                attend_head(HeadTask { step: &self.0, qkv, cache, row, head, slot }, attended);
             }
         };
         let chunk = tokens * heads_in_task * heads.shared() * heads.width;
@@ -303,30 +188,29 @@ impl CustomOp2 for Attend<'_> {
     }
 }
 
+/// The queries that share one key head of one row of the batch.
+struct HeadTask<'a> {
+    step: &'a Step<'a>,
+    /// Queries, keys and values of the row's new tokens.
+    qkv: &'a [f32],
+    /// From the head's keys on.
+    cache: &'a [f32],
+    /// Row of the batch.
+    row: usize,
+    /// Key head.
+    head: usize,
+    /// Which group of heads of each token the results are, in the part of the output that they go to.
+    slot: usize,
+}
+
 vectorised! {
-    /// The queries that share one key head of one row of the batch; their results go into `attended` as the
-    /// `slot`-th group of heads of each token.
-    fn attend_head(
-        step: &Step<'_>,
-        qkv: &[f32],
-        cache: &[f32],
-        row: usize,
-        head: usize,
-        attended: &mut [f32],
-        slot: usize,
-    ) = attend_body
+    /// Attends for one key head; the results go into `attended`.
+    fn attend_head(task: HeadTask<'_>, attended: &mut [f32]) = attend_body
 }
 
 #[inline(always)]
-fn attend_body<const FMA: bool>(
-    step: &Step<'_>,
-    qkv: &[f32],
-    cache: &[f32],
-    row: usize,
-    head: usize,
-    attended: &mut [f32],
-    slot: usize,
-) {
+fn attend_body<const FMA: bool>(task: HeadTask<'_>, attended: &mut [f32]) {
+    let HeadTask { step, qkv, cache, row, head, slot } = task;
     let (width, shared) = (step.shape.heads.width, step.shape.heads.shared());
     let tokens = qkv.len() / step.shape.heads.qkv();
     let group = attended.len() / tokens;
@@ -334,7 +218,7 @@ fn attend_body<const FMA: bool>(
     let padding = start.saturating_sub(past);
     let queries = rotated_queries(step, qkv, head, start);
     let mut room = Room::new(step.shape);
-    // Queries in the order of tokens, the heads of a token side by side; padding has none.
+    // queries in the order of tokens, the heads of a token side by side; padding has none
     for (block, queries) in queries.chunks(TILE * width).enumerate() {
         let token = |index: usize| padding + (block * TILE + index) / shared;
         let own_column = |index: usize| past + token(index);
@@ -352,6 +236,7 @@ fn attend_body<const FMA: bool>(
 fn rotated_queries(step: &Step<'_>, qkv: &[f32], head: usize, start: usize) -> Vec<f32> {
     let heads = step.shape.heads;
     let (width, group) = (heads.width, heads.shared() * heads.width);
+    // scaling a query is cheaper than scaling each of its scores
     let scale = step.query.scores.scale;
     let mut queries = vec![0.0; qkv.len() / heads.qkv() * group];
     let mut used = 0;
@@ -379,8 +264,8 @@ impl Room {
         Self { shape, scores: vec![0.0; TILE * shape.capacity], results: vec![0.0; TILE * shape.heads.width] }
     }
 
-    /// Up to [`TILE`] queries, each over the columns of its `range`, neither end of which may fall from one to the next.
-    /// `adjust` turns the scores of a query from a column on into logits.
+    /// Up to [`TILE`] queries, each over the columns of its `range`, neither end of which may fall from one to the
+    /// next. `adjust` turns the scores of a query from a column on into logits.
     #[inline(always)]
     fn attend<const FMA: bool>(
         &mut self,
@@ -401,6 +286,7 @@ impl Room {
         let mut sums = [1.0; TILE];
         for (index, scores) in self.scores.chunks_mut(capacity).take(count).enumerate() {
             let (from, to) = range(index);
+            // columns that this query doesn't see get weight 0, so that one product serves the whole tile
             scores[start - first..from - first].fill(0.0);
             let seen = &mut scores[from - first..to - first];
             adjust(index, from, seen);
@@ -411,6 +297,7 @@ impl Room {
         let values = PanelView { data: &cache[self.shape.value_slot(0, start)..], stride: capacity * WIDTH };
         let mut rows = rows_of(&mut self.results, width, width);
         multiply_body::<FMA>(scores, values, &mut rows[..count]);
+        // dividing the results takes fewer divisions than dividing the weights
         for (result, sum) in self.results.chunks_mut(width).zip(sums) {
             result.iter_mut().for_each(|value| *value /= sum);
         }
@@ -434,7 +321,8 @@ fn exponentials<const FMA: bool>(scores: &mut [f32]) -> f32 {
     fold(scores, 0.0, |a, b| a + b)
 }
 
-/// Folds values in 16 lanes, then the lanes.
+/// Folds values in 16 lanes, then the lanes. The order is fixed by the number of values alone, so that a row gives the
+/// same bits in any batch.
 #[inline(always)]
 fn fold(values: &[f32], empty: f32, join: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
     let mut lanes = [empty; WIDTH];

@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 
 use super::multiply_add;
 
-/// 1.5 · 2²³: adding it rounds to the nearest whole number, which stands in the low bits of the sum.
+/// 1.5 · 2²³: adding it rounds to the nearest whole number, which is then in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
 /// Upper part of ln 2: its product with a whole number of up to 9 bits is exact.

@@ -1,6 +1,6 @@
 //! Kernels for f32 on the CPU, as custom operations on candle's tensors.
 //!
-//! Small models are bound by the cost of each operation, and candle's matmul packs the weights anew in every call with
+//! Small models are bound by the cost of each operation, and candle's matmul packs the weights again in every call with
 //! more than one row. Here weights and KV cache lie in panels (see [`panels`]) that one kernel multiplies by, and
 //! attention is one operation. Everything else is candle's own.
 //!
@@ -10,6 +10,7 @@
 pub(super) mod attention;
 mod exp;
 pub(super) mod gate;
+pub(super) mod panel_cache;
 pub(super) mod panels;
 
 use candle_core::{CpuStorage, Layout, Result};
@@ -19,7 +20,7 @@ use candle_core::{CpuStorage, Layout, Result};
 const PARALLEL_FROM: usize = 1 << 16;
 
 /// Compiles a kernel for the vector units that the processor has: `$body::<FMA>` is inlined into a function with AVX2
-/// and FMA, which is called where both are there.
+/// and FMA, which is called if both are there.
 macro_rules! vectorised {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
         $(#[$doc])*
@@ -41,7 +42,7 @@ macro_rules! vectorised {
 }
 use vectorised;
 
-/// a · b + c, fused where the processor has an instruction for it (a library call elsewhere).
+/// a · b + c, fused if the processor has an instruction for it. Without one, `mul_add` would be a slow library call.
 #[inline(always)]
 fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }

@@ -180,7 +180,7 @@ fn tile<const FMA: bool, const M: usize, const N: usize>(
     let mut sums = [[[0.0; WIDTH]; N]; M];
     for i in 0..x.length {
         for n in 0..N {
-            // Copied out on purpose: without it the compiler leaves the sums in memory, which is 25 times slower.
+            // copied out on purpose: without it the compiler leaves the sums in memory, which is 25 times slower
             let w = panels[n][i];
             for m in 0..M {
                 let value = rows[m][i];

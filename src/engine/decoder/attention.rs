@@ -6,19 +6,20 @@ use candle_core::{DType, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use candle_nn::rotary_emb::{rope, rope_i};
 
-use super::alibi::AlibiTable;
 use super::cache::{LayerCache, StockCache};
 use super::linear::Linear;
 use super::norm::Normalise;
 use super::place::Place;
 use super::positions::{Pass, TableInUse};
 use crate::engine::config::{Config, RopeStyle};
-use crate::engine::cpu::attention::{Heads, Query, Scores};
+use crate::engine::cpu::attention::{Query, Scores};
+use crate::engine::heads::Heads;
 use crate::engine::layout::{LayerSpec, NormSpec};
+use crate::engine::position_encoding::AlibiTable;
 use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
-/// What all layers of one forward pass share.
+/// Data that all layers of one forward pass share.
 pub struct Step<'a> {
     /// First column of each row that isn't padding.
     pub starts: &'a [usize],
@@ -119,9 +120,9 @@ impl AttentionLayer {
     /// Stores the new keys and values and attends, in candle's own operations: `qkv` `(b · t, (h + 2 kv) · d)` gives
     /// `(b · t, h · d)`.
     ///
-    /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores and
-    /// softmax are in f32. A long prompt's queries go in blocks, each over the columns up to its end, so that the scores of
-    /// all of them never lie in memory at once.
+    /// Query heads that share a key head are rows of one product, so that keys and values are never repeated. Scores
+    /// and softmax are in f32. A long prompt's queries go in blocks, each over the columns up to its end, so that the
+    /// scores of all of them never lie in memory at once.
     fn attend(&self, qkv: &Tensor, step: &Step<'_>, pass: &Pass<'_>, cache: &mut StockCache) -> Result<Tensor> {
         let Heads { queries: h, keys: kv, width: d } = self.heads;
         let rows = qkv.dim(0)?;
@@ -158,7 +159,9 @@ impl AttentionLayer {
     ) -> Result<Tensor> {
         let (batch, h, count, d) = queries.dims4()?;
         let (kv, length) = (self.heads.keys, keys.dim(2)?);
+        // query heads that share a key head are neighbours, so their rows form one matrix
         let grouped = queries.reshape((batch, kv, h / kv * count, d))?;
+        // in f32 as in transformers: in half precision the softmax of a long row would lose its small weights
         let scores = grouped.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?;
         let scores = (scores.reshape((batch, h, count, length))? * f64::from(self.scores.scale))?;
         let scores = match self.scores.softcap {

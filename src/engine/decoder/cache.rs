@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::alibi::AlibiTable;
 use super::place::{Kernels, Place};
 use super::positions::{Positions, TableInUse, row_index};
 use crate::engine::config::Attention;
-use crate::engine::cpu::attention::{Heads, PanelCache};
+use crate::engine::cpu::panel_cache::PanelCache;
+use crate::engine::heads::Heads;
+use crate::engine::position_encoding::AlibiTable;
 use crate::error::{Error, Result};
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
@@ -23,13 +24,13 @@ pub struct Sequences {
     pub tables: Vec<TableInUse>,
     /// Linear biases.
     pub alibi: Option<Arc<AlibiTable>>,
-    /// What each part of the model keeps.
+    /// The caches of each part of the model.
     pub parts: Vec<PartState>,
-    /// All token ids so far, each `(b, t)`, where the model may have to compute them anew.
+    /// All token ids so far, each `(b, t)`, for a model that may have to recompute them.
     pub history: Vec<Tensor>,
 }
 
-/// What a part of a model keeps of a batch.
+/// The caches of a part of a model.
 pub struct PartState {
     /// KV cache of each layer.
     pub layers: Vec<LayerCache>,
@@ -54,7 +55,7 @@ pub struct StockCache {
 impl Sequences {
     /// Row r of the batch becomes what row `rows[r]` was; a row may go on several times or not at all.
     ///
-    /// Copies the part of each layer's cache that is in use, and nothing where all rows stay as they are.
+    /// Copies the part of each layer's cache that is in use, and nothing if all rows stay as they are.
     pub fn reorder(&mut self, rows: &[usize]) -> Result<()> {
         if rows.iter().copied().eq(0..self.starts.len()) {
             return Ok(());
@@ -76,16 +77,21 @@ impl Sequences {
     }
 }
 
+/// The columns of a batch that begins.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// First column of each row that isn't padding.
+    pub starts: &'a [usize],
+    /// Columns that there has to be room for.
+    pub capacity: usize,
+    /// Linear biases, if the model has them.
+    pub alibi: Option<&'a AlibiTable>,
+}
+
 impl PartState {
-    /// An empty cache of `layers` layers for rows of up to `capacity` columns.
-    pub fn new(
-        attention: &Attention,
-        place: &Place,
-        layers: usize,
-        starts: &[usize],
-        capacity: usize,
-        alibi: Option<&AlibiTable>,
-    ) -> Result<Self> {
+    /// An empty cache of `layers` layers.
+    pub fn new(attention: &Attention, place: &Place, layers: usize, columns: Columns<'_>) -> Result<Self> {
+        let Columns { starts, capacity, alibi } = columns;
         let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
         let positions = match place.kernels {
             Kernels::Stock => Some(Positions::new(place, starts, capacity, alibi)?),
@@ -94,7 +100,7 @@ impl PartState {
         Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
     }
 
-    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` where rows begin at other columns then.
+    /// Row r becomes what row `rows[r]` was, up to column `length`; `moved` if rows then begin at other columns.
     fn reorder(&mut self, rows: &[usize], length: usize, moved: bool) -> Result<()> {
         let index = self.positions.as_ref().map(|positions| positions.index(rows)).transpose()?;
         for layer in &mut self.layers {
@@ -129,6 +135,7 @@ impl StockCache {
     fn reorder(&mut self, rows: &Tensor, length: usize) -> Result<()> {
         for cache in [&mut self.keys, &mut self.values] {
             let used = cache.narrow(2, 0, length)?.contiguous()?.index_select(rows, 0)?;
+            // the same memory is used again unless the number of rows changes, as when a prompt's row becomes its beams
             if rows.dim(0)? != cache.dim(0)? {
                 let (_, heads, capacity, width) = cache.dims4()?;
                 *cache = Tensor::zeros((rows.dim(0)?, heads, capacity, width), cache.dtype(), cache.device())?;

@@ -140,6 +140,7 @@ impl Mixture {
         let (m, hidden) = x.dims2()?;
         let k = self.experts.per_token;
         let probabilities = softmax_last_dim(&self.router.forward(x)?.to_dtype(DType::F32)?)?;
+        // on the host, since the choice decides which products run next, and over how many rows
         let routes = self.route(&probabilities.to_vec2()?);
         let rows = Tensor::from_slice(&routes.rows, m * k, x.device())?;
         let mut fed = Vec::with_capacity(routes.counts.len());
@@ -202,7 +203,7 @@ struct Routes {
     counts: Vec<usize>,
     /// Where the outputs of each token's experts lie among `rows`, token after token.
     places: Vec<u32>,
-    /// Their shares.
+    /// Weights of each token's experts, token after token.
     shares: Vec<f32>,
 }
 

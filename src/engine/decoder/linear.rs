@@ -81,6 +81,7 @@ impl Linear {
             Weight::Matrix(matrix) => x.matmul(&matrix.t()?)?,
             Weight::Panels(panels) => panels.multiply(x)?,
             Weight::Quantised(matrices) => {
+                // candle's quantised products take and give f32
                 let dtype = x.dtype();
                 let x = x.to_dtype(DType::F32)?;
                 let parts =
@@ -95,7 +96,7 @@ impl Linear {
     }
 }
 
-/// The matrices as they are stored, where all of them are stored quantised: in one where they can be stacked.
+/// The matrices as they are stored, if all of them are quantised; stacked if they have the same type.
 fn quantised(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Vec<QMatMul>>> {
     let tensors: Vec<_> = parts.iter().map(|part| &part.weight).collect();
     if let Some(stacked) = weights.load_quantised(&tensors, &place.device)? {
@@ -113,7 +114,7 @@ fn load_matrix(weights: &Weights, part: &MatrixSpec, place: &Place) -> Result<Te
     }
 }
 
-/// The biases of all parts one after the other; zeros where only some have one.
+/// The biases of all parts one after the other; zeros for parts without one, if others have one.
 fn load_bias(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Tensor>> {
     if parts.iter().all(|part| part.bias.is_none()) {
         return Ok(None);

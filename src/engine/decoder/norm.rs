@@ -13,7 +13,7 @@ use crate::error::Result;
 pub struct Normalise {
     kind: NormKind,
     eps: f32,
-    /// `(width)`, or `(heads, width)` where each head has its own.
+    /// `(width)`, or `(heads, width)` if each head has its own.
     weight: Tensor,
     bias: Tensor,
     /// Computed in f32 whatever the model runs in: weights that 1 is added to lose too much in half precision.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-/// What the operations of a model run on.
+/// The operations that a model runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
     /// candle's own operations: any device, any data type.
@@ -24,10 +24,8 @@ impl Kernels {
 /// On what, and in which type, a part of a model runs.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The device.
     pub device: Device,
     /// Data type of weights and activations.
     pub dtype: DType,
-    /// The kernels.
     pub kernels: Kernels,
 }

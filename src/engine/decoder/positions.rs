@@ -1,12 +1,11 @@
-//! What layers need to know of where tokens stand, for candle's own operations: rotations, masks and linear biases.
+//! The positions of tokens as candle's own operations need them: rotations, masks and linear biases.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::alibi::AlibiTable;
 use super::place::Place;
-use super::rope::{RopeKey, RopeTable};
+use crate::engine::position_encoding::{AlibiTable, RopeKey, RopeTable};
 use crate::error::Result;
 
 /// Added to the scores of masked columns. Finite, so that a row of nothing but padding isn't NaN, and small enough that
@@ -21,7 +20,7 @@ pub struct Positions {
     place: Place,
     starts: Vec<usize>,
     capacity: usize,
-    /// `(b, 1, 1, capacity)`, where rows are padded.
+    /// `(b, 1, 1, capacity)`, if rows are padded.
     padding: Option<Tensor>,
     /// One for each rotary embedding.
     rotations: Vec<Rotation>,
@@ -31,7 +30,7 @@ pub struct Positions {
 
 struct Rotation {
     key: RopeKey,
-    /// `(capacity, pairs)`, or `(capacity, b, pairs)` where rows are padded.
+    /// `(capacity, pairs)`, or `(capacity, b, pairs)` if rows are padded.
     cos: Tensor,
     /// As `cos`.
     sin: Tensor,
@@ -44,16 +43,17 @@ pub struct Pass<'a> {
     past: usize,
     /// Query tokens of a row that are attended for at a time.
     pub block: usize,
-    /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` where rows are padded.
+    /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` if rows are padded.
     pub rotations: Vec<[Tensor; 2]>,
-    /// One for each window of the model, where all queries go in one block.
+    /// One for each window of the model, if all queries go in one block.
     masks: Vec<Option<Tensor>>,
     /// `(b, h, 1, past + t)`.
     pub alibi: Option<Tensor>,
 }
 
 impl Pass<'_> {
-    /// The mask of a window for `count` query tokens from `first` on: broadcasts to `(b, h, count, past + first + count)`.
+    /// The mask of a window for `count` query tokens from `first` on: broadcasts to
+    /// `(b, h, count, past + first + count)`.
     pub fn mask(&self, window: usize, first: usize, count: usize) -> Result<Option<Tensor>> {
         match self.masks.get(window) {
             Some(mask) => Ok(mask.clone()),
@@ -97,7 +97,7 @@ impl Positions {
         Ok(())
     }
 
-    /// Takes over the tables in use where they have changed.
+    /// Takes over the tables in use, if they have changed.
     pub fn rotate_by(&mut self, tables: &[TableInUse]) -> Result<()> {
         for (index, (key, table)) in tables.iter().enumerate() {
             match self.rotations.get(index) {
@@ -138,6 +138,7 @@ impl Positions {
             }
         };
         let rotations = self.rotations.iter().map(|rotation| Ok([part(&rotation.cos)?, part(&rotation.sin)?]));
+        // with several blocks each makes its mask: masks for all tokens would take the memory that blocks save
         let kept = if block < tokens { &[] } else { windows };
         let masks = kept.iter().map(|window| self.mask(past, tokens, *window));
         Ok(Pass {
@@ -164,8 +165,8 @@ impl Positions {
         }
     }
 
-    /// What new tokens after `past` see of the columns up to their own: `(1, 1, tokens, past + tokens)`, made on the
-    /// device.
+    /// Mask of the columns that new tokens after `past` see, up to their own: `(1, 1, tokens, past + tokens)`, made on
+    /// the device.
     fn seen(&self, past: usize, tokens: usize, window: Option<usize>) -> Result<Tensor> {
         let length = past + tokens;
         let range = |from: usize, to: usize| Tensor::arange(from as u32, to as u32, &self.place.device);

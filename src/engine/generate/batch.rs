@@ -2,13 +2,14 @@
 
 use candle_core::{Device, Tensor};
 
+use crate::engine::interface::Prompt;
 use crate::error::Result;
 
 /// Fed to rows that have ended and to the left of short ones; masked, so that any token would do.
-pub(super) const PAD: u32 = 0;
+pub const PAD: u32 = 0;
 
 /// Token lists side by side, ending at the same column.
-pub(super) struct LeftPadded {
+pub struct LeftPadded {
     ids: Vec<u32>,
     /// First column of each row that isn't padding.
     pub starts: Vec<usize>,
@@ -17,6 +18,11 @@ pub(super) struct LeftPadded {
 }
 
 impl LeftPadded {
+    /// Pads prompts to the longest.
+    pub fn prompts(batch: &[Prompt]) -> Self {
+        Self::new(batch.iter().map(|prompt| prompt.ids.as_slice()))
+    }
+
     /// Pads to the longest.
     pub fn new<'a>(rows: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
         let width = rows.clone().map(<[u32]>::len).max().unwrap_or(0);

@@ -12,49 +12,52 @@
 //!
 //! The prompts are computed once, and their KV cache is copied to the beams; then the batch has `num_beams` rows for
 //! each prompt. A prompt that is done keeps its rows until all are. The logits `(b · num_beams, vocabulary)` of each
-//! step are brought to the host in f32, and where beams fork, the cache's columns in use are copied.
+//! step are brought to the host in f32, and when beams fork, the cache's columns in use are copied.
 
 use std::cmp::Ordering;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::batch::PAD;
-use super::{DecoderEngine, GenerateOptions, Generation, Prompt, left_padded, not_numbers, to_host};
+use super::batch::{LeftPadded, PAD};
+use super::choice::{not_numbers, to_host};
+use super::runner::Runner;
+use crate::engine::interface::{GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Result};
 use crate::record::{BeamSearch, EarlyStopping, Finish};
 
 /// Added to the score of what is not to be chosen, as in transformers.
 const UNWANTED: f32 = -1e9;
 
-impl DecoderEngine {
-    /// Answers a batch by beam search; `masked` tokens are never chosen.
-    pub(super) fn beam_search(
-        &self,
-        batch: &[Prompt],
-        options: GenerateOptions,
-        beam: BeamSearch,
-        masked: &[u32],
-    ) -> Result<Vec<Generation>> {
-        let device = &self.place.device;
-        let rules = Rules { beam, eos: &self.config.eos_ids, masked, limit: options.max_new_tokens };
-        rules.check(self.config.vocab_size)?;
-        let padded = left_padded(batch);
-        let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
-        let mut searches = vec![Search::new(beam.num_beams); batch.len()];
-        let mut ids = padded.ids(device)?;
-        loop {
-            let logits = self.next_logits(&ids, &mut sequences)?;
-            let rows = logits.dim(0)?;
-            step(&mut searches, &to_host(&logits)?, &rules)?;
-            if searches.iter().all(|search| search.done) {
-                return Ok(searches.iter().map(|search| search.answer(&rules)).collect());
-            }
-            // After the prompts there is one row for each, then one for each beam.
-            sequences.reorder(&parents(&searches, rows / batch.len()))?;
-            let inputs: Vec<u32> = searches.iter().flat_map(Search::inputs).collect();
-            ids = Tensor::from_vec(inputs, (batch.len() * beam.num_beams, 1), device)?;
+/// Answers a batch by beam search; `masked` tokens are never chosen.
+///
+/// # Errors
+/// Fewer tokens to choose from than there are beams, logits that aren't numbers, or a failure of the device.
+pub fn beam_search(
+    model: &Runner,
+    batch: &[Prompt],
+    options: GenerateOptions,
+    beam: BeamSearch,
+    masked: &[u32],
+) -> Result<Vec<Generation>> {
+    let device = &model.place.device;
+    let rules = Rules { beam, eos: &model.config.eos_ids, masked, limit: options.max_new_tokens };
+    rules.check(model.config.vocab_size)?;
+    let padded = LeftPadded::prompts(batch);
+    let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
+    let mut searches = vec![Search::new(beam.num_beams); batch.len()];
+    let mut ids = padded.ids(device)?;
+    loop {
+        let logits = model.next_logits(&ids, &mut sequences)?;
+        let rows = logits.dim(0)?;
+        step(&mut searches, &to_host(&logits)?, &rules)?;
+        if searches.iter().all(|search| search.done) {
+            return Ok(searches.iter().map(|search| search.answer(&rules)).collect());
         }
+        // after the prompts there is one row for each, then one for each beam
+        sequences.reorder(&parents(&searches, rows / batch.len()))?;
+        let inputs: Vec<u32> = searches.iter().flat_map(Search::inputs).collect();
+        ids = Tensor::from_vec(inputs, (batch.len() * beam.num_beams, 1), device)?;
     }
 }
 
@@ -70,7 +73,7 @@ fn parents(searches: &[Search], rows_of_prompt: usize) -> Vec<usize> {
     let of_prompt = |(prompt, search): (usize, &Search)| {
         let parent = move |(index, beam): (usize, &Beam)| {
             let parent = if search.done { index } else { beam.parent };
-            // Where the prompt has only one row, that stands for all beams.
+            // if the prompt has only one row, all beams continue from it
             prompt * rows_of_prompt + parent.min(rows_of_prompt - 1)
         };
         search.open.iter().enumerate().map(parent).collect::<Vec<_>>()
@@ -78,7 +81,7 @@ fn parents(searches: &[Search], rows_of_prompt: usize) -> Vec<usize> {
     searches.iter().enumerate().flat_map(of_prompt).collect()
 }
 
-/// What all searches of a batch go by.
+/// The settings that all searches of a batch share.
 struct Rules<'a> {
     beam: BeamSearch,
     eos: &'a [u32],
@@ -245,6 +248,7 @@ impl Best {
 /// ln Σ e^x: what log-softmax subtracts.
 fn log_sum_exp(logits: &[f32]) -> Result<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // in f64: a vocabulary of small terms would add up to a visible error in f32
     let sum: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
     let normaliser = largest + sum.ln() as f32;
     if normaliser.is_finite() { Ok(normaliser) } else { Err(not_numbers()) }

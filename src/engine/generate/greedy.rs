@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Choice, not_numbers};
+use super::choice::{Choice, not_numbers};
 use crate::error::Result;
 
 /// Chooses tokens; knows the end-of-sequence tokens of a model.
@@ -15,13 +15,13 @@ pub struct Picker {
 struct OnDevice {
     /// 0, 1, 2 … `(1, vocabulary)`.
     indices: Tensor,
-    /// −∞ at end-of-sequence tokens `(1, vocabulary)`, where there are some.
+    /// −∞ at end-of-sequence tokens `(1, vocabulary)`, if there are any.
     without_eos: Option<Tensor>,
 }
 
 impl Picker {
-    /// A picker for logits `(b, vocabulary)` on a device. With `mask_eos` it tells the choice without end-of-sequence
-    /// tokens apart.
+    /// A picker for logits `(b, vocabulary)` on a device. With `mask_eos` each choice is made a second time without
+    /// end-of-sequence tokens.
     pub fn new(eos: &[u32], mask_eos: bool, vocabulary: usize, device: &Device) -> Result<Self> {
         let eos: Vec<u32> = if mask_eos { eos.to_vec() } else { Vec::new() };
         let device = match device.is_cpu() {
@@ -55,7 +55,7 @@ impl Picker {
     }
 }
 
-/// Index of the first of the largest values, or the length where none is a number.
+/// Index of the first of the largest values, or the length if none is a number.
 fn first_largest(values: &[f32], except: &[u32]) -> u32 {
     let mut largest = (values.len() as u32, f32::NEG_INFINITY);
     for (index, value) in (0..).zip(values) {

@@ -1,10 +1,11 @@
 //! The answers of a batch that grow by a token a step, and when they end.
 
 use super::batch::PAD;
-use super::{Choice, GenerateOptions, Generation};
+use super::choice::Choice;
+use crate::engine::interface::{GenerateOptions, Generation};
 use crate::record::{Finish, OutputLength};
 
-/// What each row has generated so far.
+/// The answers of a batch so far.
 pub struct Progress<'a> {
     eos: &'a [u32],
     options: GenerateOptions,

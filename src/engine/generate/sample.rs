@@ -20,8 +20,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-use super::{Choice, Prompt, not_numbers, to_host};
+use super::choice::{Choice, not_numbers, to_host};
 use crate::digest::sha256;
+use crate::engine::interface::Prompt;
 use crate::error::{Error, Result};
 use crate::record::Sampling;
 
@@ -35,7 +36,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for a batch; `masked` tokens are told apart.
+    /// A sampler for a batch; a draw among `masked` tokens is noted, and another token drawn.
     pub fn new(sampling: Sampling, masked: &[u32], batch: &[Prompt]) -> Self {
         let rows = batch.iter().map(|prompt| generator(sampling.seed, &prompt.ids)).collect();
         Self { sampling, masked: masked.to_vec(), rows }
@@ -50,6 +51,7 @@ impl Sampler {
         let logits = to_host(logits)?;
         let (sampling, masked) = (&self.sampling, self.masked.as_slice());
         let rows = self.rows.par_iter_mut().zip(logits.par_chunks(vocabulary));
+        // two words a step whether or not the second is used: the step alone decides where in the sequence it reads
         rows.map(|(random, logits)| draw_row(logits, masked, sampling, [fraction(random), fraction(random)])).collect()
     }
 }
@@ -85,7 +87,7 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// What `sampling` leaves of a row's logits without the `masked` tokens: one token at least.
+    /// The tokens that `sampling` leaves of a row's logits, without the `masked` ones: at least one.
     fn of(logits: &[f32], masked: &[u32], sampling: &Sampling) -> Result<Self> {
         let temperature = sampling.temperature as f32;
         let scores = (0..).zip(logits).map(|(id, logit)| Candidate { id, score: logit / temperature });
@@ -121,7 +123,7 @@ impl Candidates {
             return;
         }
         let probabilities = self.probabilities();
-        // So unlikely that all of them together can be dropped: they needn't be sorted.
+        // so unlikely that all of them together can be dropped: they needn't be sorted
         let negligible = ((1.0 - p) / (2.0 * self.0.len() as f64)) as f32;
         let mut dropped: f64 = probabilities.iter().filter(|p| **p < negligible).copied().map(f64::from).sum();
         let rest = self.0.iter().copied().zip(probabilities).filter(|(_, probability)| *probability >= negligible);
@@ -132,7 +134,7 @@ impl Candidates {
             dropped += f64::from(*probability);
             dropped as f32 > limit
         });
-        // Rounding may leave none.
+        // rounding may leave none
         let first_kept = first_kept.unwrap_or(rest.len().saturating_sub(1));
         self.0 = rest.split_off(first_kept).into_iter().map(|(candidate, _)| candidate).collect();
         self.0.sort_unstable_by_key(|candidate| candidate.id);
@@ -151,6 +153,7 @@ impl Candidates {
     fn probabilities(&self) -> Vec<f32> {
         let largest = self.0.iter().map(|candidate| candidate.score).fold(f32::NEG_INFINITY, f32::max);
         let powers: Vec<f32> = self.0.iter().map(|candidate| (candidate.score - largest).exp()).collect();
+        // in f64: a vocabulary of small terms would add up to a visible error in f32
         let sum = powers.iter().copied().map(f64::from).sum::<f64>() as f32;
         powers.into_iter().map(|power| power / sum).collect()
     }
@@ -164,7 +167,7 @@ impl Candidates {
             sum += f64::from(*probability);
             sum > fraction * all
         });
-        // Rounding may leave the sum short of the fraction.
+        // rounding may leave the sum short of the fraction
         let drawn = drawn.or_else(|| probabilities.iter().rposition(|probability| *probability > 0.0));
         drawn.and_then(|index| self.0.get(index)).map(|candidate| candidate.id).ok_or_else(not_numbers)
     }

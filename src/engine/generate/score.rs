@@ -12,7 +12,10 @@ use candle_nn::ops::log_softmax;
 
 use super::batch::LeftPadded;
 use super::greedy::Picker;
-use super::{Continuation, DecoderEngine, Score};
+use super::request::check_ids;
+use super::runner::Runner;
+use crate::engine::config::Config;
+use crate::engine::interface::{Continuation, Score};
 use crate::error::{Error, Result};
 
 /// Logits that are held at a time: 64 MiB in f32.
@@ -24,65 +27,70 @@ struct TokenScore {
     is_greedy: bool,
 }
 
-impl DecoderEngine {
-    pub(super) fn check_continuations(&self, batch: &[Continuation]) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::input("the batch is empty"));
-        }
-        for (index, item) in batch.iter().enumerate() {
-            let named = |what: &str| format!("{what} {index} of the batch");
-            self.check_ids(&item.context).map_err(|error| error.at(named("context")))?;
-            self.check_ids(&item.continuation).map_err(|error| error.at(named("continuation")))?;
-            let tokens = item.context.len() + item.continuation.len() - 1;
-            if tokens > self.config.max_positions {
-                let limit = self.config.max_positions;
-                let message = format!("its {tokens} positions with the context don't fit the model's {limit}");
-                let error = Error::input(message).hint("shorten the context from the left, or leave the text out");
-                return Err(error.at(named("continuation")));
-            }
-        }
-        Ok(())
+/// Checks that a model can score a batch.
+///
+/// # Errors
+/// An empty batch, context or continuation, a token id outside the vocabulary, or more tokens than positions.
+pub fn check_continuations(batch: &[Continuation], config: &Config) -> Result<()> {
+    if batch.is_empty() {
+        return Err(Error::input("the batch is empty"));
     }
-
-    /// Scores a batch that has been checked.
-    pub(super) fn log_likelihoods(&self, batch: &[Continuation]) -> Result<Vec<Score>> {
-        let inputs: Vec<Vec<u32>> = batch.iter().map(inputs).collect();
-        let padded = LeftPadded::new(inputs.iter().map(Vec::as_slice));
-        let mut sequences = self.decoder.begin(padded.starts.clone(), padded.width)?;
-        let hidden = self.decoder.hidden(&padded.ids(&self.place.device)?, &mut sequences)?;
-        // All rows end at the last column: the tokens of a continuation are predicted by the last positions.
-        let rows = batch.iter().enumerate().flat_map(|(row, item)| {
-            let end = (row + 1) * padded.width;
-            (end - item.continuation.len()..end).map(|position| position as u32)
-        });
-        let rows: Vec<u32> = rows.collect();
-        let targets: Vec<u32> = batch.iter().flat_map(|item| item.continuation.iter().copied()).collect();
-        let mut tokens = self.token_scores(&hidden, &rows, &targets)?.into_iter();
-        Ok(batch.iter().map(|item| Score::of(tokens.by_ref().take(item.continuation.len()))).collect())
-    }
-
-    /// Scores `targets` by the hidden states `(b · t, hidden)` in these rows.
-    fn token_scores(&self, hidden: &Tensor, rows: &[u32], targets: &[u32]) -> Result<Vec<TokenScore>> {
-        let device = hidden.device();
-        let picker = Picker::new(&[], false, self.config.vocab_size, device)?;
-        let at_a_time = (LOGITS_AT_A_TIME / self.config.vocab_size).max(1);
-        let mut scores = Vec::with_capacity(targets.len());
-        for (rows, targets) in rows.chunks(at_a_time).zip(targets.chunks(at_a_time)) {
-            let hidden = hidden.index_select(&Tensor::new(rows, device)?, 0)?;
-            let logits = self.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
-            let greedy = picker.pick(&logits)?;
-            let index = Tensor::new(targets, device)?.unsqueeze(1)?;
-            let log_probs = log_softmax(&logits, D::Minus1)?.gather(&index, 1)?.squeeze(1)?.to_vec1::<f32>()?;
-            let tokens = log_probs.into_iter().zip(greedy).zip(targets);
-            scores.extend(
-                tokens.map(|((log_prob, choice), target)| TokenScore { log_prob, is_greedy: choice.any == *target }),
-            );
+    for (index, item) in batch.iter().enumerate() {
+        let named = |what: &str| format!("{what} {index} of the batch");
+        check_ids(&item.context, config.vocab_size).map_err(|error| error.at(named("context")))?;
+        check_ids(&item.continuation, config.vocab_size).map_err(|error| error.at(named("continuation")))?;
+        let tokens = item.context.len() + item.continuation.len() - 1;
+        if tokens > config.max_positions {
+            let limit = config.max_positions;
+            let message = format!("its {tokens} positions with the context don't fit the model's {limit}");
+            let error = Error::input(message).hint("shorten the context from the left, or leave the text out");
+            return Err(error.at(named("continuation")));
         }
-        Ok(scores)
     }
+    Ok(())
 }
 
-/// What the model reads: all but the last token.
+/// Scores a batch that has been checked.
+///
+/// # Errors
+/// Logits that aren't numbers, or a failure of the device.
+pub fn log_likelihoods(model: &Runner, batch: &[Continuation]) -> Result<Vec<Score>> {
+    let inputs: Vec<Vec<u32>> = batch.iter().map(inputs).collect();
+    let padded = LeftPadded::new(inputs.iter().map(Vec::as_slice));
+    let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width)?;
+    let hidden = model.decoder.hidden(&padded.ids(&model.place.device)?, &mut sequences)?;
+    // all rows end at the last column, so the tokens of a continuation are predicted by the last positions
+    let rows = batch.iter().enumerate().flat_map(|(row, item)| {
+        let end = (row + 1) * padded.width;
+        (end - item.continuation.len()..end).map(|position| position as u32)
+    });
+    let rows: Vec<u32> = rows.collect();
+    let targets: Vec<u32> = batch.iter().flat_map(|item| item.continuation.iter().copied()).collect();
+    let mut tokens = token_scores(model, &hidden, &rows, &targets)?.into_iter();
+    Ok(batch.iter().map(|item| Score::of(tokens.by_ref().take(item.continuation.len()))).collect())
+}
+
+/// Scores `targets` by the hidden states `(b · t, hidden)` in these rows.
+fn token_scores(model: &Runner, hidden: &Tensor, rows: &[u32], targets: &[u32]) -> Result<Vec<TokenScore>> {
+    let device = hidden.device();
+    let picker = Picker::new(&[], false, model.config.vocab_size, device)?;
+    let at_a_time = (LOGITS_AT_A_TIME / model.config.vocab_size).max(1);
+    let mut scores = Vec::with_capacity(targets.len());
+    for (rows, targets) in rows.chunks(at_a_time).zip(targets.chunks(at_a_time)) {
+        let hidden = hidden.index_select(&Tensor::new(rows, device)?, 0)?;
+        let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
+        let greedy = picker.pick(&logits)?;
+        let index = Tensor::new(targets, device)?.unsqueeze(1)?;
+        let log_probs = log_softmax(&logits, D::Minus1)?.gather(&index, 1)?.squeeze(1)?.to_vec1::<f32>()?;
+        let tokens = log_probs.into_iter().zip(greedy).zip(targets);
+        scores.extend(
+            tokens.map(|((log_prob, choice), target)| TokenScore { log_prob, is_greedy: choice.any == *target }),
+        );
+    }
+    Ok(scores)
+}
+
+/// The tokens that the model reads: all but the last one, which is only predicted.
 fn inputs(item: &Continuation) -> Vec<u32> {
     let all = item.context.iter().chain(&item.continuation).copied();
     all.take(item.context.len() + item.continuation.len() - 1).collect()

@@ -1,14 +1,14 @@
 //! The configurations of DeepSeek-V2 and DeepSeek-V3. Defaults as in transformers.
 
-use std::f64::consts::TAU;
-
 use serde_json::Value;
 
+use super::definition::{Definition, KvCache};
+use super::fields::{only, only_activation, only_flag, split};
 use super::latent_attention::{LatentAttention, Rotation, Sizes};
 use super::routing::{Expertise, Groups, Scoring};
-use super::{Blueprint, Cache, only, only_activation, only_flag, split};
-use crate::engine::config::Fields;
+use crate::engine::config::rope::{self, Rope, RopeScaling, RopeStyle, Yarn};
 use crate::error::Result;
+use crate::json::Fields;
 
 /// The code, as records name it.
 const ENGINE: &str = "latent-attention";
@@ -17,7 +17,7 @@ const ENGINE: &str = "latent-attention";
 const WIDEST_ROTATION: usize = 1 << 12;
 
 /// DeepSeek-V2.
-pub(super) fn read_2(fields: &Fields<'_>) -> Result<Blueprint> {
+pub(super) fn read_2(fields: &Fields<'_>) -> Result<Definition> {
     only_activation(fields, "scoring_func", "softmax", "softmax")?;
     // transformers leaves it out of account, others don't
     only_flag(fields, "norm_topk_prob", false, false)?;
@@ -25,7 +25,7 @@ pub(super) fn read_2(fields: &Fields<'_>) -> Result<Blueprint> {
     let groups = match fields.text("topk_method")?.unwrap_or("greedy") {
         "greedy" => None,
         "group_limited_greedy" => Some((fields.required_size("n_group")?, fields.required_size("topk_group")?)),
-        other => return Err(fields.error("topk_method", format!("`{other}` isn't served"))),
+        other => return Err(fields.error("topk_method", format!("`{other}` isn't supported"))),
     };
     let experts = Expertise {
         experts: fields.size("n_routed_experts")?.unwrap_or(64),
@@ -37,11 +37,11 @@ pub(super) fn read_2(fields: &Fields<'_>) -> Result<Blueprint> {
         normalised: false,
         scale: fields.positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
     };
-    blueprint(fields, experts, 0, 2048, true)
+    definition(fields, experts, 0, 2048, true)
 }
 
 /// DeepSeek-V3.
-pub(super) fn read_3(fields: &Fields<'_>) -> Result<Blueprint> {
+pub(super) fn read_3(fields: &Fields<'_>) -> Result<Definition> {
     only_activation(fields, "scoring_func", "sigmoid", "sigmoid")?;
     only_activation(fields, "topk_method", "noaux_tc", "noaux_tc")?;
     let experts = Expertise {
@@ -58,19 +58,19 @@ pub(super) fn read_3(fields: &Fields<'_>) -> Result<Blueprint> {
         scale: fields.positive("routed_scaling_factor")?.unwrap_or(2.5) as f32,
     };
     let interleaved = fields.flag("rope_interleave")?.unwrap_or(true);
-    let mut blueprint = blueprint(fields, experts, 3, 4096, interleaved)?;
+    let mut definition = definition(fields, experts, 3, 4096, interleaved)?;
     // modules that predict further tokens, which transformers doesn't load either
-    blueprint.ignored = Some(format!("model.layers.{}.", blueprint.layers));
-    Ok(blueprint)
+    definition.ignored = Some(format!("model.layers.{}.", definition.layers));
+    Ok(definition)
 }
 
-fn blueprint(
+fn definition(
     fields: &Fields<'_>,
     experts: Expertise,
     default_dense: u64,
     default_positions: usize,
     interleaved: bool,
-) -> Result<Blueprint> {
+) -> Result<Definition> {
     check_experts(fields, &experts)?;
     only_activation(fields, "hidden_act", "silu", "silu")?;
     only(fields, "moe_layer_freq", fields.size("moe_layer_freq")?.unwrap_or(1), 1)?;
@@ -79,7 +79,7 @@ fn blueprint(
         (fields.size("qk_nope_head_dim")?.unwrap_or(128), fields.size("qk_rope_head_dim")?.unwrap_or(64));
     split(fields, "qk_rope_head_dim", rotated, 2)?;
     if rotated > WIDEST_ROTATION {
-        return Err(fields.error("qk_rope_head_dim", format!("more than {WIDEST_ROTATION} isn't served")));
+        return Err(fields.error("qk_rope_head_dim", format!("more than {WIDEST_ROTATION} isn't supported")));
     }
     let (rotation, stretch) = rotation(fields, rotated, positions, interleaved)?;
     let dense = fields.get("first_k_dense_replace").map_or(Some(default_dense), Value::as_u64);
@@ -105,14 +105,14 @@ fn blueprint(
         scale: stretch * stretch / ((plain + rotated) as f64).sqrt(),
         experts,
     };
-    Ok(Blueprint {
+    Ok(Definition {
         engine: ENGINE,
         vocab_size: sizes.vocab_size,
         max_positions: Some(positions),
         layers: sizes.layers,
         experts: Some(experts.experts),
         // a latent and a rotated key for each token: together a key and a value of half their width
-        cache: Cache { layers: sizes.layers, heads: 1, head_dim: (sizes.latent + rotated).div_ceil(2) },
+        cache: KvCache { layers: sizes.layers, heads: 1, head_dim: (sizes.latent + rotated).div_ceil(2) },
         embedding: "model.embed_tokens.weight",
         renamed: &[],
         ignored: None,
@@ -141,75 +141,40 @@ fn check_experts(fields: &Fields<'_>, experts: &Expertise) -> Result<()> {
     }
 }
 
-/// The rotation, and the factor that YaRN (Peng et al. 2023, arXiv:2309.00071) puts on queries and keys alike.
+/// The rotation, and what YaRN multiplies queries and keys alike by.
 fn rotation(fields: &Fields<'_>, width: usize, positions: usize, interleaved: bool) -> Result<(Rotation, f64)> {
-    let rope = fields.rope()?;
-    let inside = match &rope {
-        Some(rope) => rope.positive("rope_theta")?,
+    let parameters = rope::parameters(fields)?;
+    let inside = match &parameters {
+        Some(parameters) => parameters.positive("rope_theta")?,
         None => None,
     };
     let theta = inside.or(fields.positive("rope_theta")?).unwrap_or(10_000.0);
-    let plain: Vec<f64> = (0..width / 2).map(|pair| theta.powf(-2.0 * pair as f64 / width as f64)).collect();
-    let kind = match &rope {
-        Some(rope) => rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default"),
+    let kind = match &parameters {
+        Some(parameters) => parameters.text("rope_type")?.or(parameters.text("type")?).unwrap_or("default"),
         None => "default",
     };
-    match (kind, rope) {
-        ("yarn", Some(rope)) => {
-            let yarn = Yarn::read(&rope, positions)?;
-            let frequencies = yarn.frequencies(&plain, theta);
-            Ok((Rotation { frequencies, magnitude: yarn.magnitude, interleaved, positions }, yarn.stretch))
+    let (scaling, magnitude, stretch) = match (kind, parameters) {
+        ("yarn", Some(parameters)) => {
+            let (yarn, stretch) = yarn(&parameters, positions)?;
+            (RopeScaling::Yarn(yarn), yarn.attention_factor, stretch)
         }
-        ("default", _) => Ok((Rotation { frequencies: plain, magnitude: 1.0, interleaved, positions }, 1.0)),
+        ("default", _) => (RopeScaling::Default, 1.0, 1.0),
         (other, _) => {
-            let message = format!("`{other}` isn't served; `default` and `yarn` are");
-            Err(fields.error("rope_parameters.rope_type", message))
+            let message = format!("`{other}` isn't supported; `default` and `yarn` are");
+            return Err(fields.error("rope_parameters.rope_type", message));
         }
-    }
+    };
+    let rope = Rope { theta, dims: width, style: RopeStyle::Halves, scaling };
+    let frequencies = rope.exact_frequencies(rope.key(positions));
+    Ok((Rotation { frequencies, magnitude, interleaved, positions }, stretch))
 }
 
-struct Yarn {
-    factor: f64,
-    beta_fast: f64,
-    beta_slow: f64,
-    original_positions: f64,
-    /// Factor of sine and cosine.
-    magnitude: f64,
-    /// Factor of queries and keys.
-    stretch: f64,
-}
-
-impl Yarn {
-    fn read(rope: &Fields<'_>, positions: usize) -> Result<Self> {
-        only_flag(rope, "truncate", true, true)?;
-        let factor = rope.required_positive("factor")?;
-        let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-        let (scale, scale_all) = (rope.positive("mscale")?, rope.positive("mscale_all_dim")?);
-        let implied = match (scale, scale_all) {
-            (Some(scale), Some(all)) => magnitude(scale) / magnitude(all),
-            _ => magnitude(1.0),
-        };
-        Ok(Self {
-            factor,
-            beta_fast: rope.positive("beta_fast")?.unwrap_or(32.0),
-            beta_slow: rope.positive("beta_slow")?.unwrap_or(1.0),
-            original_positions: rope.positive("original_max_position_embeddings")?.unwrap_or(positions as f64),
-            magnitude: rope.positive("attention_factor")?.unwrap_or(implied),
-            stretch: scale_all.map_or(1.0, magnitude),
-        })
-    }
-
-    /// Fast pairs are kept, slow ones divided by the factor, with a ramp between.
-    fn frequencies(&self, plain: &[f64], theta: f64) -> Vec<f64> {
-        let width = 2.0 * plain.len() as f64;
-        let pair = |turns: f64| width * (self.original_positions / (turns * TAU)).ln() / (2.0 * theta.ln());
-        let low = pair(self.beta_fast).floor().max(0.0);
-        let high = pair(self.beta_slow).ceil().min(width - 1.0);
-        let span = if high == low { 0.001 } else { high - low };
-        let stretched = |(index, frequency): (usize, &f64)| {
-            let slow = ((index as f64 - low) / span).clamp(0.0, 1.0);
-            frequency * (1.0 - slow) + frequency / self.factor * slow
-        };
-        plain.iter().enumerate().map(stretched).collect()
-    }
+/// YaRN, and what DeepSeek multiplies queries and keys alike by on top of what YaRN does to the rotation.
+fn yarn(parameters: &Fields<'_>, positions: usize) -> Result<(Yarn, f64)> {
+    only_flag(parameters, "truncate", true, true)?;
+    parameters.required_positive("factor")?;
+    let original = parameters.positive("original_max_position_embeddings")?.unwrap_or(positions as f64);
+    let yarn = Yarn::read(parameters, positions as f64, original)?;
+    let scale = parameters.not_negative("mscale_all_dim")?.filter(|scale| *scale != 0.0);
+    Ok((yarn, scale.map_or(1.0, |scale| Yarn::magnitude(yarn.factor, scale))))
 }

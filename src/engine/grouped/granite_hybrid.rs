@@ -6,18 +6,19 @@ use candle_transformers::models::granitemoehybrid::{
     GraniteMoeHybridLayerType as LayerType,
 };
 
-use super::{Blueprint, Cache, LIBRARY, Model, layer_types, only, only_activation, only_flag, plain_rope, split};
-use crate::engine::config::Fields;
+use super::definition::{Definition, KvCache, LIBRARY, Model};
+use super::fields::{layer_types, only, only_activation, only_flag, plain_rope, split};
 use crate::error::Result;
+use crate::json::Fields;
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
+pub(super) fn read(fields: &Fields<'_>) -> Result<Definition> {
     let config = config(fields)?;
-    let cache = Cache {
+    let cache = KvCache {
         layers: config.num_hidden_layers,
         heads: config.num_key_value_heads,
         head_dim: config.hidden_size / config.num_attention_heads,
     };
-    Ok(Blueprint {
+    Ok(Definition {
         engine: LIBRARY,
         vocab_size: config.vocab_size,
         max_positions: Some(config.max_position_embeddings),

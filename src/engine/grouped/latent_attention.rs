@@ -6,10 +6,10 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_i};
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias, ops};
 
-use super::Model;
+use super::definition::Model;
 use super::routing::{Expertise, Router};
 
-/// What the model is built from.
+/// Sizes and variants that the model is built from.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
     pub vocab_size: usize,
@@ -20,7 +20,7 @@ pub(super) struct Sizes {
     /// Layers that come before those with experts.
     pub dense_layers: usize,
     pub heads: usize,
-    /// Rank of the query's latent, where it has one.
+    /// Rank of the query's latent, if it has one.
     pub query_rank: Option<usize>,
     /// Rank of the latent of keys and values.
     pub latent: usize,
@@ -74,11 +74,11 @@ pub(super) struct LatentAttention {
     sines: Tensor,
 }
 
-/// What the layers of one pass share.
+/// Data that the layers of one pass share.
 struct Pass {
     cosines: Tensor,
     sines: Tensor,
-    /// −∞ where a token would see a later one `(t, past + t)`; a single token sees everything.
+    /// −∞ for later tokens `(t, past + t)`; a single token sees everything.
     mask: Option<Tensor>,
 }
 

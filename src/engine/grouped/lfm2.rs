@@ -3,19 +3,20 @@
 use candle_core::Tensor;
 use candle_transformers::models::lfm2::{Cache as Sequences, Config, LayerType, Model as Library};
 
-use super::{Blueprint, Cache, LIBRARY, Model, layer_types, only_flag, plain_rope, split};
-use crate::engine::config::Fields;
+use super::definition::{Definition, KvCache, LIBRARY, Model};
+use super::fields::{layer_types, only_flag, plain_rope, split};
 use crate::error::Result;
+use crate::json::Fields;
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
+pub(super) fn read(fields: &Fields<'_>) -> Result<Definition> {
     let config = config(fields)?;
     let attention = |kind: &&LayerType| **kind == LayerType::FullAttention;
-    let cache = Cache {
+    let cache = KvCache {
         layers: config.layer_types.iter().filter(attention).count(),
         heads: config.num_key_value_heads,
         head_dim: config.head_dim(),
     };
-    Ok(Blueprint {
+    Ok(Definition {
         engine: LIBRARY,
         vocab_size: config.vocab_size,
         max_positions: Some(config.max_position_embeddings),

@@ -5,27 +5,29 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::recurrent_gemma::{Config, Model as Library, TemporalBlockType};
 use serde_json::Value;
 
+use super::definition::{Definition, KvCache, LIBRARY, Model};
+use super::fields::{MOST_LAYERS, only, only_activation, only_flag, plain_rope, split};
 use super::source::adjusted;
-use super::{Blueprint, Cache, LIBRARY, Model, only, only_activation, only_flag, plain_rope, split};
-use crate::engine::config::Fields;
+use crate::engine::config::rope;
 use crate::error::Result;
+use crate::json::Fields;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.final_norm.weight";
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<Blueprint> {
+pub(super) fn read(fields: &Fields<'_>) -> Result<Definition> {
     let config = config(fields)?;
     let attention = |index: &usize| {
         let kinds = &config.block_types;
         matches!(kinds[index % kinds.len()], TemporalBlockType::Attention)
     };
-    let cache = Cache {
-        layers: (0..config.num_hidden_layers.min(super::MOST_LAYERS)).filter(attention).count(),
+    let cache = KvCache {
+        layers: (0..config.num_hidden_layers.min(MOST_LAYERS)).filter(attention).count(),
         heads: config.num_key_value_heads,
         head_dim: config.head_dim,
     };
     let window = config.attention_window_size;
-    Ok(Blueprint {
+    Ok(Definition {
         engine: LIBRARY,
         vocab_size: config.vocab_size,
         max_positions: Some(window),
@@ -53,7 +55,7 @@ fn config(fields: &Fields<'_>) -> Result<Config> {
     split(fields, "lru_width", lru_width, heads)?;
     only_activation(fields, "hidden_activation", "gelu_pytorch_tanh", "gelu_pytorch_tanh")?;
     only_flag(fields, "tie_word_embeddings", true, true)?;
-    let rotated = match fields.rope()? {
+    let rotated = match rope::parameters(fields)? {
         Some(rope) => rope.positive("partial_rotary_factor")?,
         None => None,
     };
@@ -92,7 +94,7 @@ fn block_types(fields: &Fields<'_>) -> Result<Vec<TemporalBlockType>> {
     let kind = |name: &Value| match name.as_str() {
         Some("recurrent") => Ok(TemporalBlockType::Recurrent),
         Some("attention") => Ok(TemporalBlockType::Attention),
-        _ => Err(fields.error(field, format!("`{name}` isn't served; `recurrent` and `attention` are"))),
+        _ => Err(fields.error(field, format!("`{name}` isn't supported; `recurrent` and `attention` are"))),
     };
     if named.is_empty() {
         return Err(fields.error(field, "is empty"));

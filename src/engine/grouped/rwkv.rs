@@ -4,15 +4,15 @@
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, VarBuilder, layer_norm, linear_no_bias, ops};
 
-use super::{Blueprint, Cache, Model};
-use crate::engine::config::Fields;
+use super::definition::{Definition, KvCache, Model};
 use crate::error;
+use crate::json::Fields;
 
 /// The code, as records name it.
 const ENGINE: &str = "rwkv";
 
 /// Defaults as in transformers.
-pub(super) fn read(fields: &Fields<'_>) -> error::Result<Blueprint> {
+pub(super) fn read(fields: &Fields<'_>) -> error::Result<Definition> {
     let hidden_size = fields.required_size("hidden_size")?;
     let rescale_every = match fields.get("rescale_every") {
         None => 6,
@@ -29,13 +29,13 @@ pub(super) fn read(fields: &Fields<'_>) -> error::Result<Blueprint> {
         rescale_every,
         tied: fields.flag("tie_word_embeddings")?.unwrap_or(false),
     };
-    Ok(Blueprint {
+    Ok(Definition {
         engine: ENGINE,
         vocab_size: sizes.vocab_size,
         max_positions: None,
         layers: sizes.layers,
         experts: None,
-        cache: Cache::default(),
+        cache: KvCache::default(),
         embedding: "rwkv.embeddings.weight",
         renamed: &[],
         ignored: None,

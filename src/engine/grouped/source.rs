@@ -8,37 +8,37 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use super::super::weights::Safetensors;
-use super::{Blueprint, Model};
+use super::definition::{Definition, Model};
+use crate::engine::weights::Safetensors;
 use crate::error::{Error, Result};
 
-/// Makes the model of a blueprint.
+/// Makes the model of a definition.
 ///
 /// # Errors
 /// A tensor that is missing, has another shape than the config asks for or doesn't belong to the model; or a failure of
 /// the device.
 pub(super) fn build(
-    blueprint: &Blueprint,
+    definition: &Definition,
     weights: &Safetensors,
     dtype: DType,
     device: &Device,
 ) -> Result<Box<dyn Model>> {
-    checked_names(blueprint, weights)?;
-    Asked::default().build(blueprint, weights, Values::Loaded, dtype, device)
+    checked_names(definition, weights)?;
+    Asked::default().build(definition, weights, Values::Loaded, dtype, device)
 }
 
 /// The tensors that the model consists of, checked against the headers of the files.
 ///
 /// # Errors
 /// As for [`build`].
-pub(super) fn checked_names(blueprint: &Blueprint, weights: &Safetensors) -> Result<BTreeSet<String>> {
-    check_counts(blueprint, weights)?;
+pub(super) fn checked_names(definition: &Definition, weights: &Safetensors) -> Result<BTreeSet<String>> {
+    check_counts(definition, weights)?;
     let asked = Asked::default();
-    asked.build(blueprint, weights, Values::Placeholders, DType::F32, &Device::Cpu)?;
+    asked.build(definition, weights, Values::Placeholders, DType::F32, &Device::Cpu)?;
     let names = std::mem::take(&mut asked.lock().names);
     for (name, _) in weights.tensors() {
-        let is_copy = OUTPUTS.contains(&name) && weights.same_data(name, blueprint.embedding)?;
-        let is_ignored = blueprint.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
+        let is_copy = OUTPUTS.contains(&name) && weights.same_data(name, definition.embedding)?;
+        let is_ignored = definition.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
         if !names.contains(name) && !is_copy && !is_ignored {
             let hint = "an adapter has to be merged first; a bias has to be stated in `config.json`";
             return Err(weights.error(name, "isn't part of the model as `config.json` describes it").hint(hint));
@@ -47,13 +47,13 @@ pub(super) fn checked_names(blueprint: &Blueprint, weights: &Safetensors) -> Res
     Ok(names)
 }
 
-/// Names of the output layer, where it isn't the embedding table.
+/// Names of an output layer that isn't the embedding table.
 pub(super) const OUTPUTS: [&str; 2] = ["lm_head.weight", "head.weight"];
 
 /// Models make room for as many layers and experts as the config says; each needs a tensor of its own.
-fn check_counts(blueprint: &Blueprint, weights: &Safetensors) -> Result<()> {
+fn check_counts(definition: &Definition, weights: &Safetensors) -> Result<()> {
     let stored = weights.tensors().count();
-    let largest = blueprint.layers.max(blueprint.experts.unwrap_or(0));
+    let largest = definition.layers.max(definition.experts.unwrap_or(0));
     match largest <= stored {
         true => Ok(()),
         false => {
@@ -64,7 +64,7 @@ fn check_counts(blueprint: &Blueprint, weights: &Safetensors) -> Result<()> {
     }
 }
 
-/// What a backend hands out.
+/// The values of the tensors that a backend hands out.
 #[derive(Clone, Copy)]
 enum Values {
     /// The tensors.
@@ -90,14 +90,14 @@ impl Asked {
 
     fn build(
         &self,
-        blueprint: &Blueprint,
+        definition: &Definition,
         weights: &Safetensors,
         values: Values,
         dtype: DType,
         device: &Device,
     ) -> Result<Box<dyn Model>> {
-        let files = Files { weights, renamed: blueprint.renamed, values, asked: self.clone() };
-        let built = (blueprint.build)(VarBuilder::from_backend(Box::new(files), dtype, device.clone()));
+        let files = Files { weights, renamed: definition.renamed, values, asked: self.clone() };
+        let built = (definition.build)(VarBuilder::from_backend(Box::new(files), dtype, device.clone()));
         // the library's own error for what failed here says less
         built.map_err(|cause| self.lock().failure.take().unwrap_or_else(|| cause.into()))
     }

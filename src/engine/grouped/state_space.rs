@@ -5,9 +5,9 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Embedding, Linear, RmsNorm, VarBuilder, linear_b, linear_no_bias, ops};
 
-use super::Model;
+use super::definition::Model;
 
-/// What Mamba and Mamba-2 share.
+/// Sizes and variants of a model, Mamba or Mamba-2.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
     pub vocab_size: usize,
@@ -29,7 +29,7 @@ pub(super) struct Sizes {
     pub kind: Kind,
 }
 
-/// What is peculiar to each.
+/// The generations, with the sizes that only one of them has.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// Mamba: a time step for each channel, from a projection of low rank.
@@ -255,6 +255,7 @@ impl ChannelScan {
         let c = part(self.rank + state, state)?.to_dtype(DType::F32)?;
         let x = x.to_dtype(DType::F32)?;
         let input = (&step * &x)?;
+        // token by token: a parallel scan would sum in another order than transformers does
         let mut outputs = Vec::with_capacity(tokens);
         for token in 0..tokens {
             let at = |tensor: &Tensor| tensor.narrow(1, token, 1)?.squeeze(1);
@@ -347,7 +348,7 @@ impl HeadScan {
     }
 }
 
-/// RMSNorm without weights, computed in f32, where there is an epsilon.
+/// RMSNorm without weights, computed in f32; nothing without an epsilon.
 fn normed(x: &Tensor, eps: Option<f64>) -> Result<Tensor> {
     let Some(eps) = eps else { return Ok(x.clone()) };
     let wide = x.to_dtype(DType::F32)?;
@@ -355,7 +356,7 @@ fn normed(x: &Tensor, eps: Option<f64>) -> Result<Tensor> {
     wide.broadcast_div(&scale)?.to_dtype(x.dtype())
 }
 
-/// ln(1 + eˣ), without overflow.
+/// ln(1 + eˣ) as max(x, 0) + ln(1 + e^−|x|), whose exponential can't overflow.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }

@@ -1,5 +1,5 @@
-//! Made-up weights: the energy of an architecture doesn't depend on what its weights say, so that it can be measured
-//! before anyone has trained or downloaded it.
+//! Dummy weights: the energy of an architecture doesn't depend on the values of its weights, so it can be measured
+//! before anyone has trained or downloaded the model.
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -16,13 +16,13 @@ const CHUNK: usize = 1 << 16;
 
 /// Seeded random weights: the same on every device and machine.
 ///
-/// Matrices and tables are uniform with mean 0 and standard deviation 0.02; biases are 0; norms leave their input's scale
-/// as it is.
+/// Matrices and tables are uniform with mean 0 and standard deviation 0.02; biases are 0; norms leave their input's
+/// scale as it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dummy {
     /// Varies the numbers.
     pub seed: u64,
-    /// Data type that they stand for on disk.
+    /// Data type that the weights would have on disk.
     pub dtype: DType,
     /// Norms add 1 to their weights.
     pub norms_add_one: bool,

@@ -1,5 +1,5 @@
-//! The weights of a model, from wherever they come: checked against the layout before anything is loaded, then handed out
-//! one by one in the data type that the model runs in.
+//! The weights of a model, from wherever they come: checked against the layout before anything is loaded, then handed
+//! out one by one in the data type that the model runs in.
 
 mod adapter;
 mod dummy;
@@ -9,7 +9,7 @@ mod safetensors;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QMatMul};
+use candle_core::quantized::QMatMul;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::Config;
@@ -44,8 +44,8 @@ impl Weights {
     /// An adapter is merged into each tensor when it is loaded.
     ///
     /// # Errors
-    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't served; the message names the
-    /// file and the tensor.
+    /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't supported; the message names
+    /// the file and the tensor.
     pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
         let stored_output = source.check(config, &layout)?;
@@ -64,13 +64,13 @@ impl Weights {
         &self.layout
     }
 
-    /// Whether the output layer has weights of its own. A stored copy of the embedding table doesn't count where the
+    /// Whether the output layer has weights of its own. A stored copy of the embedding table doesn't count if the
     /// config ties the two, as in transformers 5.
     pub fn has_own_output(&self) -> bool {
         self.own_output
     }
 
-    /// Number of parameters; the output layer counts where it has weights of its own.
+    /// Number of parameters; the output layer counts if it has weights of its own.
     pub fn parameters(&self) -> u64 {
         self.layout.tensors(self.own_output).into_iter().map(TensorSpec::elements).sum()
     }
@@ -95,8 +95,8 @@ impl Weights {
         }
     }
 
-    /// The data type that the weights ask to run in: the one that most of them are stored in, f32 for quantised ones; for
-    /// dummy weights the one that `config.json` names.
+    /// The data type that the weights ask to run in: the one that most of them are stored in, f32 for quantised ones;
+    /// for dummy weights the one that `config.json` names.
     pub fn stored_dtype(&self) -> DType {
         match &self.source {
             Source::Safetensors(files) => files.stored_dtype(),
@@ -126,15 +126,14 @@ impl Weights {
     pub fn stored_bytes_of(&self, tensor: &TensorSpec) -> u64 {
         let plain = || tensor.elements() * self.stored_dtype().size_in_bytes() as u64;
         match &self.source {
-            Source::Gguf(file) => file.dtype(&tensor.name).map_or_else(
-                |_| plain(),
-                |dtype| tensor.elements() / dtype.block_size() as u64 * dtype.type_size() as u64,
-            ),
+            Source::Gguf(file) => file
+                .dtype(&tensor.name)
+                .map_or_else(|_| plain(), |dtype| tensor.elements() / dtype.elements() as u64 * dtype.bytes() as u64),
             Source::Safetensors(_) | Source::Dummy(_) => plain(),
         }
     }
 
-    /// Whether the weights are made up.
+    /// Whether the weights are dummies.
     pub fn are_dummy(&self) -> bool {
         matches!(self.source, Source::Dummy(_))
     }
@@ -158,16 +157,17 @@ impl Weights {
         }
     }
 
-    /// Matrices in one, row over row, as they are stored, where all of them are stored quantised in one type and no
-    /// adapter changes them.
+    /// Matrices stacked row over row, as they are stored; `None` unless all of them are quantised in the same type and
+    /// no adapter changes them.
     ///
     /// # Errors
     /// As for [`Weights::load`].
     pub fn load_quantised(&self, tensors: &[&TensorSpec], device: &Device) -> Result<Option<QMatMul>> {
         let Source::Gguf(file) = &self.source else { return Ok(None) };
         for tensor in tensors {
-            let is_plain = matches!(file.dtype(&tensor.name)?, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-            if is_plain || self.adapter.as_ref().is_some_and(|adapter| self.is_changed(adapter, tensor)) {
+            if file.dtype(&tensor.name)?.is_plain()
+                || self.adapter.as_ref().is_some_and(|adapter| self.is_changed(adapter, tensor))
+            {
                 return Ok(None);
             }
         }
@@ -217,7 +217,7 @@ impl Source {
         match self {
             Source::Safetensors(files) => files.has(name),
             Source::Gguf(file) => file.contains(name),
-            // Made-up tensors have the names that come first.
+            // dummy tensors have the names that come first
             Source::Dummy(_) => false,
         }
     }
@@ -226,7 +226,7 @@ impl Source {
         match self {
             Source::Safetensors(files) => Ok(files.shape(name)?.to_vec()),
             Source::Gguf(file) => file.shape(name),
-            Source::Dummy(_) => Err(Error::new(format!("made-up tensor `{name}` has no file"))),
+            Source::Dummy(_) => Err(Error::new(format!("dummy tensor `{name}` has no file"))),
         }
     }
 
@@ -285,7 +285,7 @@ impl Source {
     }
 }
 
-/// A hint: where it can't be given, pages are read as they are touched.
+/// Only a hint to the system: without it, pages are read as they are touched.
 #[cfg(target_os = "linux")]
 fn read_ahead(path: &Path) {
     use std::os::fd::AsRawFd;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
-use crate::engine::config::read_object;
 use crate::error::{Context, Error, Result};
+use crate::json::read_object;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -116,23 +116,15 @@ impl Safetensors {
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<()> {
-        // SAFETY: the mapping is sound as long as nobody truncates the file while the model is loaded, which holds for
-        // any program that maps model files.
-        let mapped = unsafe { MmapedSafetensors::new(&path) };
-        let mapped = mapped.map_err(|cause| {
-            let message = Error::from(cause).message().to_owned();
-            Error::input(format!("isn't a whole safetensors file: {message}"))
-                .at(path.display())
-                .hint("download or copy the file again")
-        })?;
+        let mapped = map_safetensors(&path)?;
         for (name, view) in mapped.tensors() {
             // masks are stored as booleans or bytes
             if Self::is_recomputed(&name) {
                 continue;
             }
             let place = || format!("{}: tensor `{name}`", path.display());
-            let dtype = DType::try_from(view.dtype()).map_err(|_| unserved_dtype(&format!("{:?}", view.dtype())));
-            let dtype = dtype.and_then(served_dtype).map_err(|error| error.at(place()))?;
+            let dtype = DType::try_from(view.dtype()).map_err(|_| unsupported_dtype(&format!("{:?}", view.dtype())));
+            let dtype = dtype.and_then(supported_dtype).map_err(|error| error.at(place()))?;
             let bytes = view.data().len() as u64;
             let stored = Stored { file: self.files.len(), shape: view.shape().to_vec(), dtype, bytes };
             if self.tensors.insert(name.clone(), stored).is_some() {
@@ -168,8 +160,8 @@ impl Safetensors {
         Ok(self.has(name) && self.has(other) && self.data(name)? == self.data(other)?)
     }
 
-    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config: it
-    /// isn't read.
+    /// Whether a name is that of a buffer that older versions of transformers stored and that follows from the config:
+    /// it isn't read.
     fn is_recomputed(name: &str) -> bool {
         const ENDINGS: [&str; 6] = [
             ".rotary_emb.inv_freq",
@@ -191,15 +183,31 @@ impl Safetensors {
     }
 }
 
-fn served_dtype(dtype: DType) -> Result<DType> {
+/// Maps a file into memory and reads its header.
+///
+/// # Errors
+/// The file can't be read, or isn't a complete safetensors file.
+pub fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
+    // SAFETY: the mapping is sound as long as nobody truncates the file while the model is loaded, which holds for any
+    // program that maps model files.
+    let mapped = unsafe { MmapedSafetensors::new(path) };
+    mapped.map_err(|cause| {
+        let message = Error::from(cause).message().to_owned();
+        Error::input(format!("isn't a whole safetensors file: {message}"))
+            .at(path.display())
+            .hint("download or copy the file again")
+    })
+}
+
+fn supported_dtype(dtype: DType) -> Result<DType> {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => Ok(dtype),
-        other => Err(unserved_dtype(other.as_str())),
+        other => Err(unsupported_dtype(other.as_str())),
     }
 }
 
-fn unserved_dtype(name: &str) -> Error {
-    Error::input(format!("is stored as `{name}`; served are `f32`, `f16` and `bf16`"))
+fn unsupported_dtype(name: &str) -> Error {
+    Error::input(format!("is stored as `{name}`; supported are `f32`, `f16` and `bf16`"))
 }
 
 fn no_weights(folder: &Path) -> Error {
@@ -211,7 +219,7 @@ fn no_weights(folder: &Path) -> Error {
     let error = Error::input(format!("has no `{SINGLE}` and no `{INDEX}`")).at(folder.display());
     if has(&[".bin", ".pt", ".pth", ".ckpt"]) {
         error.hint(
-            "pickled PyTorch weights can run code while they are read and aren't served; convert them: \
+            "pickled PyTorch weights can run code while they are read and aren't supported; convert them: \
              `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)` in transformers writes safetensors",
         )
     } else if has(&[".gguf"]) {

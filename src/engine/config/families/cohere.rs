@@ -1,10 +1,11 @@
 //! Command R and Command R7B: LayerNorm without bias, parallel layers, rotation of neighbouring pairs, scaled logits.
 
-use super::super::fields::Fields;
-use super::super::rope::RopeStyle;
-use super::super::{Norm, QkNorm, QkSpan, Residual};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Config, Norm, QkNorm, QkSpan, Residual};
+use crate::engine::config::rope::RopeStyle;
 use crate::error::Result;
+use crate::json::Fields;
 
 const COHERE: Defaults = Defaults {
     positions: 8192,

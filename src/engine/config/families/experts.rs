@@ -1,10 +1,11 @@
 //! Mixtures of experts.
 
-use super::super::fields::Fields;
-use super::super::names::{ExpertNames, LLAMA, Names};
-use super::super::{Experts, FeedForward, QkNorm, QkSpan};
-use super::{Config, DEFAULTS, Defaults, MOST_EXPERTS, at_most, decoder, windows};
+use super::base::{DEFAULTS, Defaults, MOST_EXPERTS, at_most, decoder};
+use super::windows;
+use crate::engine::config::graph::{Config, Experts, FeedForward, QkNorm, QkSpan};
+use crate::engine::config::names::{ExpertNames, LLAMA, Names};
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Mixtral: Mistral with experts in every layer.
 pub fn mixtral(fields: &Fields) -> Result<Config> {

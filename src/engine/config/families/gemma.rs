@@ -1,11 +1,12 @@
 //! Gemma 1 to 3 (text).
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::{self, Rope, RopeDefaults, RopeStyle};
-use super::super::{Activation, Norm, QkNorm, QkSpan};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Activation, Config, Norm, QkNorm, QkSpan};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::{self, Rope, RopeDefaults, RopeStyle};
 use crate::error::Result;
+use crate::json::Fields;
 
 const GEMMA: Defaults = Defaults {
     positions: 8192,
@@ -20,7 +21,7 @@ const GEMMA: Defaults = Defaults {
 pub fn gemma(fields: &Fields) -> Result<Config> {
     let mut config = common(fields, &Defaults { kv_heads: Some(16), ..GEMMA })?;
     if config.activation == Activation::Gelu {
-        // An old value of the official releases, which meant the approximation.
+        // an old value of the official releases, which meant the approximation
         config.activation = Activation::GeluTanh;
     }
     Ok(config)
@@ -50,7 +51,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
     let without_ropes = fields.without(&["rope_parameters", "rope_scaling"]);
     let mut config = sandwich(if nested.is_some() { &without_ropes } else { fields }, &defaults)?;
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
-    // `attn_logit_softcapping` is a field of the class that its attention doesn't use.
+    // `attn_logit_softcapping` is a field of transformers' class that its attention doesn't use
     config.output.softcap = cap(fields, "final_logit_softcapping", None)?;
 
     config.ropes = match nested {
@@ -71,7 +72,7 @@ pub fn gemma3(fields: &Fields) -> Result<Config> {
 
 fn common(fields: &Fields, defaults: &Defaults) -> Result<Config> {
     if fields.flag("use_bidirectional_attention")?.unwrap_or(false) {
-        return Err(fields.error("use_bidirectional_attention", "attention to later tokens isn't served"));
+        return Err(fields.error("use_bidirectional_attention", "attention to later tokens isn't supported"));
     }
     let mut config = decoder(fields, defaults)?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);

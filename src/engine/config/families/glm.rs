@@ -1,10 +1,11 @@
 //! GLM and GLM 4: half of each head rotated in neighbouring pairs, gate and up in one matrix.
 
-use super::super::fields::Fields;
-use super::super::names::{GateUpNames, LLAMA, Names};
-use super::super::rope::RopeStyle;
-use super::{Config, DEFAULTS, Defaults, decoder};
+use super::base::{DEFAULTS, Defaults, decoder};
+use crate::engine::config::graph::Config;
+use crate::engine::config::names::{GateUpNames, LLAMA, Names};
+use crate::engine::config::rope::RopeStyle;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// GLM.
 pub fn glm(fields: &Fields) -> Result<Config> {

@@ -1,16 +1,16 @@
 //! GPT-2 and what came before Llama: learned positions or linear biases, LayerNorm, plain feed-forwards.
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names, QkvNames};
-use super::super::rope::{self, Rope, RopeDefaults, RopeScaling, RopeStyle};
-use super::super::{Alibi, Attention, Embedding, FeedForward, FusedOrder, LearnedPositions, Norm, Residual};
-use super::{
-    Activation, Config, LayerConfig, activation, architecture, default_scale, eos_ids, layers, plain_embedding,
-    plain_output,
+use super::base::{activation, default_scale, eos_ids, layers, plain_embedding, plain_output};
+use crate::engine::config::architecture;
+use crate::engine::config::graph::{
+    Activation, Alibi, Attention, Config, Embedding, FeedForward, LayerConfig, LearnedPositions, Norm, Residual,
 };
+use crate::engine::config::names::{FusedOrder, LLAMA, Names, QkvNames};
+use crate::engine::config::rope::{self, Rope, RopeDefaults, RopeScaling, RopeStyle};
 use crate::error::Result;
+use crate::json::Fields;
 
-/// What these families share, with the names of their fields and tensors.
+/// The names of a family's fields and tensors, and its defaults.
 struct Gpt {
     hidden: &'static [&'static str],
     heads: &'static [&'static str],
@@ -74,7 +74,7 @@ impl Gpt {
             return Err(fields.error(fields.name_in_use(self.heads), message));
         }
         Ok(Config {
-            architecture: architecture(fields)?,
+            architecture: architecture::named(fields).unwrap_or_default().to_owned(),
             vocab_size: fields.required_size("vocab_size")?,
             hidden_size,
             max_positions,

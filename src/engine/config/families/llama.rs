@@ -1,11 +1,12 @@
 //! Llama and the families that vary its graph a little.
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::RopeStyle;
-use super::super::{FeedForward, Norm, QkNorm, QkSpan, Residual};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Config, FeedForward, Norm, QkNorm, QkSpan, Residual};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::RopeStyle;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Llama 1 to 3, and what is saved as such.
 pub fn llama(fields: &Fields) -> Result<Config> {
@@ -83,7 +84,7 @@ pub fn smollm3(fields: &Fields) -> Result<Config> {
         Defaults { positions: 32_768, kv_heads: Some(4), theta: 2_000_000.0, tied: true, eos: &[128_001], ..DEFAULTS };
     let mut config = with_biases(fields, &defaults)?;
     let interval = fields.size("no_rope_layer_interval")?.unwrap_or(4);
-    // The list says 1 where a layer has rotation, in spite of its name.
+    // in spite of its name, the list has a 1 for each layer with rotation
     let rotated: Vec<bool> = match fields.whole_list("no_rope_layers")? {
         Some(list) if list.len() == config.layers.len() => list.iter().map(|entry| *entry != 0).collect(),
         Some(list) => {

@@ -1,12 +1,13 @@
-//! OLMo 1 to 3, and EXAONE 4, whose norms stand behind attention and feed-forward, too.
+//! OLMo 1 to 3, and EXAONE 4, whose norms come after attention and feed-forward, too.
 
-use super::super::fields::Fields;
-use super::super::names::{LLAMA, Names};
-use super::super::rope::Rope;
-use super::super::{Norm, QkNorm, QkSpan};
+use super::base::{DEFAULTS, Defaults, decoder};
 use super::gemma::ropes_by_type;
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::windows;
+use crate::engine::config::graph::{Config, Norm, QkNorm, QkSpan};
+use crate::engine::config::names::{LLAMA, Names};
+use crate::engine::config::rope::Rope;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Norms behind attention and feed-forward in place of those before.
 const NORMS_BEHIND: Names = Names {
@@ -67,7 +68,7 @@ pub fn exaone4(fields: &Fields) -> Result<Config> {
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
     config.names = NORMS_BEHIND;
     let window = windows::size(fields, Some(4096))?;
-    // a number, or a string such as `LLLG` as long as the pattern; beside `layer_types` it has no effect
+    // a number, or a string such as `LLLG` as long as the pattern; next to `layer_types` it has no effect
     let pattern = match fields.get("sliding_window_pattern") {
         _ if fields.get("layer_types").is_some() => 4,
         Some(serde_json::Value::String(kinds)) => kinds.len().max(1),

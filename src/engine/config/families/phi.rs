@@ -1,11 +1,12 @@
 //! Phi 1 to 4.
 
-use super::super::fields::Fields;
-use super::super::names::{GateUpNames, LLAMA, Names, QkvNames};
-use super::super::rope::RopeScaling;
-use super::super::{FeedForward, FusedOrder, Norm, QkNorm, QkSpan, Residual};
-use super::{Config, DEFAULTS, Defaults, decoder, windows};
+use super::base::{DEFAULTS, Defaults, decoder};
+use super::windows;
+use crate::engine::config::graph::{Config, FeedForward, Norm, QkNorm, QkSpan, Residual};
+use crate::engine::config::names::{FusedOrder, GateUpNames, LLAMA, Names, QkvNames};
+use crate::engine::config::rope::RopeScaling;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Phi 1 to 2: LayerNorm, biases everywhere, parallel layers, a part of each head rotated.
 pub fn phi(fields: &Fields) -> Result<Config> {

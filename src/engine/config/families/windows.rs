@@ -1,8 +1,8 @@
 //! Which layers see a sliding window.
 
-use super::super::fields::Fields;
-use super::Config;
+use crate::engine::config::graph::Config;
 use crate::error::Result;
+use crate::json::Fields;
 
 /// Gives all layers the window of `sliding_window`.
 ///
@@ -14,7 +14,7 @@ pub fn on_all_layers(config: &mut Config, fields: &Fields, default: Option<usize
     Ok(())
 }
 
-/// Gives the window to the layers that `layer_types` calls `sliding_attention` or, where it is left out, to those that
+/// Gives the window to the layers that `layer_types` calls `sliding_attention` or, if it is left out, to those that
 /// `slides` names by index.
 ///
 /// # Errors
@@ -66,8 +66,8 @@ fn from_types(config: &Config, fields: &Fields, types: &[&str]) -> Result<Vec<bo
         "sliding_attention" => Ok(true),
         "full_attention" => Ok(false),
         other => {
-            let served = "`full_attention` and `sliding_attention`";
-            Err(fields.error("layer_types", format!("`{other}` isn't served; served are {served}")))
+            let supported = "`full_attention` and `sliding_attention`";
+            Err(fields.error("layer_types", format!("`{other}` isn't supported; supported are {supported}")))
         }
     };
     types.iter().map(slides).collect()

@@ -13,19 +13,18 @@ pub(super) struct Family {
     pub class: &'static str,
     /// transformers' `model_type`.
     pub model_type: &'static str,
-    /// What stands in front of a layer's number in transformers.
+    /// Prefix of a layer's number in transformers.
     layers: &'static str,
-    /// Stems outside the layers; the ones of [`TOP`] where it says nothing.
+    /// Stems outside the layers, in addition to those of [`TOP`].
     top: Names,
-    /// Stems inside a layer; the ones of [`BLOCK`] where it says nothing.
+    /// Stems inside a layer, in addition to those of [`BLOCK`].
     block: Names,
-    /// What the converter changed.
     changes: Changes,
 }
 
 type Names = &'static [(&'static str, &'static str)];
 
-/// What the converter does to the tensors of a family.
+/// A change that the converter makes to the tensors of a family.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Changes {
     Nothing,
@@ -41,7 +40,7 @@ enum Changes {
     NeoxQkv,
 }
 
-/// What brings a stored tensor back into the form that it has in transformers.
+/// How a stored tensor gets back into the form that it has in transformers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Undo {
     Nothing,
@@ -226,12 +225,12 @@ const FALCON_40B_FAMILY: Family = family("falcon", "FalconForCausalLM", "falcon"
     .under("transformer.h", FALCON_TOP)
     .with(Changes::FalconQkv);
 
-/// What decides between families that share an architecture, and how rows are grouped.
+/// Sizes that decide between families with one architecture, and by which rows are grouped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     pub heads: usize,
     pub kv_heads: usize,
-    /// Experts of a layer; 0 where there are none.
+    /// Experts of a layer; 0 if there are none.
     pub experts: usize,
     /// Layers have a norm for attention and one for the feed-forward, both before.
     pub two_norms: bool,
@@ -307,8 +306,8 @@ fn lookup(stem: &str, tables: &[Names]) -> Option<&'static str> {
 }
 
 impl Undo {
-    /// For each row in transformers' order, which of the `rows` stored ones it is; `None` where the order is the same
-    /// or `rows` doesn't divide as it has to.
+    /// For each row in transformers' order, which of the `rows` stored ones it is; `None` if the order is the same or
+    /// `rows` doesn't divide as it has to.
     pub fn row_order(self, rows: usize) -> Option<Vec<usize>> {
         match self {
             Undo::Deinterleave { heads } => {
@@ -342,7 +341,7 @@ impl Undo {
     }
 }
 
-/// `total / parts`, where that is a whole number and not 0.
+/// `total / parts`, if that is a whole number and not 0.
 fn whole(total: usize, parts: usize) -> Option<usize> {
     (parts > 0 && total >= parts && total.is_multiple_of(parts)).then(|| total / parts)
 }

@@ -1,0 +1,31 @@
+//! The heads of attention, which the decoder and its kernels share.
+
+use super::config::Attention;
+
+/// Heads of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads.
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Heads {
+    /// The heads of a model.
+    pub fn of(attention: &Attention) -> Self {
+        Self { queries: attention.heads, keys: attention.kv_heads, width: attention.head_dim }
+    }
+
+    /// Values in a row of queries, keys and values together.
+    pub fn qkv(self) -> usize {
+        (self.queries + 2 * self.keys) * self.width
+    }
+
+    /// Query heads that share a key head.
+    pub fn shared(self) -> usize {
+        self.queries / self.keys
+    }
+}

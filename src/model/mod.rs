@@ -1,0 +1,11 @@
+//! A model ready to run: an engine together with its tokenizer, from wherever the sweep file says.
+
+mod codec;
+mod finder;
+mod loader;
+mod location;
+mod prompting;
+
+pub use codec::{Codec, RandomCodec, TextCodec, TokenizedPrompts, check_lengths};
+pub use loader::{Loader, Model};
+pub use location::Location;
