@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Result};
 
+/// The SHA-256 of bytes that come in pieces.
 /// SHA-256 in lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

@@ -1,7 +1,6 @@
 //! What machine this is, and what program: the provenance that every run stores.
 
 use std::fs;
-use std::time::SystemTime;
 
 use crate::record::Host;
 
@@ -35,11 +34,6 @@ pub fn available_memory() -> Option<u64> {
 fn left_in_container() -> Option<u64> {
     let number = |file: &str| line(&format!("/sys/fs/cgroup/{file}"))?.parse::<u64>().ok();
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
-}
-
-/// The time now, RFC 3339 in UTC with seconds.
-pub fn timestamp() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 fn line(path: &str) -> Option<String> {

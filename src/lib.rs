@@ -2,9 +2,11 @@
 //!
 //! The modules in import order (a module imports only from modules above it) are described in `docs/design.md`.
 
+pub mod calendar;
 pub mod clock;
 pub mod digest;
 pub mod error;
+pub mod file;
 pub mod host;
 pub(crate) mod json;
 pub mod stats;

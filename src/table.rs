@@ -2,10 +2,9 @@
 //!
 //! Knows the columns of power samples, and no other columns.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{BufWriter, Cursor, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
 
 use polars::prelude::{
     Column, CsvParseOptions, CsvReadOptions, CsvWriter, DataFrame, ParquetCompression, ParquetReader, ParquetWriter,
@@ -16,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Context as _, Error, Result};
+use crate::file::write_atomically;
 use crate::record::{EnergyMethod, Quantity, Sample, SourceTrace, Trace};
 use crate::units::Seconds;
 
@@ -24,7 +24,7 @@ use crate::units::Seconds;
 /// # Errors
 /// The file can't be written.
 pub fn write_parquet(path: &Path, table: &DataFrame) -> Result<()> {
-    atomically(path, |file| {
+    write_atomically(path, |file| {
         let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None));
         writer.finish(&mut table.clone()).map(drop)
     })
@@ -45,7 +45,7 @@ pub fn read_parquet(path: &Path) -> Result<DataFrame> {
 /// # Errors
 /// The file can't be written.
 pub fn write_csv(path: &Path, table: &DataFrame) -> Result<()> {
-    atomically(path, |file| CsvWriter::new(file).finish(&mut table.clone()))
+    write_atomically(path, |file| CsvWriter::new(file).finish(&mut table.clone()))
 }
 
 /// Reads a CSV file that [`write_csv`] wrote, with the types of `schema` (without it they are inferred, and a column
@@ -64,8 +64,8 @@ pub fn read_csv(path: &Path, schema: Option<SchemaRef>) -> Result<DataFrame> {
 }
 
 /// Writes the readings of every source as Parquet: one row a reading, with the source's number, domain, quantity,
-/// method, tick and lag (seconds), the time (seconds on the run's clock) and the value (joules, watts, °C, MHz …). A source
-/// without readings is one row whose time and value are null.
+/// method, tick and lag (seconds), the time (seconds on the run's clock) and the value (joules, watts, °C, MHz …). A
+/// source without readings is one row whose time and value are null.
 ///
 /// # Errors
 /// The file can't be written.
@@ -158,7 +158,7 @@ impl<'a> Cells<'a> {
         self.0.schema().contains(name)
     }
 
-    /// A number; `None` where it is null.
+    /// A number; `None` if it is null.
     ///
     /// # Errors
     /// The column is missing or has another type.
@@ -166,7 +166,7 @@ impl<'a> Cells<'a> {
         Ok(self.0.column(name).and_then(|column| column.f64()).context(|| column(name))?.get(row))
     }
 
-    /// An integer; `None` where it is null.
+    /// An integer; `None` if it is null.
     ///
     /// # Errors
     /// The column is missing or has another type.
@@ -174,7 +174,7 @@ impl<'a> Cells<'a> {
         Ok(self.0.column(name).and_then(|column| column.i64()).context(|| column(name))?.get(row))
     }
 
-    /// A truth value; `None` where it is null.
+    /// A truth value; `None` if it is null.
     ///
     /// # Errors
     /// The column is missing or has another type.
@@ -182,7 +182,7 @@ impl<'a> Cells<'a> {
         Ok(self.0.column(name).and_then(|column| column.bool()).context(|| column(name))?.get(row))
     }
 
-    /// A text; `None` where it is null.
+    /// A text; `None` if it is null.
     ///
     /// # Errors
     /// The column is missing or has another type.
@@ -227,32 +227,10 @@ fn cant_write(path: &Path) -> String {
     format!("can't write `{}`", path.display())
 }
 
-/// Writes a temporary file beside `path`, syncs it and renames it.
-fn atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> PolarsResult<()>) -> Result<()> {
-    let temporary = temporary_for(path);
-    let written = write_and_sync(&temporary, write).and_then(|()| Ok(fs::rename(&temporary, path)?));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.context(|| cant_write(path))
-}
-
-fn write_and_sync(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> PolarsResult<()>) -> PolarsResult<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    write(&mut file)?;
-    file.flush()?;
-    file.get_ref().sync_all()?;
-    Ok(())
-}
-
-fn temporary_for(path: &Path) -> PathBuf {
-    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-    name.push(".tmp");
-    path.with_file_name(name)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Folder, program, repository, run, stderr, stdout, sweep};
+use ept_sweep::calendar::Date;
 use ept_sweep::error::{Kind, Result};
-use ept_sweep::template::date::Date;
 use ept_sweep::text::{
     ChatTemplate, GgufTokenizer, Limit, Message, ModelText, Prompter, Rules, Side, TemplateSource, Tokenizer,
 };

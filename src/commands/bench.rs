@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use crate::calendar;
 use crate::cli::BenchArgs;
 use crate::cli::exit::Exit;
 use crate::clock::Clock;
 use crate::console::Console;
 use crate::engine::load;
 use crate::error::{Context, Error, Result};
+use crate::file::write_atomic;
 use crate::format;
 use crate::host;
 use crate::hub;
@@ -23,7 +25,6 @@ use crate::record::{
     Protocol, Reason, Role,
 };
 use crate::stage::{self, Stage};
-use crate::store::write_atomic;
 use crate::sweep::measure::MeasureSpec;
 use crate::sweep::spec::{Auto, ModelSource, ModelSpec, WeightsChoice};
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
@@ -77,7 +78,7 @@ pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -
     let set = prompts(arguments, &watch)?;
     let clock = Clock::monotonic();
     let mut meter = open_meter(arguments, &loader, &clock)?;
-    let started_at = host::timestamp();
+    let started_at = calendar::timestamp();
     let (mut model, load) = stage::cost(&mut *meter, &clock, || loader.load(&model_spec(arguments), &clock))?;
     let prompts = model.codec.prompts(set.items.iter().map(|item| item.text.as_str()))?.prompts;
     console.say(format!("{} on {} prompts, meter `{}`", arguments.model, prompts.len(), meter.info().name));

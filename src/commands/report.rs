@@ -9,10 +9,11 @@ use crate::cli::exit::Exit;
 use crate::console::Console;
 use crate::error::Result;
 use crate::figures;
+use crate::file::write_atomic;
 use crate::frame::Frame;
 use crate::record::{ModelMeta, Outcome, Trial};
 use crate::report;
-use crate::store::{self, Stored, samples_path, write_atomic};
+use crate::store::{self, Stored, samples_path};
 use crate::table;
 
 /// What was written.

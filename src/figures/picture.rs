@@ -205,11 +205,20 @@ impl Picture {
     /// # Errors
     /// Where plotters can't draw it.
     pub fn svg(&self, alt: &str) -> Result<String> {
+        Ok(finish_svg(&self.unfinished_svg()?, self, alt))
+    }
+
+    /// The SVG as plotters writes it.
+    fn unfinished_svg(&self) -> Result<String> {
         typeface::load();
         let mut svg = String::new();
-        let size = (units(self.width) as u32, units(self.height) as u32);
-        paint(self, Lettering::Whole, &SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
-        Ok(finish_svg(&svg, self, size, alt))
+        paint(self, Lettering::Whole, &SVGBackend::with_string(&mut svg, self.units()).into_drawing_area())?;
+        Ok(svg)
+    }
+
+    /// Width and height of the drawing.
+    fn units(&self) -> (u32, u32) {
+        (units(self.width) as u32, units(self.height) as u32)
     }
 
     /// Writes the picture as a PNG with 300 pixels an inch.
@@ -301,9 +310,15 @@ fn paint_text<DB: DrawingBackend>(text: &Text, lettering: Lettering, area: &Draw
     })
 }
 
+/// The baseline that plotters gives each line of text in an SVG.
+const BASELINE: &str = "dy=\"0.76em\"";
+
 /// Gives the file its size in print, its alternative text, and the text of the PNG: plotters-svg takes another em
 /// (size / 1.24) and another baseline for the same font size.
-fn finish_svg(svg: &str, picture: &Picture, (width, height): (u32, u32), alt: &str) -> String {
+///
+/// This rewrites plotters' own text, so the version is pinned, and a test looks at what plotters writes.
+fn finish_svg(svg: &str, picture: &Picture, alt: &str) -> String {
+    let (width, height) = picture.units();
     let mm = |points: f64| format!("{:.1}mm", points * MM_PER_POINT);
     let opening = format!(
         "<svg width=\"{}\" height=\"{}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\" \
@@ -314,7 +329,7 @@ fn finish_svg(svg: &str, picture: &Picture, (width, height): (u32, u32), alt: &s
     );
     let body = svg.split_once('>').map_or("", |(_, body)| body);
     let baseline = format!("dy=\"{:.4}em\"", LINE_HEIGHT / 2.0);
-    let body = body.replace("dy=\"0.76em\"", &baseline).replace(" opacity=\"1\"", "");
+    let body = body.replace(BASELINE, &baseline).replace(" opacity=\"1\"", "");
     opening + &rescale_fonts(&body)
 }
 
@@ -365,6 +380,29 @@ mod tests {
         // 7 points at 600 units an inch, to the whole unit of plotters' font size
         assert!(svg.contains("font-size=\"58.0\""), "{svg}");
         assert!(svg.contains("width=\"25.4mm\" height=\"12.7mm\" viewBox=\"0 0 600 300\""), "{svg}");
+    }
+
+    #[test]
+    fn plotters_writes_the_svg_that_is_rewritten() {
+        let mut picture = Picture::new(72.0, 36.0);
+        picture.rect((0.0, 0.0), (9.0, 9.0), INK);
+        picture.line([(0.0, 0.0), (9.0, 9.0)], INK, THIN);
+        for align in [Align::Left, Align::Center, Align::Right] {
+            picture.text(Text { align, ..Text::new("EPT", (4.0, 20.0)) });
+            picture.text(Text { align, bold: true, ..Text::new("EPT", (4.0, 30.0)) });
+        }
+        let svg = picture.unfinished_svg().unwrap();
+        let texts: Vec<&str> = svg.split("<text ").skip(1).map(|text| text.split_once('>').unwrap().0).collect();
+        assert_eq!(texts.len(), 6, "{svg}");
+        // (7 points at 600 units an inch, as a line height) / 1.24
+        let size = format!("font-size=\"{}\"", (SMALL * UNITS * LINE_HEIGHT).round() / 1.24);
+        for text in texts {
+            assert!(text.contains(BASELINE) && text.contains(&size), "{size} in {text}");
+        }
+        assert!(svg.starts_with("<svg width=\"600\" height=\"300\" viewBox=\"0 0 600 300\""), "{svg}");
+        assert!(svg.contains(" opacity=\"1\""), "{svg}");
+        let finished = picture.svg("").unwrap();
+        assert!(!finished.contains(BASELINE) && !finished.contains(" opacity=\"1\""), "{finished}");
     }
 
     #[test]

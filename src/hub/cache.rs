@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! models--owner--name/blobs/<etag>                contents, under the hub's ETag
-//! models--owner--name/blobs/<etag>.incomplete     what has come so far
+//! models--owner--name/blobs/<etag>.incomplete     the bytes that have come so far
 //! models--owner--name/refs/<revision>             the commit that a branch or tag stood for
 //! models--owner--name/snapshots/<commit>/<path>   a link to the contents
 //! .locks/models--owner--name/<etag>.lock          held while a file is fetched
 //! ```
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
+use crate::file::write_atomically;
 
-/// What kind of repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Model,
@@ -21,7 +22,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What stands before the id in the address of a repository.
+    /// The part of a repository's address before its id.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Model => "",
@@ -64,7 +65,7 @@ impl Cache {
         }
         let path = self.folder.join("refs").join(revision);
         create_parent(&path)?;
-        // readers see the old commit or the new one, and nothing between them
+        // another process may do the same: each has a temporary file of its own
         let temporary = self.folder.join("refs").join(format!(".{commit}.{}", std::process::id()));
         let written = fs::write(&temporary, commit).and_then(|()| fs::rename(&temporary, &path));
         written.map_err(|cause| cant_write(&path, &cause))
@@ -75,7 +76,7 @@ impl Cache {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// A commit's file, where it is complete.
+    /// A commit's file, if it is complete.
     pub fn file(&self, commit: &str, path: &str) -> Option<PathBuf> {
         Some(self.snapshot(commit).join(path)).filter(|file| file.is_file())
     }
@@ -101,7 +102,7 @@ impl Cache {
         found
     }
 
-    /// Where the contents with this ETag lie.
+    /// The file that holds the contents with this ETag.
     pub fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }
@@ -124,7 +125,7 @@ impl Cache {
         Ok(pointer)
     }
 
-    /// Takes the lock of a file; `wait` is told where another process holds it. The kernel frees it with the process.
+    /// Takes the lock of a file; `wait` is called if another process holds it. The kernel frees it with the process.
     pub fn lock(&self, etag: &str, wait: impl FnOnce()) -> Result<File> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;
@@ -163,11 +164,9 @@ pub(super) fn create_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|cause| cant_write(folder, &cause))
 }
 
-pub(super) fn cant_write(path: &Path, cause: &std::io::Error) -> Error {
+pub(super) fn cant_write(path: &Path, cause: &io::Error) -> Error {
     let hint = match cause.kind() {
-        std::io::ErrorKind::StorageFull => {
-            "free some space, or let `HF_HOME` name a folder on another disk; start again"
-        }
+        io::ErrorKind::StorageFull => "free some space, or let `HF_HOME` name a folder on another disk; start again",
         _ => "let `HF_HOME` or `HF_HUB_CACHE` name a folder that can be written",
     };
     Error::new(format!("can't write `{}`: {cause}", path.display())).hint(hint)
@@ -176,21 +175,17 @@ pub(super) fn cant_write(path: &Path, cause: &std::io::Error) -> Error {
 /// Copies a file so that its name never holds half of it.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     create_parent(to)?;
-    let mut name = to.as_os_str().to_owned();
-    name.push(".incomplete");
-    let temporary = PathBuf::from(name);
-    let copied = fs::copy(from, &temporary).and_then(|_| fs::rename(&temporary, to));
-    copied.map_err(|cause| cant_write(to, &cause))
+    write_atomically(to, |file| io::copy(&mut File::open(from)?, file).map(drop))
 }
 
 #[cfg(unix)]
-fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
 #[cfg(not(unix))]
-fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

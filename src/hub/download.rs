@@ -1,5 +1,5 @@
 //! Fetches one file into the cache: in one go or in several, over connections that break, and never as complete unless
-//! its length and, where the hub names it, its SHA-256 are right.
+//! its length and, if the hub names it, its SHA-256 are right.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,99 +12,104 @@ use super::watch::{Event, Watch};
 use crate::digest::Hasher;
 use crate::error::{Context, Error, Kind, Result};
 
-/// Fetches a file that isn't in the snapshot yet, and puts it there.
-pub(super) async fn fetch(
-    hub: &Hub,
-    cache: &Cache,
-    asked: Asked<'_>,
-    path: &str,
-    remote: &Remote,
-    watch: &Watch,
-) -> Result<PathBuf> {
-    let blob = cache.blob(&remote.etag);
-    let held = || watch.tell(Event::Note(format!("`{path}` is being fetched by another process: waiting for it")));
-    let lock = cache.lock(&remote.etag, held)?;
-    if fs::metadata(&blob).is_ok_and(|found| found.len() == remote.size) {
-        watch.tell(Event::Bytes(remote.size));
-    } else {
-        fetch_blob(hub, asked, path, remote, &blob, watch).await?;
-    }
-    let file = cache.link(&remote.commit, path, &remote.etag)?;
-    drop(lock);
-    Ok(file)
+/// One repository on its way from the hub into the cache.
+#[derive(Clone, Copy)]
+pub(super) struct Download<'a> {
+    pub hub: &'a Hub,
+    pub cache: &'a Cache,
+    pub asked: Asked<'a>,
+    pub watch: &'a Watch,
 }
 
-async fn fetch_blob(
-    hub: &Hub,
-    asked: Asked<'_>,
-    path: &str,
-    remote: &Remote,
-    blob: &Path,
-    watch: &Watch,
-) -> Result<()> {
-    let mut part = Part::open(blob, remote, watch)?;
-    let mut patience = Patience::default();
-    let mut resumed = part.length > 0;
-    loop {
+impl Download<'_> {
+    /// Fetches a file that isn't in the snapshot yet, and puts it there.
+    pub fn fetch(&self, path: &str, remote: &Remote) -> Result<()> {
+        let blob = self.cache.blob(&remote.etag);
+        let held = || {
+            self.watch.report(Event::Note(format!("`{path}` is being fetched by another process: waiting for it")));
+        };
+        let lock = self.cache.lock(&remote.etag, held)?;
+        if fs::metadata(&blob).is_ok_and(|found| found.len() == remote.size) {
+            self.watch.report(Event::Bytes(remote.size));
+        } else {
+            self.fetch_blob(path, remote, &blob)?;
+        }
+        self.cache.link(&remote.commit, path, &remote.etag)?;
+        drop(lock);
+        Ok(())
+    }
+
+    fn fetch_blob(&self, path: &str, remote: &Remote, blob: &Path) -> Result<()> {
+        let mut part = Part::open(blob, remote, self.watch)?;
+        let resumed = part.length > 0;
+        self.complete(path, remote, &mut part)?;
+        if resumed && !part.is_right(remote) {
+            // an earlier start may have left a wrong beginning: once more, from the first byte
+            part.restart(self.watch)?;
+            let note = format!("`{path}`: what an earlier start left doesn't fit; fetching all of it again");
+            self.watch.report(Event::Note(note));
+            self.complete(path, remote, &mut part)?;
+        }
+        if part.is_right(remote) {
+            return part.publish(blob);
+        }
+        part.restart(self.watch)?;
+        fs::remove_file(&part.path).map_err(|cause| cant_write(&part.path, &cause))?;
+        let message = format!("`{path}` isn't what the hub says: its SHA-256 is another one");
+        Err(self
+            .asked
+            .error(message)
+            .kind(Kind::Runtime)
+            .hint("nothing of it is kept; start again, and if it happens again, look for a proxy or mirror on the way"))
+    }
+
+    /// Fetches what is missing, in as many attempts as it takes while they bring something.
+    fn complete(&self, path: &str, remote: &Remote, part: &mut Part) -> Result<()> {
+        let mut patience = Patience::default();
         while part.length < remote.size {
             let before = part.length;
-            let failure = match transfer(hub, asked, path, remote, &mut part, watch).await {
-                Ok(()) => break,
-                Err(failure) => failure,
-            };
+            let Err(failure) = self.transfer(path, remote, part) else { break };
             if part.length > before {
                 patience.renew();
             }
-            let waited = patience.wait(failure, path, watch).await;
+            let waited = patience.wait(failure, &format!("`{path}`"), self.watch);
             waited.map_err(|error| stopped(error, path, part.length, remote.size))?;
         }
-        if part.is_right(remote) {
-            return part.complete(blob);
-        }
-        part.restart(watch)?;
-        if !resumed {
-            fs::remove_file(&part.path).map_err(|cause| cant_write(&part.path, &cause))?;
-            let message = format!("`{path}` isn't what the hub says: its SHA-256 is another one");
-            return Err(asked.error(message).kind(Kind::Runtime).hint(
-                "nothing of it is kept; start again, and where it stays so, look for a proxy or mirror on the way",
-            ));
-        }
-        // an earlier start may have left the wrong beginning: once from the first byte
-        resumed = false;
-        watch.tell(Event::Note(format!("`{path}`: what an earlier start left doesn't fit; fetching it anew")));
+        Ok(())
     }
-}
 
-/// One attempt: what comes is appended, also where the connection breaks.
-async fn transfer(
-    hub: &Hub,
-    asked: Asked<'_>,
-    path: &str,
-    remote: &Remote,
-    part: &mut Part,
-    watch: &Watch,
-) -> Result<(), Failure> {
-    let (mut response, begin) = hub.bytes(asked, remote, path, part.length).await?;
-    if begin != part.length {
-        part.restart(watch)?;
-    }
-    while let Some(bytes) = response.chunk().await.map_err(|error| lost(asked, &error))? {
-        watch.check()?;
-        if part.length + bytes.len() as u64 > remote.size {
+    /// One attempt: what comes is appended, also if the connection breaks.
+    fn transfer(&self, path: &str, remote: &Remote, part: &mut Part) -> Result<(), Failure> {
+        let Self { hub, asked, watch, .. } = self;
+        let (answer, begin) = hub.bytes(*asked, remote, path, part.length)?;
+        if begin != part.length {
             part.restart(watch)?;
-            let error = asked.error(format!("`{path}`: the server sends more than the {} bytes it has", remote.size));
-            return Err(error.hint("a proxy or mirror on the way changes files: try without it").into());
         }
-        part.append(&bytes)?;
-        watch.tell(Event::Bytes(bytes.len() as u64));
-    }
-    match part.length < remote.size {
-        true => Err(Failure::Passing { error: asked.unreachable("it ended before its time"), wait: None }),
-        false => Ok(()),
+        let mut body = answer.into_body().into_reader();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = body.read(&mut buffer).map_err(|error| lost(*asked, error))?;
+            watch.check()?;
+            if count == 0 {
+                break;
+            }
+            if part.length + count as u64 > remote.size {
+                part.restart(watch)?;
+                let error =
+                    asked.error(format!("`{path}`: the server sends more than the {} bytes it has", remote.size));
+                return Err(error.hint("a proxy or mirror on the way changes files: try without it").into());
+            }
+            part.append(&buffer[..count])?;
+            watch.report(Event::Bytes(count as u64));
+        }
+        match part.length < remote.size {
+            true => Err(Failure::Passing { error: asked.unreachable("it ended too early"), wait: None }),
+            false => Ok(()),
+        }
     }
 }
 
-/// Says how far a file came, so that a user knows that starting again isn't starting anew.
+/// Says how far a file came, so that a user knows that starting again doesn't lose it.
 fn stopped(error: Error, path: &str, length: u64, size: u64) -> Error {
     match error.kind_of() {
         Kind::Interrupted => error,
@@ -117,7 +122,7 @@ fn stopped(error: Error, path: &str, length: u64, size: u64) -> Error {
     }
 }
 
-/// What is here of a file: `<etag>.incomplete`, and the digest of its bytes so far.
+/// The part of a file that is here, `<etag>.incomplete`, and the digest of its bytes so far.
 struct Part {
     path: PathBuf,
     file: File,
@@ -136,7 +141,7 @@ impl Part {
         let file = opened.map_err(|cause| cant_write(&path, &cause))?;
         let mut part = Self { path, file, length: 0, digest: Hasher::default() };
         part.read(watch)?;
-        watch.tell(Event::Bytes(part.length));
+        watch.report(Event::Bytes(part.length));
         if part.length > remote.size {
             part.restart(watch)?;
         }
@@ -166,7 +171,7 @@ impl Part {
 
     fn restart(&mut self, watch: &Watch) -> Result<()> {
         self.file.set_len(0).map_err(|cause| cant_write(&self.path, &cause))?;
-        watch.tell(Event::Lost(self.length));
+        watch.report(Event::Lost(self.length));
         self.length = 0;
         self.digest = Hasher::default();
         Ok(())
@@ -176,8 +181,8 @@ impl Part {
         self.length == remote.size && remote.sha256().is_none_or(|expected| self.digest.hex() == expected)
     }
 
-    /// Gives the file its name, once it is on the disk.
-    fn complete(self, blob: &Path) -> Result<()> {
+    /// Gives the file its name once its bytes are on the disk.
+    fn publish(self, blob: &Path) -> Result<()> {
         let named = self.file.sync_all().and_then(|()| fs::rename(&self.path, blob));
         named.map_err(|cause| cant_write(blob, &cause))
     }

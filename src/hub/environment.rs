@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// Silence after which a connection counts as lost; Python's default.
+/// Silence after which a connection counts as lost: Python's default.
 const STALL: Duration = Duration::from_secs(10);
 
 /// Where the hub and its cache are, and who asks.
@@ -40,7 +40,7 @@ impl Environment {
             .unwrap_or_else(|| path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache")).join("huggingface"));
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-        // a token file counts only where its use isn't switched off; a token that is named is meant
+        // a token file counts unless its use is switched off; a token in a variable is always meant
         let stored = || match text("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
             true => None,
             false => std::fs::read_to_string(token_file).ok(),

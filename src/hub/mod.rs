@@ -3,13 +3,9 @@
 //! `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` (or the file that `hf auth login` writes), `HF_ENDPOINT` and `HF_HUB_OFFLINE`
 //! are read as in Python. A revision is resolved to its commit first, and every file is taken from that commit.
 //!
-//! The crate hf-hub 1.0.0 resolves the revision and lists its files. Its downloads aren't used. Against a scripted hub
-//! they put a shortened file and one with another SHA-256 into the cache as complete, began at the first byte after a
-//! cut or a kill, and sent no token where `HF_TOKEN` ended with a line break; in its source they don't look at the
-//! status of the answer that brings the file, and have no time limit. Its `get_file_metadata` follows the redirect to
-//! the file server, so that a large file has neither commit nor SHA-256. So the bytes come through reqwest, the HTTP
-//! client beneath it: with a `Range` where an earlier start left a part, and checked before they count (`download`).
-//! Files in xet storage come over the hub's HTTP bridge, as for every client without xet.
+//! Files come over HTTP with a `Range` if an earlier start left a part, and are checked before they count (`download`);
+//! docs/dependencies.md says why not through the crate hf-hub. Files in xet storage come over the hub's HTTP bridge, as for
+//! every client without xet.
 
 mod cache;
 mod client;
@@ -24,9 +20,9 @@ use std::path::{Path, PathBuf};
 
 use cache::{Cache, is_plain_revision};
 use client::{Hub, Remote};
+use download::Download;
 use environment::Environment;
 use files::Needed;
-use refusal::Asked;
 
 pub use source::{Gguf, Source, is_gguf};
 pub use watch::{Event, Watch};
@@ -40,12 +36,12 @@ pub struct Snapshot {
     pub folder: PathBuf,
     /// The commit that the revision stands for.
     pub commit: String,
-    /// The GGUF file, where the source names one.
+    /// The GGUF file, if the source names one.
     pub gguf: Option<PathBuf>,
 }
 
 /// Gets what a model needs (configuration, tokenizer, chat template, safetensors), an adapter of PEFT, or the GGUF file
-/// that the source names with what helps to run it; from the cache alone where `offline` is set or `HF_HUB_OFFLINE` is.
+/// that the source names with what helps to run it; from the cache alone if `offline` or `HF_HUB_OFFLINE` is set.
 ///
 /// # Errors
 /// The model doesn't exist, is gated, has no weights that can be used, isn't in the cache while offline, or the network
@@ -59,10 +55,10 @@ pub fn model(source: &Source, revision: Option<&str>, offline: bool, watch: &Wat
     }
     let hub = Hub::new(environment)?;
     let asked = hub.asked(cache::Kind::Model, &source.repository, revision);
-    hub.block_on(fetch_model(&hub, &cache, source, asked, watch))
+    fetch_model(Download { hub: &hub, cache: &cache, asked, watch }, source)
 }
 
-/// Gets one file of a data set, into `folder` where one is named.
+/// Gets one file of a data set, and copies it to `folder` if one is named.
 ///
 /// # Errors
 /// As [`model`].
@@ -77,13 +73,7 @@ pub fn dataset_file(id: &str, path: &str, folder: Option<&Path>, offline: bool, 
         false => {
             let hub = Hub::new(environment)?;
             let asked = hub.asked(cache::Kind::Dataset, id, None);
-            hub.block_on(async {
-                let remote = hub.file(asked, "main", path, watch).await?;
-                if cache.file(&remote.commit, path).is_none() {
-                    fetch_all(&hub, &cache, asked, &[(path.to_owned(), remote.clone())], watch).await?;
-                }
-                cache.remember("main", &remote.commit).map(|()| cache.snapshot(&remote.commit).join(path))
-            })?
+            fetch_file(Download { hub: &hub, cache: &cache, asked, watch }, path)?
         }
     };
     match folder.map(|folder| folder.join(path)) {
@@ -92,52 +82,54 @@ pub fn dataset_file(id: &str, path: &str, folder: Option<&Path>, offline: bool, 
     }
 }
 
-async fn fetch_model(hub: &Hub, cache: &Cache, source: &Source, asked: Asked<'_>, watch: &Watch) -> Result<Snapshot> {
-    let listing = hub.listing(asked).await?;
-    let commit = listing.commit.as_str();
-    let mut needed = needed(source, &listing.files)?;
+fn fetch_model(download: Download<'_>, source: &Source) -> Result<Snapshot> {
+    let Download { hub, cache, asked, watch } = download;
+    let listing = hub.listing(asked, watch)?;
+    let commit = listing.sha.as_str();
+    let files: Vec<String> = listing.files.into_iter().map(|file| file.path).collect();
+    let mut needed = needed(source, &files)?;
     if needed.sharded {
-        get(hub, cache, asked, commit, &[files::INDEX.to_owned()], watch).await?;
+        get(download, commit, &[files::INDEX.to_owned()])?;
         needed.files.extend(files::shards(&read_index(&cache.snapshot(commit))?)?);
     }
-    get(hub, cache, asked, commit, &needed.files, watch).await?;
+    get(download, commit, &needed.files)?;
     cache.remember(asked.revision.unwrap_or("main"), commit)?;
     Ok(snapshot(cache, source, commit, &needed))
 }
 
+fn fetch_file(download: Download<'_>, path: &str) -> Result<PathBuf> {
+    let Download { hub, cache, asked, watch } = download;
+    let remote = hub.file(asked, "main", path, watch)?;
+    if cache.file(&remote.commit, path).is_none() {
+        fetch_all(download, &[(path, remote.clone())])?;
+    }
+    cache.remember("main", &remote.commit)?;
+    Ok(cache.snapshot(&remote.commit).join(path))
+}
+
 /// Gets the files that aren't in a commit's snapshot yet.
-async fn get(hub: &Hub, cache: &Cache, asked: Asked<'_>, commit: &str, files: &[String], watch: &Watch) -> Result<()> {
+fn get(download: Download<'_>, commit: &str, files: &[String]) -> Result<()> {
+    let Download { hub, cache, asked, watch } = download;
     let mut missing = vec![];
     for path in files.iter().filter(|path| cache.file(commit, path).is_none()) {
         watch.check()?;
-        let remote = hub.file(asked, commit, path, watch).await?;
+        let remote = hub.file(asked, commit, path, watch)?;
         // the commit was resolved once, and is what the run records
-        missing.push((path.clone(), Remote { commit: commit.to_owned(), ..remote }));
+        missing.push((path.as_str(), Remote { commit: commit.to_owned(), ..remote }));
     }
-    if missing.is_empty() { Ok(()) } else { fetch_all(hub, cache, asked, &missing, watch).await }
+    if missing.is_empty() { Ok(()) } else { fetch_all(download, &missing) }
 }
 
-async fn fetch_all(
-    hub: &Hub,
-    cache: &Cache,
-    asked: Asked<'_>,
-    files: &[(String, Remote)],
-    watch: &Watch,
-) -> Result<()> {
+fn fetch_all(download: Download<'_>, files: &[(&str, Remote)]) -> Result<()> {
     let bytes = files.iter().map(|(_, remote)| remote.size).fold(0, u64::saturating_add);
-    watch.tell(Event::Begin { repository: asked.repository.to_owned(), files: files.len(), bytes });
-    let mut fetched = Ok(());
-    for (path, remote) in files {
-        fetched = download::fetch(hub, cache, asked, path, remote, watch).await.map(drop);
-        if fetched.is_err() {
-            break;
-        }
-    }
-    watch.tell(Event::End);
+    let repository = download.asked.repository.to_owned();
+    download.watch.report(Event::Begin { repository, files: files.len(), bytes });
+    let fetched = files.iter().try_for_each(|(path, remote)| download.fetch(path, remote));
+    download.watch.report(Event::End);
     fetched
 }
 
-/// What of a model is in the cache, where it is all there.
+/// A model that is complete in the cache.
 fn cached_model(cache: &Cache, source: &Source, revision: Option<&str>) -> Result<Snapshot> {
     let id = &source.repository;
     let commit = cache.commit(revision.unwrap_or("main"));

@@ -1,23 +1,21 @@
-//! What the hub says when it doesn't give a file, as an error that says what to do.
+//! The hub's refusals to give a file, as errors that say what to do.
 //!
-//! The hub names its reasons in the header `X-Error-Code`; without a login it answers 401 where a repository doesn't
-//! exist, so as not to tell which private ones do.
+//! The hub names its reasons in the header `X-Error-Code`. Without a login it answers 401 if a repository doesn't exist, so
+//! as not to reveal which private ones do.
 
 use std::time::Duration;
 
 use super::cache::Kind as RepositoryKind;
 use crate::error::{Error, Kind};
 
-/// What is asked for, and by whom: for messages.
+/// A request's subject and sender, for addresses and messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    /// A model or a data set.
     pub kind: RepositoryKind,
-    /// The repository.
     pub repository: &'a str,
     /// The revision, as the user wrote it.
     pub revision: Option<&'a str>,
-    /// The hub's address.
+    /// The hub's address, without a slash at the end.
     pub endpoint: &'a str,
     /// Whether a token was sent.
     pub token: bool,
@@ -26,7 +24,6 @@ pub(super) struct Asked<'a> {
 /// An answer that is no file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Refusal {
-    /// HTTP status.
     pub status: u16,
     /// `X-Error-Code`.
     pub code: Option<String>,
@@ -95,7 +92,7 @@ impl Refusal {
         }
     }
 
-    /// What the hub itself says, behind a colon.
+    /// The hub's own words, after a colon.
     fn said(&self) -> String {
         let message = self.message.as_deref().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
         if message.is_empty() { message } else { format!(": {}", message.chars().take(200).collect::<String>()) }
@@ -117,7 +114,8 @@ impl Asked<'_> {
         )
     }
 
-    fn page(&self) -> String {
+    /// The repository's page, and what the addresses of its files begin with.
+    pub fn page(&self) -> String {
         format!("{}/{}{}", self.endpoint, self.kind.prefix(), self.repository)
     }
 }
@@ -138,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gated_model_is_told_from_a_missing_one() {
+    fn a_gated_model_is_distinguished_from_a_missing_one() {
         assert!(said(401, Some("GatedRepo"), false).contains("accept its terms on https://hub/owner/name"));
         assert!(said(403, Some("GatedRepo"), true).contains("isn't let in"));
         assert!(said(401, Some("RepoNotFound"), false).contains("no such repository, or a private one"));
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_the_hub_rejects_is_told_from_none() {
+    fn a_token_that_the_hub_rejects_is_distinguished_from_none() {
         assert!(said(401, None, true).contains("doesn't take this token"));
         assert!(said(401, None, false).contains("`hf auth login`"));
     }

@@ -1,5 +1,4 @@
-//! What a download says while it is under way, and how it is told to stop. It draws nothing: that is the console's
-//! part.
+//! The events of a download, and how it is stopped. It draws nothing: that is the console's part.
 
 use std::fmt;
 use std::rc::Rc;
@@ -13,16 +12,15 @@ use crate::error::{Error, Result};
 pub enum Event {
     /// Files are about to be fetched.
     Begin {
-        /// The repository.
         repository: String,
-        /// How many files are fetched.
+        /// Their number.
         files: usize,
         /// Bytes of all of them.
         bytes: u64,
     },
-    /// So many bytes more are here, from the hub or from an earlier start.
+    /// This many bytes more are here, from the hub or from an earlier start.
     Bytes(u64),
-    /// A file starts over: so many bytes don't count any more.
+    /// A file starts over: this many bytes no longer count.
     Lost(u64),
     /// Something that a user wants to know, such as a lost connection.
     Note(String),
@@ -33,14 +31,14 @@ pub enum Event {
 /// Listens to downloads, and can end them.
 #[derive(Clone)]
 pub struct Watch {
-    tell: Rc<dyn Fn(&Event)>,
+    report: Rc<dyn Fn(&Event)>,
     stop: Arc<AtomicBool>,
 }
 
 impl Watch {
-    /// Tells `tell` what happens; a download ends soon after `stop` is set.
-    pub fn new(tell: impl Fn(&Event) + 'static, stop: Arc<AtomicBool>) -> Self {
-        Self { tell: Rc::new(tell), stop }
+    /// Calls `report` with each event; a download ends soon after `stop` is set.
+    pub fn new(report: impl Fn(&Event) + 'static, stop: Arc<AtomicBool>) -> Self {
+        Self { report: Rc::new(report), stop }
     }
 
     /// Listens to nothing.
@@ -48,11 +46,11 @@ impl Watch {
         Self::new(|_| (), Arc::default())
     }
 
-    pub(super) fn tell(&self, event: Event) {
-        (self.tell)(&event);
+    pub(super) fn report(&self, event: Event) {
+        (self.report)(&event);
     }
 
-    /// Fails where the user asked to stop.
+    /// Fails if the user asked to stop.
     pub(super) fn check(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
     }

@@ -1,9 +1,9 @@
 //! A trial that is over, as it is stored: its outcome, and what the model wrote.
 
+use crate::calendar;
 use crate::engine::{Generation, Prompt};
 use crate::error::{Error, Result};
 use crate::format;
-use crate::host;
 use crate::model::Codec;
 use crate::record::{CellSpec, FORMAT, FailureKind, GenerationLine, Outcome, Trace};
 use crate::run::loaded::Loaded;
@@ -43,7 +43,7 @@ impl Finished {
     }
 
     fn without_work(measured: Measured) -> Self {
-        Self { started_at: host::timestamp(), outcome: measured.outcome, lines: Vec::new(), trace: None }
+        Self { started_at: calendar::timestamp(), outcome: measured.outcome, lines: Vec::new(), trace: None }
     }
 
     /// One line for the progress.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::calendar;
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::prompts::PromptSet;
@@ -44,7 +45,7 @@ pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
 /// This start: the program, the machine and the meter.
 fn part(meter: &MeterInfo) -> Part {
     Part {
-        started_at: host::timestamp(),
+        started_at: calendar::timestamp(),
         version: host::VERSION.to_owned(),
         git_revision: host::git_revision(),
         host: host::describe(),

@@ -1,5 +1,6 @@
 //! The measuring loop: sessions → trials → committed records, with progress.
 
+use crate::calendar;
 use crate::console::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::meter::Meter;
@@ -14,7 +15,7 @@ use crate::stage::{self, Stage};
 use crate::store::RunDir;
 use crate::sweep::plan::Session;
 use crate::sweep::spec::ModelSpec;
-use crate::{host, units::Seconds};
+use crate::units::Seconds;
 
 /// The measuring loop under way.
 pub(super) struct Measuring<'a> {
@@ -155,7 +156,7 @@ impl<'a> Measuring<'a> {
         if let Some(message) = self.learned.fit.obstacle(cell, None, 0, Device::UNKNOWN) {
             return self.commit(block, cell, Finished::skipped(message));
         }
-        let started_at = host::timestamp();
+        let started_at = calendar::timestamp();
         let mut stage = Stage {
             engine: &mut *loaded.engine,
             meter: self.meter,

@@ -13,13 +13,13 @@ mod read;
 
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
+use crate::file::write_atomic;
 use crate::record::{
     Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
     TrialKey,
@@ -180,7 +180,6 @@ impl RunDir {
         if let Some(trace) = trace {
             let path = samples_path(&self.root, &key);
             table::write_samples(&path, trace)?;
-            sync_folder(&path).context(|| format!("can't write `{}`", path.display()))?;
         }
         if !generations.is_empty() && !self.generated.contains(&key.cell) {
             journal::append(&mut self.generations, generations)
@@ -225,28 +224,6 @@ pub fn samples_path(root: &Path, key: &TrialKey) -> PathBuf {
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context(|| format!("can't write `{}`", path.display()))?;
     write_atomic(path, text.as_bytes())
-}
-
-/// Writes a file such that a reader sees the old one or the new one, never half of one.
-///
-/// # Errors
-/// The disk fails.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let what = || format!("can't write `{}`", path.display());
-    let part = path.with_added_extension("tmp");
-    let mut file = File::create(&part).context(what)?;
-    file.write_all(bytes).context(what)?;
-    file.sync_all().context(what)?;
-    fs::rename(&part, path).context(what)?;
-    sync_folder(path).context(what)
-}
-
-/// Waits until the name of a file is on the disk, not only its contents.
-pub fn sync_folder(path: &Path) -> std::io::Result<()> {
-    match path.parent().filter(|folder| cfg!(unix) && !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 fn lock(root: &Path) -> Result<File> {

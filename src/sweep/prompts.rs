@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::de::{self, Deserialize, Deserializer};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
+use crate::calendar::Date;
 use crate::record::Truncate;
 use crate::sweep::default::default_seed;
-use crate::template::date::Date;
 
 /// The prompts of the energy windows.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]

@@ -12,8 +12,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior, Va
 use minijinja_contrib::pycompat;
 use serde::Serialize;
 
+use crate::calendar::Date;
 use crate::error::{Context, Error, Result};
-use crate::template::date::Date;
 
 /// What one rendering may cost: about so many instructions, or 64 times so many bytes. A template of today takes a few
 /// thousand, and a prompt of a megabyte some 20,000 for each time that it is copied.

@@ -6,11 +6,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::settings::{SETTINGS, SPECIAL, content};
+use crate::calendar::Date;
 use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
 use crate::json::read_object;
 use crate::template::chat::Compiled;
-use crate::template::date::Date;
 
 /// The template as a file of its own: wins over the one in `tokenizer_config.json`.
 const OWN_FILE: &str = "chat_template.jinja";

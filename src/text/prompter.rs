@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::chat::{ChatTemplate, Message, TemplateSource};
 use super::model_text::ModelText;
 use super::tokenizer::{Side, Tokenizer};
+use crate::calendar::Date;
 use crate::error::{Error, Kind, Result};
-use crate::template::date::Date;
 
 /// How prompts become what a model reads.
 #[derive(Debug, Clone, Default)]

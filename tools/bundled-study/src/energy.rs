@@ -6,6 +6,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use ept_sweep::calendar;
 use ept_sweep::clock::Clock;
 use ept_sweep::engine::load::{self, DeviceChoice};
 use ept_sweep::error::Result;
@@ -108,7 +109,7 @@ impl Gauge {
             host: host::describe(),
             version: host::VERSION,
             git_revision: host::git_revision(),
-            finished_at: host::timestamp(),
+            finished_at: calendar::timestamp(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Makes the bundled study from a seed: an instruction set, a tokenizer, a teacher, a distilled student and its control.
+//! Makes the bundled study from a seed: an instruction set, a tokenizer, a teacher, a distilled student and its
+//! control.
 //!
 //! Training is the only part of its own. Prompts, scores and energies come from `ept_sweep`, so that the figures in a
 //! model's record are of the same kind as those that a sweep over it gives.

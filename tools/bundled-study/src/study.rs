@@ -199,7 +199,8 @@ fn command(options: &Options, arm: &Arm) -> String {
     };
     let limit = options.time_limit_s.map(|seconds| format!(" --time-limit-s {seconds}")).unwrap_or_default();
     format!(
-        "cargo run --release -p bundled-study{features} -- {stage} --device {device} {steps} --batch {} --seed {}{limit}",
+        "cargo run --release -p bundled-study{features} -- {stage} --device {device} {steps} --batch {} \
+         --seed {}{limit}",
         options.batch, options.seed
     )
 }

@@ -32,7 +32,7 @@ const TRAINING_ITEMS: u64 = 40_000;
 
 const FILES: [&str; 3] = ["tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"];
 
-/// Trains the tokenizer and writes the files that Hugging Face's AutoTokenizer reads; the same seed gives the same ones.
+/// Trains the tokenizer and writes the files that Hugging Face's AutoTokenizer reads; a seed gives the same ones again.
 ///
 /// # Errors
 /// The files can't be written.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ept_sweep::cli::Cli;
-use ept_sweep::cli::console::Console;
 use ept_sweep::cli::exit::Exit;
 use ept_sweep::commands::dispatch;
+use ept_sweep::console::Console;
 use serde_json::Value;
 
 /// A folder that is removed with the value.

@@ -1,5 +1,5 @@
-//! Gradients for candle's fused kernels, which have no backward pass of their own, and an embedding lookup whose backward
-//! pass is a matrix product.
+//! Gradients for candle's fused kernels, which have no backward pass of their own, and an embedding lookup whose
+//! backward pass is a matrix product.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};

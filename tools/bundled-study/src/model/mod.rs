@@ -1,9 +1,9 @@
-//! The Llama decoder that is trained here: RMSNorm, rotary grouped-query attention, SwiGLU, tied embeddings, right-padded
-//! batches.
+//! The Llama decoder that is trained here: RMSNorm, rotary grouped-query attention, SwiGLU, tied embeddings,
+//! right-padded batches.
 //!
 //! It is a model of its own, since the library's decoder has no gradients: that one runs fused and cached kernels on
-//! weights that stay as they are, and a backward pass needs every intermediate result of whole sequences. The two are held
-//! together by a test: what is exported here gives the same tokens and log-probabilities there.
+//! weights that stay as they are, and a backward pass needs every intermediate result of whole sequences. A test holds
+//! the two together: what is exported here gives the same tokens and log-probabilities there.
 
 mod fused;
 mod shape;

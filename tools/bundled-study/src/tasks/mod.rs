@@ -1,5 +1,5 @@
-//! The seeded instruction generator: ten kinds of short tasks in Dolly's schema, split into train and held-out by a hash
-//! of the prompt.
+//! The seeded instruction generator: ten kinds of short tasks in Dolly's schema, split into train and held-out by a
+//! hash of the prompt.
 
 mod draw;
 mod facts;

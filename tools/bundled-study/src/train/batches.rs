@@ -1,4 +1,5 @@
-//! Training batches, generated ahead of the training loop on other threads: reproducible from the seed, bucketed by length.
+//! Training batches, generated ahead of the training loop on other threads: reproducible from the seed, bucketed by
+//! length.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};

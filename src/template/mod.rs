@@ -11,12 +11,11 @@ use serde::Serialize;
 use crate::error::{Context, Error, Result};
 
 pub mod chat;
-pub mod date;
 
 const TEMPLATES: [(&str, &str); 3] = [
-    ("report.html", include_str!("../templates/report.html")),
-    ("report.css", include_str!("../templates/report.css")),
-    ("report.md", include_str!("../templates/report.md")),
+    ("report.html", include_str!("../../templates/report.html")),
+    ("report.css", include_str!("../../templates/report.css")),
+    ("report.md", include_str!("../../templates/report.md")),
 ];
 const MARKDOWN: &str = "markdown";
 

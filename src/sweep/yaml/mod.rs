@@ -1,13 +1,17 @@
 //! The one door to the YAML crate: parses a sweep file and says where in it something is wrong.
+//!
+//! Positions are those that the crate reports with an error; `fault` finds out what is wrong there.
 
+mod fault;
+
+use std::cell::Cell;
 use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use self::fault::{Cause, Unknown};
 use crate::error::Error;
 
 /// A text with its name, for errors that point into it.
@@ -34,7 +38,7 @@ impl Source<'_> {
     /// # Errors
     /// Bad YAML, an unknown key or a wrong type: with file, line, column, caret and, for a misspelt name, the right one.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_yaml::from_str(self.text).map_err(|error| self.explain(&error))
+        serde_yaml::from_str(self.text).map_err(|error| self.explain::<T>(&error))
     }
 
     /// An error about the node at `path`, pointing at it where it can be found.
@@ -44,19 +48,27 @@ impl Source<'_> {
         self.point(found, &message.to_string())
     }
 
-    fn explain(&self, error: &serde_yaml::Error) -> Error {
+    fn explain<T: DeserializeOwned>(&self, error: &serde_yaml::Error) -> Error {
         let place = error.location().map(|location| (location.line(), location.column()));
-        let full = error.to_string();
-        let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-        let (path, rest) = split_path(message);
-        match unknown_name(rest) {
-            Some(unknown) => {
-                let inside = parent(path).map_or(String::new(), |parent| format!(" in `{parent}`"));
-                let error = self.point(place, &format!("unknown {} `{}`{inside}", unknown.what, unknown.name));
-                error.hint(unknown.hint())
-            }
-            None => self.point(place, message),
+        // a text that isn't YAML at all has no contents to find a fault in
+        let fault = serde_yaml::from_str(self.text).ok().and_then(|document| fault::find::<T>(&document));
+        let Some(fault) = fault else { return self.point(place, &without_place(error)) };
+        let path = fault.path;
+        match fault.cause {
+            Cause::UnknownKey(unknown) => self.unknown(place, "key", &path, &unknown),
+            Cause::UnknownValue(unknown) => self.unknown(place, "value", &path, &unknown),
+            Cause::Message(message) if path.is_empty() => self.point(place, &message),
+            Cause::Message(message) => self.point(place, &format!("{path}: {message}")),
         }
+    }
+
+    fn unknown(&self, place: Option<(usize, usize)>, what: &str, path: &str, unknown: &Unknown) -> Error {
+        let inside = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
+        let error = self.point(place, &format!("unknown {what} `{}`{inside}", unknown.name));
+        error.hint(match closest(&unknown.name, unknown.known) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None => format!("known here: {}", unknown.known.join(", ")),
+        })
     }
 
     /// `file:line:column: message`, then the line itself with a caret.
@@ -76,14 +88,21 @@ impl Source<'_> {
 
     /// Line and column of the node at `path`.
     ///
-    /// The parser reports positions only with errors, so this walks to the node and fails there on purpose.
+    /// The crate reports positions only with errors, so this walks to the node and fails there on purpose.
     fn locate(&self, path: &[Step<'_>]) -> Option<(usize, usize)> {
+        let arrived = Cell::new(false);
         let deserializer = serde_yaml::Deserializer::from_str(self.text);
-        let error = Walk { path }.deserialize(deserializer).err()?;
-        if !error.to_string().contains(HERE) {
-            return None;
-        }
+        let error = Walk { path, arrived: &arrived }.deserialize(deserializer).err().filter(|_| arrived.get())?;
         error.location().map(|location| (location.line(), location.column()))
+    }
+}
+
+/// The crate's message without the place, which the line of the error begins with.
+fn without_place(error: &serde_yaml::Error) -> String {
+    let message = error.to_string();
+    match error.location() {
+        Some(place) => message.replacen(&format!(" at line {} column {}", place.line(), place.column()), "", 1),
+        None => message,
     }
 }
 
@@ -93,45 +112,6 @@ fn caret_width(line: &str, column: usize) -> usize {
     word.count().max(1)
 }
 
-/// Splits `sweep.batch_size[0]: invalid type …` into path and message.
-fn split_path(message: &str) -> (&str, &str) {
-    match message.split_once(": ") {
-        Some((path, rest)) if !path.contains(' ') && !path.is_empty() => (path, rest),
-        _ => ("", message),
-    }
-}
-
-/// `sweep.?` names an unknown key inside `sweep`.
-fn parent(path: &str) -> Option<&str> {
-    let parent = path.trim_end_matches('?').trim_end_matches('.');
-    (!parent.is_empty()).then_some(parent)
-}
-
-struct UnknownName<'a> {
-    what: &'static str,
-    name: &'a str,
-    known: Vec<&'a str>,
-}
-
-impl UnknownName<'_> {
-    fn hint(&self) -> String {
-        match closest(self.name, &self.known) {
-            Some(known) => format!("did you mean `{known}`?"),
-            None => format!("known here: {}", self.known.join(", ")),
-        }
-    }
-}
-
-/// Reads serde's sentence for an unknown field or variant.
-fn unknown_name(message: &str) -> Option<UnknownName<'_>> {
-    let (what, rest) = match message.strip_prefix("unknown field ") {
-        Some(rest) => ("key", rest),
-        None => ("value", message.strip_prefix("unknown variant ")?),
-    };
-    let mut quoted = rest.split('`').skip(1).step_by(2);
-    Some(UnknownName { what, name: quoted.next()?, known: quoted.collect() })
-}
-
 /// The known name that a misspelt one most likely stands for.
 pub fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate));
@@ -139,10 +119,23 @@ pub fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     (distance <= 2.max(candidate.len() / 3)).then_some(candidate)
 }
 
-const HERE: &str = "\u{1}here";
-
+/// Goes down a path, and fails at its end with `arrived` set.
 struct Walk<'p> {
     path: &'p [Step<'p>],
+    arrived: &'p Cell<bool>,
+}
+
+impl<'p> Walk<'p> {
+    /// The next step, or the failure at the end of the path.
+    fn step<E: serde::de::Error>(self) -> Result<(Step<'p>, Walk<'p>), E> {
+        match self.path.split_first() {
+            Some((step, path)) => Ok((*step, Walk { path, ..self })),
+            None => {
+                self.arrived.set(true);
+                Err(E::custom("arrived"))
+            }
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -156,15 +149,17 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
 impl<'de> Visitor<'de> for Walk<'_> {
     type Value = ();
 
+    /// serde asks for this when it meets a scalar: the end of the path, or too early.
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HERE)
+        self.arrived.set(self.path.is_empty());
+        f.write_str("a node at the path")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((step, rest)) = self.path.split_first() else { return Err(A::Error::custom(HERE)) };
+        let (step, rest) = self.step()?;
         while let Some(key) = map.next_key::<KeyText>()? {
             match step {
-                Step::Key(wanted) if key.0 == *wanted => return map.next_value_seed(Walk { path: rest }),
+                Step::Key(wanted) if key.0 == wanted => return map.next_value_seed(rest),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -174,14 +169,13 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Some((step, rest)) = self.path.split_first() else { return Err(A::Error::custom(HERE)) };
-        let Step::Item(index) = step else { return Ok(()) };
-        for _ in 0..*index {
+        let (Step::Item(index), rest) = self.step()? else { return Ok(()) };
+        for _ in 0..index {
             if items.next_element::<IgnoredAny>()?.is_none() {
                 return Ok(());
             }
         }
-        items.next_element_seed(Walk { path: rest }).map(|_| ())
+        items.next_element_seed(rest).map(|_| ())
     }
 }
 
