@@ -216,11 +216,11 @@ fn explain_gives_the_same_reasons_as_report_and_table() {
     let rows = common::results(&out);
     let drifted: Vec<_> = rows.iter().filter(|row| row["warnings"].contains("idle_drift")).collect();
     assert_eq!(drifted.len(), 4, "the teacher's cells in the first block");
-    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("idle_drift"));
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("idle_drift"));
     let explain = |cell: &str| stdout(&run(["explain", cell, "--run", out.to_str().unwrap()]));
     let teacher = explain("teacher.b1.n8");
     assert_eq!(teacher.matches("warning: idle_drift").count(), 1, "{teacher}");
-    has_all(&teacher.replace('\u{a0}', " "), &["idle before  60.0 W", "idle after   66.0 W", "idle drift   +6.0 W"]);
+    has_all(&teacher.replace('\u{a0}', " "), &["idle before  60.0 W", "idle after   66.0 W", "idle drift   +6.00 W"]);
     assert!(!explain("student.b1.n8").contains("idle_drift"));
 }
 

@@ -84,43 +84,38 @@ impl PresetReport {
 }
 
 fn print_text(reports: &[Report], on_gpu: bool) {
-    for Report { meter, presets } in reports {
-        let state = if meter.available { "available" } else { "not available" };
-        println!("{}: {state} ({})", meter.name, meter.method.words());
-        for domain in &meter.domains {
-            println!("  {}: {}", domain.name, domain.description);
-            for line in meter.gpus.iter().filter(|gpu| gpu.domain == domain.name).flat_map(gpu_lines) {
-                println!("    {line}");
-            }
-        }
-        if !meter.sources.is_empty() {
-            println!();
-        }
-        for line in source_table(&meter.sources) {
-            println!("  {line}");
-        }
-        if !meter.sources.is_empty() {
-            println!();
-        }
-        for line in presets.iter().map(preset_line) {
-            println!("  {line}");
-        }
-        if !presets.is_empty() && !meter.detail.is_empty() {
-            println!();
-        }
-        for line in &meter.detail {
-            println!("  {line}");
-        }
-        if let Some(how) = &meter.how_to_get_it {
-            println!("  hint: {how}");
-        }
-        println!();
-    }
+    reports.iter().for_each(print_report);
     let usable = |report: &&Report| report.meter.available && (on_gpu || report.meter.name != MeterChoice::Nvml);
     match reports.iter().find(usable) {
         Some(report) => println!("`meter: auto` takes {} here", report.meter.name),
         None => println!("`meter: auto` finds nothing here"),
     }
+}
+
+/// A meter: its domains, then its sources, presets and details, each part after a blank line.
+fn print_report(Report { meter, presets }: &Report) {
+    let state = if meter.available { "available" } else { "not available" };
+    println!("{}: {state} ({})", meter.name, meter.method.words());
+    for domain in &meter.domains {
+        println!("  {}: {}", domain.name, domain.description);
+        for line in meter.gpus.iter().filter(|gpu| gpu.domain == domain.name).flat_map(gpu_lines) {
+            println!("    {line}");
+        }
+    }
+    let mut sources = source_table(&meter.sources);
+    if !sources.is_empty() {
+        sources.insert(0, String::new());
+        sources.push(String::new());
+    }
+    let gap = (!presets.is_empty() && !meter.detail.is_empty()).then(String::new);
+    let lines = sources.into_iter().chain(presets.iter().map(preset_line)).chain(gap).chain(meter.detail.clone());
+    for line in lines {
+        println!("{}", format!("  {line}").trim_end());
+    }
+    if let Some(how) = &meter.how_to_get_it {
+        println!("  hint: {how}");
+    }
+    println!();
 }
 
 /// The facts about a GPU that a reader of a paper would ask for.

@@ -170,8 +170,8 @@ impl RunDir {
 
     /// Stores a trial: samples, then generations, then the record's line, which is the commit.
     ///
-    /// `generations` are kept for the first measured trial of a cell only: decoding, even sampling, writes the same each
-    /// time.
+    /// `generations` are kept for the first measured trial of a cell only: decoding, even sampling, writes the same
+    /// each time.
     ///
     /// # Errors
     /// The disk fails; the trial then isn't committed.

@@ -71,9 +71,10 @@ impl Design {
         let longest_warmup = if meter.gpus.is_empty() { protocol.warmup_s } else { protocol.max_warmup_s };
         let most = protocol.adaptive.map_or(repeats, |adaptive| adaptive.max_repeats);
         let (warmup, wait) = (protocol.warmup_s, protocol.random_offset_s);
+        let work = Work { protocol: &protocol, cells, models: &labels, known };
         let times = Times {
-            typical: total(&protocol, cells, &labels, repeats, wait * 0.5 + warmup, known),
-            longest: total(&protocol, cells, &labels, most, wait + longest_warmup, known),
+            typical: work.total(repeats, wait * 0.5 + warmup),
+            longest: work.total(most, wait + longest_warmup),
         };
         Self { protocol, cells: cells.len(), repeats, times, spec }
     }
@@ -242,29 +243,33 @@ fn thin(axis: &Axis, levels: usize) -> Axis {
     Axis(axis.0.iter().copied().filter(|level| kept.contains(level)).collect())
 }
 
-/// Time of all trials, baselines and loads, with `ahead` (wait and warm-up) before each trial's guarded window.
-fn total(
-    protocol: &Protocol,
-    cells: &[CellSpec],
-    models: &[&str],
-    repeats: u32,
-    ahead: Seconds,
-    known: &Known,
-) -> Seconds {
-    let guards = protocol.guard_s * 2.0;
-    let trials: Seconds =
-        cells.iter().map(|cell| ahead + guards + window(protocol, known.pass_s.get(&cell.id).copied())).sum();
-    let baseline = match protocol.idle_s {
-        none if none.0 <= 0.0 => Seconds(0.0),
-        idle => protocol.settle_s + guards + idle,
-    };
-    let block = trials + baseline * (2.0 * models.len() as f64);
-    let loads = match protocol.order {
-        Order::Blocks => f64::from(repeats),
-        Order::ByModel => 1.0,
-    };
-    let load: Seconds = models.iter().filter_map(|label| known.load_s.get(*label).copied()).sum();
-    block * f64::from(repeats) + load * loads
+/// Everything that takes time, apart from how often it is done.
+struct Work<'a> {
+    protocol: &'a Protocol,
+    cells: &'a [CellSpec],
+    models: &'a [&'a str],
+    known: &'a Known,
+}
+
+impl Work<'_> {
+    /// Time of all trials, baselines and loads, with `ahead` (wait and warm-up) before each trial's guarded window.
+    fn total(&self, repeats: u32, ahead: Seconds) -> Seconds {
+        let Self { protocol, cells, models, known } = self;
+        let guards = protocol.guard_s * 2.0;
+        let window = |cell: &CellSpec| window(protocol, known.pass_s.get(&cell.id).copied());
+        let trials: Seconds = cells.iter().map(|cell| ahead + guards + window(cell)).sum();
+        let baseline = match protocol.idle_s {
+            none if none.0 <= 0.0 => Seconds(0.0),
+            idle => protocol.settle_s + guards + idle,
+        };
+        let block = trials + baseline * (2.0 * models.len() as f64);
+        let loads = match protocol.order {
+            Order::Blocks => f64::from(repeats),
+            Order::ByModel => 1.0,
+        };
+        let load: Seconds = models.iter().filter_map(|label| known.load_s.get(*label).copied()).sum();
+        block * f64::from(repeats) + load * loads
+    }
 }
 
 /// A window is whole passes: as many as reach its shortest length.
