@@ -6,18 +6,14 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use polars::prelude::{
-    Column, CsvParseOptions, CsvReadOptions, CsvWriter, DataFrame, ParquetCompression, ParquetReader, ParquetWriter,
-    PolarsResult, SchemaRef, SerReader as _, SerWriter as _,
-};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-
 use crate::error::{Context as _, Error, Result};
 use crate::file::write_atomically;
 use crate::record::{EnergyMethod, Quantity, Sample, SourceTrace, Trace};
 use crate::units::Seconds;
+use polars::prelude::{
+    Column, CsvParseOptions, CsvReadOptions, CsvWriter, DataFrame, ParquetCompression, ParquetReader, ParquetWriter,
+    PolarsResult, SchemaRef, SerReader as _, SerWriter as _,
+};
 
 /// Writes `table` as Parquet with Zstandard compression. The file appears whole or not at all.
 ///
@@ -93,7 +89,7 @@ fn samples_table(trace: &Trace) -> PolarsResult<DataFrame> {
             Column::new("source".into(), rows.iter().map(|row| row.number).collect::<Vec<u32>>()),
             Column::new("domain".into(), texts(|row| row.source.domain.clone())),
             Column::new("quantity".into(), texts(|row| row.source.quantity.code().to_owned())),
-            Column::new("method".into(), texts(|row| code(&row.source.method))),
+            Column::new("method".into(), texts(|row| row.source.method.code().to_owned())),
             Column::new("tick_s".into(), f64s(|row| row.source.tick.map(Seconds::get))),
             Column::new("lag_s".into(), f64s(|row| Some(row.source.lag.get()))),
             Column::new("t_s".into(), f64s(|row| row.sample.map(|sample| sample.t.get()))),
@@ -136,12 +132,16 @@ fn source_at(cells: &Cells<'_>, row: usize) -> Result<SourceTrace> {
     Ok(SourceTrace {
         domain: cells.required_text("domain", row)?.to_owned(),
         quantity: quantity_from(cells.required_text("quantity", row)?)?,
-        method: from_code::<EnergyMethod>("method", cells.required_text("method", row)?)?,
+        method: method_from(cells.required_text("method", row)?)?,
         tick: cells.f64("tick_s", row)?.map(Seconds),
         // runs of format 1 have no such column, and no source that lags
         lag: Seconds(if cells.has("lag_s") { cells.f64("lag_s", row)?.unwrap_or_default() } else { 0.0 }),
         samples: Vec::new(),
     })
+}
+
+fn method_from(text: &str) -> Result<EnergyMethod> {
+    EnergyMethod::from_code(text).ok_or_else(|| Error::new(format!("unknown energy method `{text}`")))
 }
 
 fn quantity_from(text: &str) -> Result<Quantity> {
@@ -196,22 +196,6 @@ impl<'a> Cells<'a> {
     pub fn required_text(&self, name: &str, row: usize) -> Result<&'a str> {
         self.text(name, row)?.ok_or_else(|| Error::new(format!("column `{name}` is null in row {row}")))
     }
-}
-
-/// The stable code of a unit variant, as the record types store it.
-pub fn code<T: Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(Value::String(text)) => text,
-        other => unreachable!("a code is a string, not {other:?}"),
-    }
-}
-
-/// The value whose stable code is `text`.
-///
-/// # Errors
-/// There is no such code: the table was written by a newer version or changed by hand.
-pub fn from_code<T: DeserializeOwned>(column_name: &str, text: &str) -> Result<T> {
-    serde_json::from_value(Value::String(text.to_owned())).context(|| column(column_name))
 }
 
 fn column(name: &str) -> String {

@@ -13,6 +13,7 @@
 
 use crate::record::{EnergyMethod, TrainingCost};
 use crate::stats::{Estimate, Interval};
+use crate::vocabulary::vocabulary;
 
 /// After how many output tokens a distillation has paid for itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,15 +26,15 @@ pub enum BreakEven {
     Unknown(BreakEvenUnknown),
 }
 
-/// Why a break-even isn't known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BreakEvenUnknown {
-    /// The student wasn't trained for the purpose, or what training took isn't recorded.
-    NoTrainingEnergy,
-    /// Training energy and saving come from methods that must not be mixed (measured and modelled).
-    MixedMethods,
-    /// The saving isn't known.
-    UnknownSaving,
+vocabulary! {
+    /// Why a break-even isn't known.
+    pub enum BreakEvenUnknown {
+        /// The student wasn't trained for the purpose, or the energy of its training isn't recorded.
+        NoTrainingEnergy = "no_training_energy", "no training energy";
+        /// Training energy and saving come from methods that must not be mixed (measured and modelled).
+        MixedMethods = "mixed_methods", "mixed methods";
+        UnknownSaving = "unknown_saving", "saving unknown";
+    }
 }
 
 /// Output tokens until `training` is paid back by `saved` (joules per output token, obtained by `method`).

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::frame::{CellSide, Energy, Pair, Side};
 use crate::record::{EnergyMethod, OutputLength};
 use crate::stats::{Estimate, mean};
+use crate::vocabulary::vocabulary;
 
 /// What a comparison rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,19 +79,20 @@ pub struct Compared {
     pub alone: Vec<String>,
 }
 
-/// Why a comparison has no verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Undecided {
-    /// One side has no valid energy.
-    NoEnergy,
-    /// The energies come from different methods.
-    MixedMethods,
-    /// Different runs, and not several of them on both sides.
-    OneRunASide,
-    /// One unit of replication has no spread.
-    OneUnit,
-    /// The interval allows for more than one verdict.
-    TooUncertain,
+vocabulary! {
+    /// Why a comparison has no verdict.
+    pub enum Undecided {
+        /// One side has no valid energy.
+        NoEnergy = "no_energy", "no valid energy on one side";
+        /// The energies come from different methods.
+        MixedMethods = "mixed_methods", "energies from different methods";
+        /// Different runs, and not several of them on both sides.
+        OneRunASide = "one_run_a_side", "only one run per side";
+        /// One unit of replication has no spread.
+        OneUnit = "one_unit", "only one repeat";
+        /// The interval allows for more than one verdict.
+        TooUncertain = "too_uncertain", "too uncertain";
+    }
 }
 
 /// Two sides, and how they are compared.

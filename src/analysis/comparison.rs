@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 
 use crate::stats::{Contrast, Estimate, holm_known, ln};
+use crate::vocabulary::vocabulary;
 
 /// Two cells of equal batch size and output length, new against base.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,17 +41,18 @@ impl Comparison {
     }
 }
 
-/// What may be said of a comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The new one takes less energy, beyond the floor.
-    Improved,
-    /// The new one takes more energy, beyond the floor.
-    Regressed,
-    /// The two are the same within the floor (two one-sided tests).
-    Equivalent,
-    /// The data don't tell.
-    Inconclusive,
+vocabulary! {
+    /// What may be said of a comparison.
+    pub enum Verdict {
+        /// The new one uses less energy, beyond the floor.
+        Improved = "improved", "less energy";
+        /// The new one uses more energy, beyond the floor.
+        Regressed = "regressed", "more energy";
+        /// The two are the same within the floor (two one-sided tests).
+        Equivalent = "equivalent", "equal";
+        /// The data don't show which.
+        Inconclusive = "inconclusive", "inconclusive";
+    }
 }
 
 /// Level of the tests behind a verdict.

@@ -86,7 +86,9 @@ fn print_text(diff: &Diff) {
 
 /// One where both sides have the same.
 fn decoding(diff: &Diff) -> String {
-    let name = |decoding: Option<Decoding>| decoding.map_or_else(|| "–".to_owned(), |decoding| decoding.to_string());
+    let name = |decoding: Option<Decoding>| {
+        decoding.map_or_else(|| format::UNKNOWN.to_owned(), |decoding| decoding.to_string())
+    };
     match diff.base_decoding == diff.new_decoding {
         true => name(diff.base_decoding),
         false => format!("base {}, new {}", name(diff.base_decoding), name(diff.new_decoding)),
@@ -104,7 +106,8 @@ fn basis(basis: Basis) -> String {
 }
 
 fn print_row(row: &CellComparison) {
-    let energy = |estimate: &Option<Estimate>| estimate.as_ref().map_or_else(|| "–".to_owned(), format::energy);
+    let energy =
+        |estimate: &Option<Estimate>| estimate.as_ref().map_or_else(|| format::UNKNOWN.to_owned(), format::energy);
     println!(
         "{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} {}",
         format!("{} against {}", row.new, row.base),
@@ -129,34 +132,14 @@ fn print_overall(overall: &ModelComparison) {
 }
 
 fn saving(comparison: &Comparison) -> String {
-    comparison.saving.as_ref().map_or_else(|| "–".to_owned(), format::percent)
+    comparison.saving.as_ref().map_or_else(|| format::UNKNOWN.to_owned(), format::percent)
 }
 
 fn verdict(comparison: &Comparison, undecided: Option<Undecided>) -> String {
-    let verdict = format::verdict(comparison.verdict);
-    match undecided.map(why) {
+    let verdict = comparison.verdict.words();
+    match undecided.map(Undecided::words) {
         Some(why) if comparison.verdict == Verdict::Inconclusive => format!("{verdict} ({why})"),
         _ => verdict.to_owned(),
-    }
-}
-
-fn why(undecided: Undecided) -> &'static str {
-    match undecided {
-        Undecided::NoEnergy => "no valid energy on one side",
-        Undecided::MixedMethods => "energies from different methods",
-        Undecided::OneRunASide => "one run a side",
-        Undecided::OneUnit => "one repeat",
-        Undecided::TooUncertain => "too uncertain",
-    }
-}
-
-/// The verdict as a stable code.
-fn verdict_code(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Improved => "improved",
-        Verdict::Regressed => "regressed",
-        Verdict::Equivalent => "equivalent",
-        Verdict::Inconclusive => "inconclusive",
     }
 }
 
@@ -238,8 +221,8 @@ impl ComparisonView {
             saving: EstimateView::of(comparison.saving),
             saved_j_per_token: EstimateView::of(comparison.saved_j_per_token),
             p_adjusted: comparison.p_adjusted,
-            verdict: verdict_code(comparison.verdict),
-            undecided: undecided.map(why),
+            verdict: comparison.verdict.code(),
+            undecided: undecided.map(Undecided::code),
         }
     }
 }

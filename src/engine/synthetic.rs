@@ -150,8 +150,8 @@ mod tests {
     use super::*;
     use crate::units::Joules;
 
-    fn spec(yaml: &str) -> SyntheticSpec {
-        serde_yaml::from_str(yaml).unwrap()
+    fn spec(json: &str) -> SyntheticSpec {
+        serde_json::from_str(json).unwrap()
     }
 
     fn prompts(texts: &[&str]) -> Vec<Prompt> {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn three_hundred_watts_and_ten_milliseconds_a_step_are_three_joules_a_token() {
-        let (generations, device) = run(spec("{power_w: 300, step_s: 0.01}"), &["one"], 32, OutputLength::Fixed);
+        let (generations, device) = run(spec(r#"{"power_w": 300, "step_s": 0.01}"#), &["one"], 32, OutputLength::Fixed);
         assert_eq!(generations[0].ids.len(), 32);
         assert_eq!(device.now(), Seconds(0.32));
         assert_eq!(device.energy(), Joules(96.0));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_batch_shares_the_steps_and_prefill_costs_its_own_power() {
-        let spec = spec("{power_w: 300, step_s: 0.01, prefill_s: 0.5, prefill_w: 400}");
+        let spec = spec(r#"{"power_w": 300, "step_s": 0.01, "prefill_s": 0.5, "prefill_w": 400}"#);
         let (generations, device) = run(spec, &["a", "b c", "d e f"], 100, OutputLength::Fixed);
         assert_eq!(generations.len(), 3);
         assert_eq!(device.now(), Seconds(1.5));
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn natural_answers_end_with_the_eos_token_and_take_only_their_steps() {
         let (generations, device) =
-            run(spec("{power_w: 100, step_s: 0.5, eos_after: 4}"), &["one"], 32, OutputLength::Natural);
+            run(spec(r#"{"power_w": 100, "step_s": 0.5, "eos_after": 4}"#), &["one"], 32, OutputLength::Natural);
         assert_eq!(generations[0].ids.len(), 4);
         assert_eq!(generations[0].ids.iter().position(|&id| id == EOS), Some(3));
         assert_eq!(generations[0].finish, Finish::Eos);
@@ -200,14 +200,14 @@ mod tests {
     #[test]
     fn natural_answers_longer_than_the_limit_are_cut() {
         let (generations, _) =
-            run(spec("{power_w: 100, step_s: 0.5, eos_after: 33}"), &["one"], 32, OutputLength::Natural);
+            run(spec(r#"{"power_w": 100, "step_s": 0.5, "eos_after": 33}"#), &["one"], 32, OutputLength::Natural);
         assert_eq!((generations[0].ids.len(), generations[0].finish), (32, Finish::Length));
         assert!(!generations[0].ids.contains(&EOS));
     }
 
     #[test]
     fn the_longest_answer_of_a_batch_sets_its_steps() {
-        let spec = spec("{power_w: 100, step_s: 1, eos_after: 3, eos_spread: 9}");
+        let spec = spec(r#"{"power_w": 100, "step_s": 1, "eos_after": 3, "eos_spread": 9}"#);
         let texts = ["a", "b", "c", "d", "e", "f"];
         let (generations, device) = run(spec, &texts, 64, OutputLength::Natural);
         let lengths: Vec<usize> = generations.iter().map(|generation| generation.ids.len()).collect();
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn fixed_length_masks_the_eos_token_and_remembers_the_natural_length() {
-        let spec = spec("{power_w: 100, step_s: 1, eos_after: 5}");
+        let spec = spec(r#"{"power_w": 100, "step_s": 1, "eos_after": 5}"#);
         let (generations, _) = run(spec.clone(), &["one"], 8, OutputLength::Fixed);
         assert_eq!((generations[0].ids.len(), generations[0].natural_length), (8, Some(5)));
         assert!(!generations[0].ids.contains(&EOS));
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn the_same_prompt_and_seed_give_the_same_tokens_and_others_do_not() {
         let tokens = |seed: u64, text: &str| {
-            let spec = SyntheticSpec { seed, ..spec("{power_w: 100, step_s: 1}") };
+            let spec = SyntheticSpec { seed, ..spec(r#"{"power_w": 100, "step_s": 1}"#) };
             run(spec, &[text], 8, OutputLength::Natural).0.remove(0).ids
         };
         assert_eq!(tokens(1, "one"), tokens(1, "one"));
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn large_batches_fail_as_told_and_small_ones_do_not() {
-        let spec = spec("{power_w: 100, step_s: 1, fail: {kind: oom, from_batch_size: 2}}");
+        let spec = spec(r#"{"power_w": 100, "step_s": 1, "fail": {"kind": "oom", "from_batch_size": 2}}"#);
         let device = SimulatedDevice::new(Watts(60.0));
         let mut engine = Synthetic::new(spec, device).unwrap();
         let options = GenerateOptions::greedy(2, OutputLength::Fixed);
@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn empty_input_and_ids_outside_the_vocabulary_are_refused() {
-        let mut engine = Synthetic::new(spec("{power_w: 100, step_s: 1}"), SimulatedDevice::new(Watts(60.0))).unwrap();
+        let mut engine =
+            Synthetic::new(spec(r#"{"power_w": 100, "step_s": 1}"#), SimulatedDevice::new(Watts(60.0))).unwrap();
         let options = GenerateOptions::greedy(2, OutputLength::Fixed);
         let foreign = Prompt { text: String::new(), ids: vec![VOCAB_SIZE] };
         assert!(engine.generate(&[], options).is_err());
@@ -261,10 +262,12 @@ mod tests {
 
     #[test]
     fn impossible_specifications_and_unknown_keys_are_refused() {
-        for yaml in ["{power_w: -1, step_s: 1}", "{power_w: .nan, step_s: 1}", "{power_w: 1, step_s: 0}"] {
-            assert!(spec(yaml).check().is_err(), "{yaml}");
+        for json in [r#"{"power_w": -1, "step_s": 1}"#, r#"{"power_w": 1, "step_s": 0}"#] {
+            assert!(spec(json).check().is_err(), "{json}");
         }
-        assert!(spec("{power_w: 1, step_s: 1, eos_after: 0}").check().is_err());
-        assert!(serde_yaml::from_str::<SyntheticSpec>("{power_w: 1, step_s: 1, step_ms: 3}").is_err());
+        let unknown = SyntheticSpec { power_w: f64::NAN, ..spec(r#"{"power_w": 1, "step_s": 1}"#) };
+        assert!(unknown.check().is_err());
+        assert!(spec(r#"{"power_w": 1, "step_s": 1, "eos_after": 0}"#).check().is_err());
+        assert!(serde_json::from_str::<SyntheticSpec>(r#"{"power_w": 1, "step_s": 1, "step_ms": 3}"#).is_err());
     }
 }

@@ -21,4 +21,4 @@ pub use quantity::{
     signed_watts, watts, window_length,
 };
 pub use scale::Scale;
-pub use words::{capitalised, caveat, clock_events, prompt_form, verdict};
+pub use words::{capitalised, caveat, clock_events, prompt_form};

@@ -1,7 +1,6 @@
 //! Words and sentences for what was recorded and what may be said of it.
 
 use super::number::{count, fraction, plural};
-use crate::analysis::Verdict;
 use crate::record::{ChatTemplateInfo, ClockEvent, EnergyMethod, PromptForm, Truncate, Truncated};
 
 /// The text with a capital letter at its start.
@@ -54,16 +53,6 @@ pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
     let each = events.iter().map(|(event, share)| format!("{} {}", event.words(), fraction(*share)));
     let all = each.collect::<Vec<_>>().join(", ");
     if all.is_empty() { "none".to_owned() } else { all }
-}
-
-/// The outcome of a comparison.
-pub fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Improved => "less energy",
-        Verdict::Regressed => "more energy",
-        Verdict::Equivalent => "equal",
-        Verdict::Inconclusive => "inconclusive",
-    }
 }
 
 /// The warning for everything that shows energies by these methods; `None` if all of them measure.

@@ -9,7 +9,6 @@ use polars::prelude::{
 
 use super::join::{DRAM, GPU, PACKAGE, Row};
 use crate::record::{ClockEvent, Measurement, Outcome, PhaseSplit, Reason};
-use crate::table::code;
 use crate::units::{Joules, JoulesPerToken, Seconds, Watts};
 
 /// One column of the table of results.
@@ -45,7 +44,7 @@ pub const COLUMNS: &[Definition] = &[
     // what was run
     column("cell", Text(|row| Some(row.trial.cell.id.0.clone())), "id of the cell"),
     column("model", Text(|row| Some(row.trial.cell.model.clone())), "label of the model"),
-    column("role", Text(|row| row.model.map(|model| code(&model.role))), "what the model is in the study"),
+    column("role", Text(|row| row.model.map(|model| model.role.code().to_owned())), "what the model is in the study"),
     column("teacher", Text(|row| row.model?.teacher.clone()), "label of the model's teacher"),
     column("batch_size", Whole(|row| Some(row.trial.cell.batch_size as u64)), "sequences decoded together"),
     column(
@@ -54,7 +53,7 @@ pub const COLUMNS: &[Definition] = &[
         "output length: the limit in `natural` length, the exact number in `fixed` length",
     ),
     column("dtype", Text(|row| Some(row.trial.cell.dtype.clone())), "data type of weights and activations"),
-    column("output_length", Text(|row| Some(code(&row.trial.cell.output_length))), "`natural` or `fixed`"),
+    column("output_length", Text(|row| Some(row.trial.cell.output_length.code().to_owned())), "`natural` or `fixed`"),
     column("decoding", Text(|row| Some(row.trial.cell.decoding.to_string())), "how tokens are chosen"),
     column(
         "weights",
@@ -74,7 +73,7 @@ pub const COLUMNS: &[Definition] = &[
     column(
         "failure",
         Text(|row| match &row.trial.outcome {
-            Outcome::Failed { failure, .. } => Some(code(failure)),
+            Outcome::Failed { failure, .. } => Some(failure.code().to_owned()),
             _ => None,
         }),
         "kind of failure",
@@ -105,7 +104,7 @@ pub const COLUMNS: &[Definition] = &[
     // energy
     column(
         "energy_method",
-        Text(|row| row.measurement()?.energy.method.map(|method| code(&method))),
+        Text(|row| row.measurement()?.energy.method.map(|method| method.code().to_owned())),
         "how the energy was obtained",
     ),
     column("E_run_J", Number(|row| joules(row.measurement()?.energy.total_j)), "gross energy of the window"),
@@ -226,6 +225,19 @@ pub const COLUMNS: &[Definition] = &[
 ];
 
 impl Definition {
+    /// As `docs/results.md` names it.
+    #[cfg(test)]
+    fn kind(&self) -> &'static str {
+        match self.values {
+            Text(_) => "text",
+            Whole(_) => "whole number",
+            Number(_) => "number",
+            Flag(_) => "truth value",
+            Reasons(_) => "list of codes",
+            ClockEvents(_) => "structure of shares",
+        }
+    }
+
     /// # Errors
     /// polars can't build the column.
     pub(super) fn of(&self, rows: &[Row<'_>]) -> PolarsResult<Column> {
@@ -303,4 +315,18 @@ fn seconds(time: Seconds) -> Option<f64> {
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, n) = values.fold((0.0, 0usize), |(sum, n), value| (sum + value, n + 1));
     (n > 0).then(|| sum / n as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_list_every_column_with_its_type_and_meaning() {
+        let documented = include_str!("../../docs/results.md");
+        let row = |column: &Definition| format!("| `{}` | {} | {} |", column.name, column.kind(), column.meaning);
+        let expected: Vec<String> = COLUMNS.iter().map(row).collect();
+        let rows: Vec<&str> = documented.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows, expected);
+    }
 }

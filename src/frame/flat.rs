@@ -2,7 +2,7 @@
 
 use polars::prelude::{Column, DataFrame, DataType, PolarsResult, Series};
 
-use super::Frame;
+use super::tables::Frame;
 use crate::error::{Context as _, Result};
 
 impl Frame {

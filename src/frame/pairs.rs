@@ -6,10 +6,11 @@ use polars::prelude::{
     ChunkCompareEq as _, Column, DataFrame, DataFrameJoinOps as _, PolarsResult, UniqueKeepStrategy,
 };
 
-use super::{Frame, view};
+use super::tables::Frame;
+use super::view;
 use crate::error::{Context as _, Error, Result};
 use crate::record::{EnergyMethod, OutputLength};
-use crate::table::{Cells, from_code};
+use crate::table::Cells;
 use crate::units::JoulesPerToken;
 
 /// Cells of two models are compared if these are equal. The data type may differ: it can be what sets a student apart.
@@ -140,11 +141,12 @@ impl Side {
 
 fn pair(cells: &DataFrame, row: usize, base: CellSide, new: CellSide) -> Result<Pair> {
     let columns = Cells(cells);
+    let code = columns.required_text("output_length", row)?;
     Ok(Pair {
         cell: text(cells, "cell", row)?,
         batch_size: view::count(&columns, "batch_size", row)?,
         max_new_tokens: view::count(&columns, "max_new_tokens", row)?,
-        output_length: from_code("output_length", columns.required_text("output_length", row)?)?,
+        output_length: OutputLength::from_code(code).ok_or_else(|| view::unknown_code("output_length", code))?,
         base,
         new,
     })

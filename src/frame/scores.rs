@@ -32,7 +32,7 @@ impl Scores {
 }
 
 /// How many answers equal their reference.
-pub fn exact_matches(items: &[ItemScore]) -> usize {
+fn exact_matches(items: &[ItemScore]) -> usize {
     items.iter().filter(|item| item.exact_match).count()
 }
 

@@ -6,7 +6,7 @@ use polars::prelude::DataFrame;
 
 use crate::error::{Context as _, Error, Result};
 use crate::record::{CellSpec, ClockEvent, EnergyMethod, ModelMeta, Reason};
-use crate::table::{Cells, from_code};
+use crate::table::Cells;
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
 
 /// A cell of the plan with its trials.
@@ -199,7 +199,8 @@ fn phases(cells: &Cells<'_>, row: usize) -> Result<Option<PhaseRow>> {
 }
 
 pub(super) fn method(cells: &Cells<'_>, row: usize) -> Result<Option<EnergyMethod>> {
-    cells.text("energy_method", row)?.map(|text| from_code("energy_method", text)).transpose()
+    let known = |code: &str| EnergyMethod::from_code(code).ok_or_else(|| unknown_code("energy_method", code));
+    cells.text("energy_method", row)?.map(known).transpose()
 }
 
 pub(super) fn count<N: TryFrom<i64>>(cells: &Cells<'_>, name: &str, row: usize) -> Result<N> {
@@ -216,7 +217,16 @@ fn reasons(cells: &Cells<'_>, name: &str, row: usize) -> Result<Vec<Reason>> {
     let list = cells.0.column(name).and_then(|column| column.list()).context(|| format!("column `{name}`"))?;
     let Some(codes) = list.get_as_series(row) else { return Ok(Vec::new()) };
     let codes = codes.str().context(|| format!("column `{name}`"))?;
-    codes.iter().flatten().map(|code| from_code(name, code)).collect()
+    codes.iter().flatten().map(|code| reason(name, code)).collect()
+}
+
+pub(super) fn reason(name: &str, code: &str) -> Result<Reason> {
+    Reason::from_code(code).ok_or_else(|| unknown_code(name, code))
+}
+
+/// A table that was written by a newer version, or changed by hand.
+pub(super) fn unknown_code(name: &str, code: &str) -> Error {
+    Error::new(format!("column `{name}` has an unknown code `{code}`"))
 }
 
 fn clock_events(cells: &Cells<'_>, row: usize) -> Result<Option<BTreeMap<ClockEvent, f64>>> {

@@ -1,6 +1,6 @@
 //! Idle power around a trial: which baselines belong to it, and what they give together.
 
-use super::{Baseline, BaselineTime, Trial};
+use super::trial::{Baseline, BaselineTime, Trial};
 use crate::units::Watts;
 
 /// The baselines before and after a trial, both of its own load of the model.

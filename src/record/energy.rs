@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::EnergyMethod;
+use super::cell::EnergyMethod;
 use crate::units::{Joules, Seconds, Watts};
 use crate::vocabulary::vocabulary;
 

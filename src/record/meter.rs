@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EnergyMethod;
+use super::cell::EnergyMethod;
 use crate::units::{Seconds, Watts};
 use crate::vocabulary::vocabulary;
 

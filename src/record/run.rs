@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{CellSpec, EnergyMethod, MeterInfo, Role};
+use super::cell::{CellSpec, EnergyMethod, Role};
+use super::meter::MeterInfo;
 use crate::host::Host;
 use crate::units::{Joules, Seconds};
 use crate::vocabulary::vocabulary;

@@ -1,6 +1,6 @@
 //! Raw readings over time, on the clock of the run.
 
-use super::EnergyMethod;
+use super::cell::EnergyMethod;
 use crate::units::Seconds;
 use crate::vocabulary::vocabulary;
 

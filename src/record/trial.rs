@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CellId, CellSpec, Conditions, IdleBaseline, PhaseSplit, Validity, WindowEnergy};
+use super::cell::{CellId, CellSpec};
+use super::energy::{Conditions, IdleBaseline, PhaseSplit, WindowEnergy};
+use super::reason::Validity;
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
 use crate::vocabulary::vocabulary;
 

@@ -13,3 +13,10 @@ pub use self::mean::{Contrast, Spread, ln, mean, paired_difference, t_quantile};
 pub use self::polynomial::{WeightedPoint, weighted_polynomial};
 pub use self::precision::{Precision, precision};
 pub use self::proportion::{paired_proportions, proportion, proportion_stderr};
+
+/// p value of Pearson's chi-squared statistic: for tests that a draw follows its distribution.
+#[cfg(test)]
+pub fn chi_squared_p(statistic: f64, freedom: usize) -> f64 {
+    use statrs::distribution::{ChiSquared, ContinuousCDF as _};
+    1.0 - ChiSquared::new(freedom as f64).expect("a positive number of degrees of freedom").cdf(statistic)
+}

@@ -181,7 +181,6 @@ fn nothing_left() -> Error {
 mod tests {
     use candle_core::Device;
     use serde::Deserialize;
-    use statrs::distribution::{ChiSquared, ContinuousCDF};
 
     use super::*;
 
@@ -206,7 +205,7 @@ mod tests {
             (*count as f64 - expected).powi(2) / expected
         };
         let statistic: f64 = counts.iter().zip(probabilities).map(term).sum();
-        1.0 - ChiSquared::new((counts.len() - 1) as f64).unwrap().cdf(statistic)
+        crate::stats::chi_squared_p(statistic, counts.len() - 1)
     }
 
     fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {

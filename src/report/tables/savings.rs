@@ -1,8 +1,6 @@
 //! Each student and control compared with its teacher, in each cell and over all cells.
 
-use crate::analysis::{
-    BreakEven, BreakEvenUnknown, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Verdict,
-};
+use crate::analysis::{BreakEven, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Verdict};
 use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, Table, TableRow};
 
@@ -89,7 +87,7 @@ fn verdict(comparison: &Comparison) -> Cell {
         Verdict::Inconclusive => Some("warn"),
         Verdict::Equivalent => None,
     };
-    let verdict = Cell::new(format::verdict(comparison.verdict)).toned(tone);
+    let verdict = Cell::new(comparison.verdict.words()).toned(tone);
     match comparison.p_adjusted {
         Some(p) => verdict.with(format::p_value(p)),
         None => verdict,
@@ -110,10 +108,6 @@ fn break_even(pays: &BreakEven) -> Cell {
             Cell::new(text).with(format::interval(tokens, scale))
         }
         BreakEven::Never => Cell::new("never").with("saving not established"),
-        BreakEven::Unknown(why) => Cell::unknown().with(match why {
-            BreakEvenUnknown::NoTrainingEnergy => "no training energy",
-            BreakEvenUnknown::MixedMethods => "mixed methods",
-            BreakEvenUnknown::UnknownSaving => "saving unknown",
-        }),
+        BreakEven::Unknown(why) => Cell::unknown().with(why.words()),
     }
 }
