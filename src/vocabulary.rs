@@ -98,6 +98,7 @@ mod tests {
     fn an_unknown_code_is_an_error_that_lists_the_known_ones() {
         assert_eq!(Drink::from_code("water"), None);
         let error = serde_json::from_str::<Drink>(r#""water""#).unwrap_err().to_string();
-        assert!(error.starts_with("unknown variant `water`, expected `tea` or `black_coffee`"), "{error}");
+        assert!(error.starts_with("unknown variant `water`, expected"), "{error}");
+        assert!(error.contains("`tea`") && error.contains("`black_coffee`"), "{error}");
     }
 }

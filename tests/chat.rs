@@ -331,7 +331,7 @@ fn a_run_records_how_each_model_was_given_the_prompts_and_the_report_says_it() {
         report
             .contains("through the chat template of ./chat.jinja (mood = \"calm\", today's date taken as 2025-01-02)")
     );
-    assert!(report.contains("don't read the prompts in the same form"), "{report}");
+    assert!(report.contains("do not read the prompts in the same form"), "{report}");
     let cell = of("kd")["cell"].as_str().unwrap();
     let explained = run([std::ffi::OsStr::new("explain"), cell.as_ref(), "--run".as_ref(), out.as_os_str()]);
     assert!(stdout(&explained).contains("prompts: through the chat template"), "{}", stderr(&explained));

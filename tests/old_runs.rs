@@ -10,7 +10,7 @@ use ept_sweep::store;
 use serde_json::Value;
 
 /// Columns of `results.csv` that are called otherwise since then.
-const RENAMED: [(&str, &str); 1] = [("phase_s", "offset_s")];
+const RENAMED: [(&str, &str); 2] = [("phase_s", "offset_s"), ("throttle", "clock_events")];
 
 /// The cell whose raw samples are kept, in two blocks.
 const WITH_SAMPLES: &str = "teacher.b1.n8";

@@ -31,11 +31,11 @@ fn an_engine_that_cannot_pad_is_named_in_the_method_and_beside_its_model() {
     assert!(!padded.markdown.contains("groups of prompts of equal length"));
     let info = run.parts[0].models.get_mut("student-kd").unwrap();
     info.engine = "candle-transformers".to_owned();
-    (info.padding, info.notes) = (Padding::Grouped, vec!["an engine's own note".to_owned()]);
+    (info.padding, info.notes) = (Padding::Grouped, vec!["a note of the engine itself".to_owned()]);
     let report = rendered(&run, &fixture::study());
     for page in [&report.html, &report.markdown] {
         assert!(page.contains("The engine of student-kd (candle-transformers) cannot pad"));
-        assert!(page.contains("an engine's own note"));
+        assert!(page.contains("a note of the engine itself"));
     }
 }
 
