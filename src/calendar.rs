@@ -36,7 +36,7 @@ impl Date {
     ///
     /// # Errors
     /// Names a directive that isn't one of C's for dates and times.
-    pub fn strftime(self, format: &str) -> Result<String, String> {
+    pub(crate) fn strftime(self, format: &str) -> Result<String, String> {
         let mut out = String::with_capacity(format.len() * 2);
         let mut rest = format;
         while let Some((text, after)) = rest.split_once('%') {

@@ -51,13 +51,13 @@ struct State {
 
 /// Constant power between the previous step's end and this one's.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
+pub(crate) struct Step {
     /// When the step ends.
-    pub end: Seconds,
+    pub(crate) end: Seconds,
     /// Energy spent since the device was made, at the end of the step.
-    pub energy: Joules,
+    pub(crate) energy: Joules,
     /// Power during the step.
-    pub power: Watts,
+    pub(crate) power: Watts,
 }
 
 impl SimulatedDevice {
@@ -67,7 +67,7 @@ impl SimulatedDevice {
     }
 
     /// Works for `duration` at `power`.
-    pub fn spend(&self, duration: Seconds, power: Watts) {
+    pub(crate) fn spend(&self, duration: Seconds, power: Watts) {
         let mut state = self.state();
         let (end, energy) = state.steps.last().map_or((Seconds(0.0), Joules(0.0)), |step| (step.end, step.energy));
         state.steps.push(Step { end: end + duration, energy: energy + power * duration, power });
@@ -90,7 +90,7 @@ impl SimulatedDevice {
     }
 
     /// The steps that ended after `since`, oldest first.
-    pub fn steps_since(&self, since: Seconds) -> Vec<Step> {
+    pub(crate) fn steps_since(&self, since: Seconds) -> Vec<Step> {
         let state = self.state();
         let first = state.steps.partition_point(|step| step.end.0 <= since.0);
         state.steps[first..].to_vec()

@@ -33,7 +33,7 @@ impl Console {
     }
 
     /// Prints a message, unless `--quiet`.
-    pub fn say(&self, message: impl AsRef<str>) {
+    pub(crate) fn say(&self, message: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{}", message.as_ref());
         }
@@ -55,7 +55,7 @@ impl Console {
     }
 
     /// Progress over `total` steps, of which earlier starts finished `done`.
-    pub fn progress(&self, total: usize, done: usize) -> Progress {
+    pub(crate) fn progress(&self, total: usize, done: usize) -> Progress {
         let drawn = self.terminal && !self.quiet;
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_position(done as u64);
@@ -70,7 +70,7 @@ impl Console {
     }
 
     /// Shows downloads from the hub; a download ends soon after `stop` is set.
-    pub fn downloads(&self, stop: &Arc<AtomicBool>) -> Watch {
+    pub(crate) fn downloads(&self, stop: &Arc<AtomicBool>) -> Watch {
         let (console, under_way) = (*self, RefCell::new(None));
         Watch::new(move |event| console.show(event, &mut under_way.borrow_mut()), Arc::clone(stop))
     }
@@ -134,7 +134,7 @@ impl Download {
 }
 
 /// Progress of a sweep.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     plain: bool,
     total: usize,
@@ -145,12 +145,12 @@ pub struct Progress {
 
 impl Progress {
     /// Names the step under way.
-    pub fn begin(&self, what: &str) {
+    pub(crate) fn begin(&self, what: &str) {
         self.bar.set_prefix(what.to_owned());
     }
 
     /// Counts a finished step, with its result.
-    pub fn step(&mut self, what: &str, result: &str) {
+    pub(crate) fn step(&mut self, what: &str, result: &str) {
         self.done += 1;
         let left = self.time_left();
         self.bar.set_position(self.done as u64);

@@ -26,7 +26,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 ///
 /// # Errors
 /// The file can't be read.
-pub fn sha256_file(path: &Path) -> Result<String> {
+pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     let what = || format!("can't read `{}`", path.display());
     let mut file = File::open(path).context(what)?;
     let mut hasher = Hasher::default();
@@ -45,7 +45,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// The file can't be read.
-pub fn sha256_file_once(path: &Path) -> Result<String> {
+pub(crate) fn sha256_file_once(path: &Path) -> Result<String> {
     /// Path, size and time of change.
     type Version = (PathBuf, u64, Option<SystemTime>);
     static KNOWN: Mutex<BTreeMap<Version, String>> = Mutex::new(BTreeMap::new());

@@ -40,7 +40,7 @@ impl Error {
     }
 
     /// An interruption by the user.
-    pub fn interrupted() -> Self {
+    pub(crate) fn interrupted() -> Self {
         Self { kind: Kind::Interrupted, ..Self::new("interrupted") }
     }
 
@@ -53,7 +53,7 @@ impl Error {
 
     /// Replaces the kind.
     #[must_use]
-    pub fn kind(mut self, kind: Kind) -> Self {
+    pub(crate) fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
@@ -76,7 +76,7 @@ impl Error {
     }
 
     /// Message and hint on one line, for records and tables.
-    pub fn one_line(&self) -> String {
+    pub(crate) fn one_line(&self) -> String {
         let message = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
         match &self.hint {
             Some(hint) => format!("{message} (hint: {hint})"),

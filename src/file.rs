@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 ///
 /// # Errors
 /// `write` or the disk fails; the old file is then still there, and nothing else is left.
-pub fn write_atomically<E: Display + From<io::Error>>(
+pub(crate) fn write_atomically<E: Display + From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<()> {
@@ -29,7 +29,7 @@ pub fn write_atomically<E: Display + From<io::Error>>(
 ///
 /// # Errors
 /// The disk fails.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |file| file.write_all(bytes))
 }
 

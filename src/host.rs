@@ -38,7 +38,7 @@ pub fn describe() -> Host {
 }
 
 /// Memory that can be used without swapping, if the system reports it.
-pub fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     let machine = memory_bytes("MemAvailable:");
     machine.into_iter().chain(left_in_container()).min()
 }

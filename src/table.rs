@@ -65,7 +65,7 @@ pub fn read_csv(path: &Path, schema: Option<SchemaRef>) -> Result<DataFrame> {
 ///
 /// # Errors
 /// The file can't be written.
-pub fn write_samples(path: &Path, trace: &Trace) -> Result<()> {
+pub(crate) fn write_samples(path: &Path, trace: &Trace) -> Result<()> {
     write_parquet(path, &samples_table(trace).context(|| cant_write(path))?)
 }
 
@@ -73,7 +73,7 @@ pub fn write_samples(path: &Path, trace: &Trace) -> Result<()> {
 ///
 /// # Errors
 /// The file can't be read or has other columns.
-pub fn read_samples(path: &Path) -> Result<Trace> {
+pub(crate) fn read_samples(path: &Path) -> Result<Trace> {
     let table = read_parquet(path)?;
     trace_of(&table).map_err(|error| error.at(cant_read(path)))
 }
@@ -153,7 +153,7 @@ pub struct Cells<'a>(pub &'a DataFrame);
 
 impl<'a> Cells<'a> {
     /// Whether there is such a column.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0.schema().contains(name)
     }
 
@@ -193,7 +193,7 @@ impl<'a> Cells<'a> {
     ///
     /// # Errors
     /// The column is missing, has another type, or is null in this row.
-    pub fn required_text(&self, name: &str, row: usize) -> Result<&'a str> {
+    pub(crate) fn required_text(&self, name: &str, row: usize) -> Result<&'a str> {
         self.text(name, row)?.ok_or_else(|| Error::new(format!("column `{name}` is null in row {row}")))
     }
 }

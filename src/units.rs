@@ -73,12 +73,12 @@ pub struct Tokens(pub u64);
 
 impl Tokens {
     /// The bare number.
-    pub fn get(self) -> u64 {
+    pub(crate) fn get(self) -> u64 {
         self.0
     }
 
     /// Tokens per second over `time`; `None` if no time passed.
-    pub fn per(self, time: Seconds) -> Option<f64> {
+    pub(crate) fn per(self, time: Seconds) -> Option<f64> {
         (time.0 > 0.0).then(|| self.0 as f64 / time.0)
     }
 }
@@ -112,7 +112,7 @@ impl Div<Seconds> for Joules {
 
 impl Joules {
     /// Energy per token; `None` if there are no tokens.
-    pub fn per_token(self, tokens: Tokens) -> Option<JoulesPerToken> {
+    pub(crate) fn per_token(self, tokens: Tokens) -> Option<JoulesPerToken> {
         (tokens.0 > 0).then(|| JoulesPerToken(self.0 / tokens.0 as f64))
     }
 }

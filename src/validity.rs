@@ -9,18 +9,18 @@ use crate::record::{
 use crate::units::{Seconds, Tokens};
 
 /// |residual| above this is a warning: three times the largest that valid windows on an H100 had.
-pub const RESIDUAL_NOTICEABLE: f64 = 0.01;
+pub(crate) const RESIDUAL_NOTICEABLE: f64 = 0.01;
 /// |residual| above this makes a window invalid: no edge effect of a window that is long enough explains it.
 pub const RESIDUAL_TOO_LARGE: f64 = 0.05;
 /// The same for a second source that is coarse: what happens between its samples at the edges is unknown.
-pub const RESIDUAL_NOTICEABLE_COARSE: f64 = 0.03;
+pub(crate) const RESIDUAL_NOTICEABLE_COARSE: f64 = 0.03;
 /// The same for a second source that is coarse.
-pub const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
+pub(crate) const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
 /// Power samples are coarse if they are further apart than this, or are averages of a second.
 const COARSE: Seconds = Seconds(0.05);
 /// Power samples have to cover this share of a window: what a hole of 5 % can hide is as large as the residual that
 /// makes a window invalid.
-pub const COVERAGE_NEEDED: f64 = 0.95;
+pub(crate) const COVERAGE_NEEDED: f64 = 0.95;
 
 /// A GPU that warms by more °C over a window leaks noticeably more at its end than at its start.
 const TEMPERATURE_DRIFT: f64 = 3.0;
@@ -45,7 +45,7 @@ const FROM_THE_WHOLE: [Reason; 2] = [Reason::PhysicallyImpossible, Reason::Phase
 
 /// Why a counter gives no energy for a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CounterFault {
+pub(crate) enum CounterFault {
     /// It went backwards inside the window.
     Reset,
     /// It stood still although it should tick.
@@ -56,22 +56,22 @@ pub enum CounterFault {
 
 /// What the sources of one charged domain showed of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// Whether the energy counter gave an energy; `None` if there is no counter.
-    pub counter: Option<Result<(), CounterFault>>,
+    pub(crate) counter: Option<Result<(), CounterFault>>,
     /// `None` if there are no power samples.
-    pub power: Option<PowerEvidence>,
+    pub(crate) power: Option<PowerEvidence>,
 }
 
 /// What the power samples of a domain showed of a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PowerEvidence {
+pub(crate) struct PowerEvidence {
     /// Share of the window that lies close enough to a sample.
-    pub coverage: f64,
+    pub(crate) coverage: f64,
     /// Time between two updates, if it is known.
-    pub tick: Option<Seconds>,
+    pub(crate) tick: Option<Seconds>,
     /// The samples are averages of the last second.
-    pub averaged: bool,
+    pub(crate) averaged: bool,
 }
 
 /// The work in a window, and when it was done.
@@ -97,19 +97,19 @@ pub struct Work {
 
 /// The facts of a window that decide whether its energy may be used.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    pub energy: &'a WindowEnergy,
+pub(crate) struct Facts<'a> {
+    pub(crate) energy: &'a WindowEnergy,
     /// One entry for each charged domain; empty if nothing could be measured.
-    pub evidence: &'a [Evidence],
+    pub(crate) evidence: &'a [Evidence],
     /// One entry for each GPU.
-    pub conditions: &'a [Conditions],
-    pub meter: &'a MeterInfo,
-    pub idle: Option<&'a IdleBaseline>,
-    pub work: &'a Work,
+    pub(crate) conditions: &'a [Conditions],
+    pub(crate) meter: &'a MeterInfo,
+    pub(crate) idle: Option<&'a IdleBaseline>,
+    pub(crate) work: &'a Work,
 }
 
 /// All reasons of a window but [`Reason::IdleDrift`], which needs the baseline after it.
-pub fn of_window(facts: &Facts<'_>) -> Validity {
+pub(crate) fn of_window(facts: &Facts<'_>) -> Validity {
     let mut validity = Validity::default();
     of_energy(facts, &mut validity);
     of_conditions(facts.conditions, &mut validity);
@@ -125,14 +125,14 @@ pub fn of_window(facts: &Facts<'_>) -> Validity {
 
 /// The reasons of one long piece of work, such as training. A short window represents a steady state, which warming
 /// spoils; here warming up is part of the work.
-pub fn of_single_work(mut validity: Validity) -> Validity {
+pub(crate) fn of_single_work(mut validity: Validity) -> Validity {
     validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
     validity
 }
 
 /// The reasons of a window that was recomputed from its readings, with those of its record that the readings can't
 /// show; of a part of a window, also with those that only the whole of it can show.
-pub fn with_record(mut recomputed: Validity, stored: &Validity, whole: bool) -> Validity {
+pub(crate) fn with_record(mut recomputed: Validity, stored: &Validity, whole: bool) -> Validity {
     let kept = |reason: &&Reason| FROM_THE_WORK.contains(reason) || (!whole && FROM_THE_WHOLE.contains(reason));
     recomputed.invalid_reasons.extend(stored.invalid_reasons.iter().filter(kept));
     recomputed.warnings.extend(stored.warnings.iter().filter(kept));
@@ -140,7 +140,7 @@ pub fn with_record(mut recomputed: Validity, stored: &Validity, whole: bool) -> 
 }
 
 /// The reasons of a trial with the baselines around it: those that it was stored with, and [`Reason::IdleDrift`].
-pub fn with_baselines(measurement: &Measurement, around: &Around<'_>) -> Validity {
+pub(crate) fn with_baselines(measurement: &Measurement, around: &Around<'_>) -> Validity {
     let mut validity = measurement.validity.clone();
     let new = !validity.warnings.contains(&Reason::IdleDrift);
     push_if(&mut validity.warnings, new && idle_drifted(measurement, around), Reason::IdleDrift);

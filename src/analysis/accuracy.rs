@@ -30,7 +30,7 @@ pub struct Accuracy {
 }
 
 /// The evaluations that have scores.
-pub struct Evaluations<'a>(Vec<&'a Evaluation>);
+pub(crate) struct Evaluations<'a>(Vec<&'a Evaluation>);
 
 impl<'a> Evaluations<'a> {
     /// Leaves out evaluations that failed or have no prompts.
@@ -45,22 +45,22 @@ impl<'a> Evaluations<'a> {
     }
 
     /// The first one of a model at an output length, of any data type.
-    pub fn at_length(&self, model: &str, max_new_tokens: usize) -> Option<&'a Evaluation> {
+    pub(crate) fn at_length(&self, model: &str, max_new_tokens: usize) -> Option<&'a Evaluation> {
         self.of_model(model).find(|e| e.max_new_tokens == max_new_tokens)
     }
 
     /// That of a model at its longest output length.
-    pub fn longest(&self, model: &str) -> Option<&'a Evaluation> {
+    pub(crate) fn longest(&self, model: &str) -> Option<&'a Evaluation> {
         self.at_length(model, self.lengths(model).last().copied()?)
     }
 
     /// Output lengths at which a model was evaluated.
-    pub fn lengths(&self, model: &str) -> BTreeSet<usize> {
+    pub(crate) fn lengths(&self, model: &str) -> BTreeSet<usize> {
         self.of_model(model).map(|e| e.max_new_tokens).collect()
     }
 
     /// Those of two models at the longest output length at which both were evaluated.
-    pub fn longest_shared(&self, base: &str, new: &str) -> Option<(&'a Evaluation, &'a Evaluation)> {
+    pub(crate) fn longest_shared(&self, base: &str, new: &str) -> Option<(&'a Evaluation, &'a Evaluation)> {
         let length = self.lengths(base).intersection(&self.lengths(new)).last().copied()?;
         Some((self.at_length(base, length)?, self.at_length(new, length)?))
     }
@@ -71,7 +71,10 @@ impl<'a> Evaluations<'a> {
 }
 
 /// The evaluations but for those at lengths that are only there to tell prefill and decode apart.
-pub fn of_compared_cells<'a>(run: &'a RunInfo, evaluations: &'a [Evaluation]) -> impl Iterator<Item = &'a Evaluation> {
+pub(crate) fn of_compared_cells<'a>(
+    run: &'a RunInfo,
+    evaluations: &'a [Evaluation],
+) -> impl Iterator<Item = &'a Evaluation> {
     let is_of_probes = |evaluation: &Evaluation| {
         let same =
             |cell: &&CellSpec| cell.model == evaluation.model && cell.max_new_tokens == evaluation.max_new_tokens;
@@ -114,7 +117,7 @@ pub fn exact_match(evaluation: &Evaluation) -> Option<Estimate> {
 
 /// Exact match of `new` minus `base` on the same prompts (interval of Agresti and Min); `None` where the prompts
 /// aren't the same.
-pub fn exact_match_difference(base: &Evaluation, new: &Evaluation) -> Option<Estimate> {
+pub(crate) fn exact_match_difference(base: &Evaluation, new: &Evaluation) -> Option<Estimate> {
     let pairs = pairs(base, new)?;
     let count = |differs: fn(bool, bool) -> bool| {
         pairs.iter().filter(|(base, new)| differs(base.exact_match, new.exact_match)).count()
@@ -124,7 +127,7 @@ pub fn exact_match_difference(base: &Evaluation, new: &Evaluation) -> Option<Est
 
 /// Mean ROUGE-L of `new` minus `base` on the same prompts (Student-t interval of the differences); `None` where the
 /// prompts aren't the same.
-pub fn rouge_l_difference(base: &Evaluation, new: &Evaluation) -> Option<Estimate> {
+pub(crate) fn rouge_l_difference(base: &Evaluation, new: &Evaluation) -> Option<Estimate> {
     pairs(base, new)?;
     paired_difference(&rouge_l(&base.items), &rouge_l(&new.items))
 }

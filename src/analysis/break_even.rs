@@ -62,7 +62,7 @@ fn may_mix(a: EnergyMethod, b: EnergyMethod) -> bool {
 }
 
 /// The method measures: it is neither modelled nor simulated.
-pub fn is_measured(method: EnergyMethod) -> bool {
+pub(crate) fn is_measured(method: EnergyMethod) -> bool {
     matches!(method, EnergyMethod::Counter | EnergyMethod::PowerIntegral)
 }
 

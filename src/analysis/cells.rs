@@ -109,7 +109,7 @@ pub struct Domains {
 
 impl Domains {
     /// The GPUs' share of all that was measured.
-    pub fn gpu_share(&self) -> Option<f64> {
+    pub(crate) fn gpu_share(&self) -> Option<f64> {
         Some(self.gpu_j?.value / self.total_j?.value)
     }
 }
@@ -140,7 +140,7 @@ pub struct TrialCounts {
 
 impl TrialCounts {
     /// Every planned trial was measured and is valid; adaptive repeats go on beyond the planned ones.
-    pub fn all_valid(&self, blocks: u32) -> bool {
+    pub(crate) fn all_valid(&self, blocks: u32) -> bool {
         self.valid >= blocks as usize && self.invalid + self.failed + self.skipped == 0
     }
 }
@@ -162,7 +162,7 @@ pub struct PassTokens {
 /// interval. Energies are unknown where the windows mix energy methods.
 ///
 /// The interval of the net energy doesn't contain the error of the idle baseline, which all repeats of a load share.
-pub fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
+pub(crate) fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
     let method = cell.method();
     let energy = |get: fn(&WindowRow) -> Option<f64>| method.and_then(|_| over_valid(cell, get));
     let per_pass = |get: fn(&WindowRow) -> Option<Joules>| {

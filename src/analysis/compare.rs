@@ -29,18 +29,18 @@ pub enum Basis {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellComparison {
     /// Label of the base model.
-    pub base: String,
+    pub(crate) base: String,
     /// Label of the new model.
-    pub new: String,
-    pub batch_size: usize,
-    pub max_new_tokens: usize,
-    pub output_length: OutputLength,
+    pub(crate) new: String,
+    pub(crate) batch_size: usize,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) output_length: OutputLength,
     /// Joules per output token of the base.
     pub base_ept_out_j: Option<Estimate>,
     /// Joules per output token of the new one.
     pub new_ept_out_j: Option<Estimate>,
     /// How all energies of both sides were obtained, if it is the same way.
-    pub method: Option<EnergyMethod>,
+    pub(crate) method: Option<EnergyMethod>,
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
@@ -48,7 +48,7 @@ pub struct CellComparison {
 
 impl CellComparison {
     /// Both sides have a valid energy.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.undecided != Some(Undecided::NoEnergy) || self.comparison.ratio.is_some()
     }
 }
@@ -57,13 +57,13 @@ impl CellComparison {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelComparison {
     /// Label of the base model.
-    pub base: String,
+    pub(crate) base: String,
     /// Label of the new model.
-    pub new: String,
+    pub(crate) new: String,
     /// Number of cells in which both have a valid energy.
     pub cells: usize,
     /// How all their energies were obtained, if it is the same way.
-    pub method: Option<EnergyMethod>,
+    pub(crate) method: Option<EnergyMethod>,
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
@@ -71,12 +71,12 @@ pub struct ModelComparison {
 
 /// Two models compared.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Compared {
+pub(crate) struct Compared {
     /// One entry for each cell that both sides planned, in the order of the base. Holm's family.
-    pub cells: Vec<CellComparison>,
-    pub overall: ModelComparison,
+    pub(crate) cells: Vec<CellComparison>,
+    pub(crate) overall: ModelComparison,
     /// Ids of cells that only one side planned.
-    pub alone: Vec<String>,
+    pub(crate) alone: Vec<String>,
 }
 
 vocabulary! {
@@ -96,12 +96,12 @@ vocabulary! {
 }
 
 /// Two sides, and how they are compared.
-pub struct Comparing<'a> {
-    pub base: &'a Side,
-    pub new: &'a Side,
-    pub basis: Basis,
+pub(crate) struct Comparing<'a> {
+    pub(crate) base: &'a Side,
+    pub(crate) new: &'a Side,
+    pub(crate) basis: Basis,
     /// Relative difference in energy below which two cells count as equivalent.
-    pub floor: f64,
+    pub(crate) floor: f64,
 }
 
 impl Comparing<'_> {

@@ -36,7 +36,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// new / base − 1: the saving with its sign turned.
-    pub fn increase(&self) -> Option<Estimate> {
+    pub(crate) fn increase(&self) -> Option<Estimate> {
         self.saving.map(|saving| saving.map_decreasing(|share| -share))
     }
 }
@@ -60,19 +60,19 @@ const LEVEL: f64 = 0.05;
 
 /// Energy per output token of one unit of replication.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Its natural logarithm; over several cells the mean of theirs.
-    pub log: f64,
+    pub(crate) log: f64,
     /// Joules per output token; over several cells their mean.
-    pub joules: f64,
+    pub(crate) joules: f64,
 }
 
 /// Units of replication by number: the blocks of a run, or the runs of a side.
-pub type Units = BTreeMap<u32, Unit>;
+pub(crate) type Units = BTreeMap<u32, Unit>;
 
 /// How two sides are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Design {
+pub(crate) enum Design {
     /// Unit by unit: only units that both sides have.
     Paired,
     /// Unit by unit where both sides share two or more, else as independent samples.
@@ -83,11 +83,11 @@ pub enum Design {
 
 /// The difference of two sides on both scales.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Effect {
+pub(crate) struct Effect {
     /// ln(new / base).
-    pub log_ratio: Contrast,
+    pub(crate) log_ratio: Contrast,
     /// new − base in joules per output token.
-    pub difference_j: Contrast,
+    pub(crate) difference_j: Contrast,
 }
 
 impl Unit {
@@ -97,14 +97,14 @@ impl Unit {
     }
 
     /// Mean over several cells or repeats, on each scale.
-    pub fn mean(units: &[Unit]) -> Option<Self> {
+    pub(crate) fn mean(units: &[Unit]) -> Option<Self> {
         let over = |get: fn(&Unit) -> f64| Some(Contrast::of_mean(&values(units, get))?.value);
         Some(Self { log: over(|unit| unit.log)?, joules: over(|unit| unit.joules)? })
     }
 }
 
 /// One unit for each number that all of `cells` have: the mean over the cells.
-pub fn over_cells(cells: &[Units]) -> Units {
+pub(crate) fn over_cells(cells: &[Units]) -> Units {
     let Some((first, others)) = cells.split_first() else { return Units::new() };
     let mean = |(number, unit): (&u32, &Unit)| {
         let mut units = vec![*unit];
@@ -117,7 +117,7 @@ pub fn over_cells(cells: &[Units]) -> Units {
 }
 
 /// Compares `new` with `base`; `None` where one of them has no unit (paired: where they share none).
-pub fn effect(base: &Units, new: &Units, design: Design) -> Option<Effect> {
+pub(crate) fn effect(base: &Units, new: &Units, design: Design) -> Option<Effect> {
     let shared: Vec<(Unit, Unit)> = base.iter().filter_map(|(number, unit)| Some((*unit, *new.get(number)?))).collect();
     let paired = match design {
         Design::Paired => true,
@@ -133,7 +133,7 @@ pub fn effect(base: &Units, new: &Units, design: Design) -> Option<Effect> {
 }
 
 /// The comparisons of one family: their p values are adjusted together.
-pub fn compare_family(effects: &[Option<Effect>], floor: f64) -> Vec<Comparison> {
+pub(crate) fn compare_family(effects: &[Option<Effect>], floor: f64) -> Vec<Comparison> {
     let judged = judge(effects, floor);
     let comparison = |(effect, (p_adjusted, verdict)): (&Option<Effect>, (Option<f64>, Verdict))| match effect {
         Some(effect) => comparison(effect, p_adjusted, verdict),
@@ -155,7 +155,7 @@ fn judge(effects: &[Option<Effect>], floor: f64) -> Vec<(Option<f64>, Verdict)> 
 }
 
 /// A single comparison, in a family of its own.
-pub fn compare_one(effect: Option<Effect>, floor: f64) -> Comparison {
+pub(crate) fn compare_one(effect: Option<Effect>, floor: f64) -> Comparison {
     compare_family(&[effect], floor).pop().unwrap_or_else(unknown)
 }
 

@@ -3,9 +3,9 @@
 use crate::stats::{ln, t_quantile};
 
 /// Probability of finding a difference that is there.
-pub const POWER: f64 = 0.8;
+pub(crate) const POWER: f64 = 0.8;
 /// Spread between repeats that is assumed where none was measured.
-pub const ASSUMED_SPREAD: f64 = 0.01;
+pub(crate) const ASSUMED_SPREAD: f64 = 0.01;
 
 /// Smallest relative difference between two cells that `n` pairs of repeats would detect, two-sided at 5 % with a
 /// power of 80 %: (t(0.975, ν) + t(0.8, ν))·√2·s/√n with ν = n − 1, where `s` is the relative standard deviation of
@@ -13,7 +13,7 @@ pub const ASSUMED_SPREAD: f64 = 0.01;
 ///
 /// It counts no gain from what both cells of a block share, so that it errs on the large side. `None` below two
 /// repeats.
-pub fn smallest_difference(spread: f64, n: u32) -> Option<f64> {
+pub(crate) fn smallest_difference(spread: f64, n: u32) -> Option<f64> {
     let freedom = f64::from(n.checked_sub(1).filter(|freedom| *freedom > 0)?);
     let quantiles = t_quantile(0.975, freedom) + t_quantile(POWER, freedom);
     Some(quantiles * 2f64.sqrt() * spread / f64::from(n).sqrt())
@@ -23,7 +23,7 @@ pub fn smallest_difference(spread: f64, n: u32) -> Option<f64> {
 /// nothing.
 ///
 /// `None` where no group has two values, or one isn't positive.
-pub fn pooled_spread(groups: &[Vec<f64>]) -> Option<f64> {
+pub(crate) fn pooled_spread(groups: &[Vec<f64>]) -> Option<f64> {
     let (mut squares, mut freedom) = (0.0, 0.0);
     for group in groups {
         let logs: Vec<f64> = group.iter().map(|value| ln(*value)).collect::<Option<_>>()?;

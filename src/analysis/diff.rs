@@ -43,20 +43,20 @@ pub struct Diff {
     /// What the unit of replication is.
     pub basis: Basis,
     /// How the tokens of the base were chosen, where that is known.
-    pub base_decoding: Option<Decoding>,
+    pub(crate) base_decoding: Option<Decoding>,
     /// How the tokens of the new side were chosen, where that is known.
-    pub new_decoding: Option<Decoding>,
+    pub(crate) new_decoding: Option<Decoding>,
 }
 
 /// Difference of accuracy at one output length, paired over prompts: how far it holds for other prompts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DiffAccuracy {
     /// Label of the base model.
-    pub base: String,
+    pub(crate) base: String,
     /// Label of the new model.
-    pub new: String,
+    pub(crate) new: String,
     /// Output length of both.
-    pub max_new_tokens: usize,
+    pub(crate) max_new_tokens: usize,
     /// Exact match, new − base; `None` where the prompts aren't the same.
     pub exact_match: Option<Estimate>,
     /// Mean ROUGE-L, new − base; `None` where the prompts aren't the same.

@@ -8,16 +8,16 @@ use crate::units::{JoulesPerToken, Seconds};
 
 /// Mean times of a run's measured trials.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Times {
+pub(crate) struct Times {
     /// Loading a model, by its label.
-    pub load_s: BTreeMap<String, Seconds>,
+    pub(crate) load_s: BTreeMap<String, Seconds>,
     /// One pass over the prompts, by cell.
-    pub pass_s: BTreeMap<CellId, Seconds>,
+    pub(crate) pass_s: BTreeMap<CellId, Seconds>,
 }
 
 /// Energy per output token of a trial that counts in its cell's estimate: one that is measured and valid, of a cell
 /// that isn't a probe.
-pub fn counted(cell: &CellSpec, outcome: &Outcome) -> Option<JoulesPerToken> {
+pub(crate) fn counted(cell: &CellSpec, outcome: &Outcome) -> Option<JoulesPerToken> {
     match outcome {
         Outcome::Measured(measurement) if measurement.validity.is_valid() && !cell.probe => measurement.ept_out(),
         _ => None,
@@ -25,7 +25,7 @@ pub fn counted(cell: &CellSpec, outcome: &Outcome) -> Option<JoulesPerToken> {
 }
 
 /// Means of the times of loading and of passes.
-pub fn times(trials: &[Trial]) -> Times {
+pub(crate) fn times(trials: &[Trial]) -> Times {
     let (mut loads, mut passes): (BTreeMap<String, Vec<Seconds>>, BTreeMap<CellId, Vec<Seconds>>) = Default::default();
     for trial in trials {
         let Outcome::Measured(measurement) = &trial.outcome else { continue };
@@ -45,7 +45,7 @@ pub fn times(trials: &[Trial]) -> Times {
 ///
 /// `None` without repeats, and without any variation: only a simulated device doesn't vary, which says nothing about
 /// real ones.
-pub fn spread(trials: &[Trial]) -> Option<f64> {
+pub(crate) fn spread(trials: &[Trial]) -> Option<f64> {
     const NO_VARIATION: f64 = 1e-6;
     let mut cells: BTreeMap<&CellId, Vec<f64>> = BTreeMap::new();
     for trial in trials {

@@ -7,17 +7,17 @@ mod break_even;
 mod cells;
 mod compare;
 mod comparison;
-pub mod detectable;
+pub(crate) mod detectable;
 pub mod diff;
-pub mod history;
+pub(crate) mod history;
 mod pareto;
 mod per;
 mod phases;
 mod power;
-pub mod recomputed;
+pub(crate) mod recomputed;
 mod savings;
 mod stopping;
-pub mod window;
+pub(crate) mod window;
 
 use crate::error::Result;
 use crate::frame::{CellTrials, Frame};
@@ -26,11 +26,13 @@ use crate::record::{EnergyMethod, Evaluation, Reason, RunInfo};
 pub use self::accuracy::Accuracy;
 pub use self::break_even::{BreakEven, BreakEvenUnknown};
 pub use self::cells::{CellSummary, Domains, EptBenchSum, PassTokens, TrialCounts, WindowFacts};
-pub use self::compare::{Basis, CellComparison, ModelComparison, Undecided};
+pub use self::compare::{Basis, Undecided};
+pub(crate) use self::compare::{CellComparison, ModelComparison};
 pub use self::comparison::{Comparison, Verdict};
 pub use self::pareto::Point;
 pub use self::phases::{PhaseEnergy, Phases};
-pub use self::power::{PowerTrace, power_trace, shown_trial};
+pub use self::power::PowerTrace;
+pub(crate) use self::power::{power_trace, shown_trial};
 pub use self::savings::{OverallSaving, Saving};
 pub use self::stopping::Stopping;
 pub use crate::stats::{Estimate, Interval};
@@ -73,13 +75,13 @@ impl Study {
     }
 
     /// The cell with the least energy per output token, with that energy.
-    pub fn thriftiest(&self) -> Option<(&CellSummary, Estimate)> {
+    pub(crate) fn thriftiest(&self) -> Option<(&CellSummary, Estimate)> {
         let known = self.cells.iter().filter_map(|cell| Some((cell, cell.ept_out_j?)));
         known.filter(|(_, ept)| ept.value.is_finite()).min_by(|(_, a), (_, b)| a.value.total_cmp(&b.value))
     }
 
     /// The largest change of idle power around any window in watts, after − before.
-    pub fn largest_idle_drift_w(&self) -> Option<f64> {
+    pub(crate) fn largest_idle_drift_w(&self) -> Option<f64> {
         let drifts = self.cells.iter().chain(&self.probes).filter_map(|cell| cell.windows.idle_drift_w);
         drifts.max_by(|a, b| a.abs().total_cmp(&b.abs()))
     }

@@ -39,7 +39,7 @@ pub struct Phases {
 
 impl Phases {
     /// The energies by the first method of difference, regression and samples inside windows that gave any.
-    pub fn preferred(&self) -> Option<PhaseEnergy> {
+    pub(crate) fn preferred(&self) -> Option<PhaseEnergy> {
         self.difference.or(self.regression).or(self.inside)
     }
 }

@@ -32,7 +32,7 @@ pub struct PowerTrace {
 const AROUND: f64 = 0.1;
 
 /// The trial of a model that is shown: the first valid one in its cell of the largest batch and the longest output.
-pub fn shown_trial<'a>(trials: impl Iterator<Item = &'a Trial>) -> Option<(&'a Trial, &'a Measurement)> {
+pub(crate) fn shown_trial<'a>(trials: impl Iterator<Item = &'a Trial>) -> Option<(&'a Trial, &'a Measurement)> {
     let size = |cell: &CellSpec| (cell.batch_size, cell.max_new_tokens);
     let measured = trials.filter(|trial| !trial.cell.probe).filter_map(|trial| match &trial.outcome {
         Outcome::Measured(measurement) if measurement.validity.is_valid() => Some((trial, &**measurement)),
@@ -43,7 +43,12 @@ pub fn shown_trial<'a>(trials: impl Iterator<Item = &'a Trial>) -> Option<(&'a T
 
 /// What the trace of a trial shows of its window, with the load around it but without the whole warm-up; `None` below
 /// two readings of power.
-pub fn power_trace(model: &ModelMeta, trace: &Trace, measurement: &Measurement, guard: Seconds) -> Option<PowerTrace> {
+pub(crate) fn power_trace(
+    model: &ModelMeta,
+    trace: &Trace,
+    measurement: &Measurement,
+    guard: Seconds,
+) -> Option<PowerTrace> {
     let window = measurement.window;
     let around = guard.0 + window.duration().0 * AROUND;
     let shown = (window.t0_s.0 - around)..=(window.t1_s.0 + around);

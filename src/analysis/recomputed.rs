@@ -10,55 +10,55 @@ use crate::units::{Joules, Seconds, Watts};
 
 /// The energy of a window, or of a part of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Drawn {
+pub(crate) struct Drawn {
     /// `None` if the source of the method has no readings.
-    pub energy: Option<Joules>,
+    pub(crate) energy: Option<Joules>,
     /// How long the window, or the part, is.
-    pub duration: Seconds,
+    pub(crate) duration: Seconds,
 }
 
 /// A window as stored and as recomputed. The names are the keys of the JSON output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct WindowRow {
-    pub cell: String,
-    pub block: u32,
-    pub stored_j: Option<Joules>,
-    pub recomputed_j: Option<Joules>,
+pub(crate) struct WindowRow {
+    pub(crate) cell: String,
+    pub(crate) block: u32,
+    pub(crate) stored_j: Option<Joules>,
+    pub(crate) recomputed_j: Option<Joules>,
     /// (recomputed − stored) / stored.
-    pub difference: Option<f64>,
+    pub(crate) difference: Option<f64>,
     /// Of what was recomputed.
-    pub duration_s: Seconds,
+    pub(crate) duration_s: Seconds,
     /// Mean power of the stored window.
-    pub stored_w: Option<Watts>,
+    pub(crate) stored_w: Option<Watts>,
     /// Mean power of what was recomputed.
-    pub recomputed_w: Option<Watts>,
+    pub(crate) recomputed_w: Option<Watts>,
     /// Disagreement of the two sources, as a share.
-    pub residual: Option<f64>,
-    pub valid: bool,
-    pub invalid_reasons: Vec<Reason>,
-    pub warnings: Vec<Reason>,
+    pub(crate) residual: Option<f64>,
+    pub(crate) valid: bool,
+    pub(crate) invalid_reasons: Vec<Reason>,
+    pub(crate) warnings: Vec<Reason>,
     /// Fields of the record that come out differently.
-    pub differs: Vec<String>,
+    pub(crate) differs: Vec<String>,
 }
 
 /// A cell over its repeats, in joules or in watts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CellRow {
-    pub cell: String,
+pub(crate) struct CellRow {
+    pub(crate) cell: String,
     /// Repeats with both figures.
-    pub n: usize,
-    pub stored_mean: f64,
+    pub(crate) n: usize,
+    pub(crate) stored_mean: f64,
     /// Standard deviation; `None` at n = 1.
-    pub stored_sd: Option<f64>,
-    pub recomputed_mean: f64,
-    pub recomputed_sd: Option<f64>,
+    pub(crate) stored_sd: Option<f64>,
+    pub(crate) recomputed_mean: f64,
+    pub(crate) recomputed_sd: Option<f64>,
     /// (recomputed − stored) / stored of the means.
-    pub difference: f64,
+    pub(crate) difference: f64,
 }
 
 /// The figure that is compared over the repeats of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Energy of the whole window.
     #[serde(rename = "J")]
     Joules,
@@ -90,12 +90,12 @@ impl WindowRow {
     }
 
     /// Change of the mean power, (recomputed − stored) / stored.
-    pub fn power_difference(&self) -> Option<f64> {
+    pub(crate) fn power_difference(&self) -> Option<f64> {
         self.stored_w.zip(self.recomputed_w).and_then(|(before, after)| change(before.get(), after.get()))
     }
 
     /// Whether the energy is the stored one to the last bit, with all its domains and sources.
-    pub fn is_same_energy(&self) -> bool {
+    pub(crate) fn is_same_energy(&self) -> bool {
         !self.differs.iter().any(|field| field.starts_with("energy"))
     }
 
@@ -109,7 +109,7 @@ impl WindowRow {
 
 /// Means and standard deviations of the cells, over the repeats that have both figures. The rows of a cell follow one
 /// another.
-pub fn by_cell(rows: &[WindowRow], unit: Unit) -> Vec<CellRow> {
+pub(crate) fn by_cell(rows: &[WindowRow], unit: Unit) -> Vec<CellRow> {
     let cell = |rows: &[WindowRow]| {
         let (stored, recomputed): (Vec<f64>, Vec<f64>) = rows.iter().filter_map(|row| row.figures(unit)).unzip();
         let (stored_mean, stored_sd) = mean_and_deviation(&stored)?;
@@ -125,7 +125,7 @@ pub fn by_cell(rows: &[WindowRow], unit: Unit) -> Vec<CellRow> {
 ///
 /// # Errors
 /// The table can't be built.
-pub fn table(rows: &[WindowRow], method: &str) -> Result<DataFrame> {
+pub(crate) fn table(rows: &[WindowRow], method: &str) -> Result<DataFrame> {
     let numbers = |get: fn(&WindowRow) -> Option<f64>| rows.iter().map(get).collect::<Vec<_>>();
     let texts = |get: fn(&WindowRow) -> String| rows.iter().map(get).collect::<Vec<_>>();
     let columns = vec![

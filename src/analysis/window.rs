@@ -3,7 +3,7 @@
 use crate::record::WindowEnergy;
 
 /// EPT-Bench's sum as a share of the window's energy; `None` unless both are known.
-pub fn ept_bench_share(energy: &WindowEnergy) -> Option<f64> {
+pub(crate) fn ept_bench_share(energy: &WindowEnergy) -> Option<f64> {
     let (sum, total) = energy.ept_bench_sum_j.zip(energy.total_j)?;
     (total.get() != 0.0).then(|| sum.get() / total.get())
 }

@@ -15,38 +15,38 @@ use crate::units::Seconds;
 pub struct RunArgs {
     /// The sweep file
     #[arg(value_name = "SWEEP.yaml")]
-    pub sweep: PathBuf,
+    pub(crate) sweep: PathBuf,
 
     /// Directory of the run [default: `reports/NAME`, after the name in the sweep file]
     #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 
     /// Run only the cells whose id matches, such as `teacher.b8.*`
     #[arg(long, value_name = "GLOB")]
-    pub only: Option<String>,
+    pub(crate) only: Option<String>,
 
     /// Move an existing run aside and start over
     #[arg(long)]
-    pub fresh: bool,
+    pub(crate) fresh: bool,
 
     /// Retry the trials that failed in an earlier start
     #[arg(long)]
-    pub retry_failed: bool,
+    pub(crate) retry_failed: bool,
 
     #[command(flatten)]
-    pub place: PlaceArgs,
+    pub(crate) place: PlaceArgs,
 }
 
 /// Where models run.
 #[derive(Debug, Args)]
-pub struct PlaceArgs {
+pub(crate) struct PlaceArgs {
     /// Where models run: `auto`, `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
-    pub device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
 
     /// Use no network: hub models come from the local cache
     #[arg(long)]
-    pub offline: bool,
+    pub(crate) offline: bool,
 }
 
 /// Arguments of `plan`.
@@ -54,19 +54,19 @@ pub struct PlaceArgs {
 pub struct PlanArgs {
     /// The sweep file
     #[arg(value_name = "SWEEP.yaml")]
-    pub sweep: PathBuf,
+    pub(crate) sweep: PathBuf,
 
     /// Show only the cells whose id matches
     #[arg(long, value_name = "GLOB")]
-    pub only: Option<String>,
+    pub(crate) only: Option<String>,
 
     /// Where models would run: `auto`, `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
-    pub device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
 
     /// Show what fits in this time, such as `90s`, `25m` or `1h30m`, instead of the cells
     #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "only")]
-    pub budget: Option<Seconds>,
+    pub(crate) budget: Option<Seconds>,
 }
 
 /// Arguments of `bench`: EPT-Bench's own flags.
@@ -74,54 +74,54 @@ pub struct PlanArgs {
 pub struct BenchArgs {
     /// Model to measure: a folder, a .gguf file, or a hub id (`owner/name`)
     #[arg(long)]
-    pub model: String,
+    pub(crate) model: String,
 
     /// PEFT LoRA adapter to merge into the model: a folder, or a hub id (`owner/name`)
     #[arg(long, value_name = "ADAPTER")]
-    pub adapter: Option<String>,
+    pub(crate) adapter: Option<String>,
 
     /// Text file with one prompt per line, or a .jsonl file in Dolly's schema
     #[arg(long, value_name = "FILE", required_unless_present = "use_dolly", conflicts_with = "use_dolly")]
-    pub prompts: Option<PathBuf>,
+    pub(crate) prompts: Option<PathBuf>,
 
     /// Draw prompts from databricks-dolly-15k
     #[arg(long)]
-    pub use_dolly: bool,
+    pub(crate) use_dolly: bool,
 
     /// Number of prompts to draw from Dolly
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = parse_positive)]
-    pub num_prompts: usize,
+    pub(crate) num_prompts: usize,
 
     /// Folder for Dolly's file; if the file is already there, no network is used
     #[arg(long, value_name = "DIR")]
-    pub dolly_cache_dir: Option<PathBuf>,
+    pub(crate) dolly_cache_dir: Option<PathBuf>,
 
     /// Largest number of new tokens per prompt
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = parse_positive)]
-    pub max_new_tokens: usize,
+    pub(crate) max_new_tokens: usize,
 
     /// Prompts decoded together
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = parse_positive)]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
 
     /// NVML indices of the GPUs whose energy counts [default: those that the model runs on]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    pub gpu_indices: Option<Vec<u32>>,
+    pub(crate) gpu_indices: Option<Vec<u32>>,
 
     /// Data type to run in: `f32`, `f16` or `bf16` [default: as stored]
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype)]
-    pub dtype: Option<Dtype>,
+    pub(crate) dtype: Option<Dtype>,
 
     /// Meter: `auto`, `nvml`, `rapl` or `modelled`
     #[arg(long, default_value = "auto", value_name = "METER", value_parser = parse_meter)]
-    pub meter: MeterChoice,
+    pub(crate) meter: MeterChoice,
 
     /// JSON file to write
     #[arg(long, value_name = "FILE.json")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
 
     #[command(flatten)]
-    pub place: PlaceArgs,
+    pub(crate) place: PlaceArgs,
 }
 
 /// Arguments of `meter`.
@@ -129,5 +129,5 @@ pub struct BenchArgs {
 pub struct MeterArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    pub(crate) format: Format,
 }

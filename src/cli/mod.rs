@@ -11,9 +11,9 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use self::measuring::{BenchArgs, MeterArgs, PlaceArgs, PlanArgs, RunArgs};
-pub use self::reading::{DiffArgs, ExplainArgs, RecomputeArgs, ReportArgs};
-pub use self::values::Format;
+pub(crate) use self::measuring::{BenchArgs, MeterArgs, PlaceArgs, PlanArgs, RunArgs};
+pub(crate) use self::reading::{DiffArgs, ExplainArgs, RecomputeArgs, ReportArgs};
+pub(crate) use self::values::Format;
 
 /// Energy-per-token sweeps over language models: measure, analyse, draw and report.
 ///

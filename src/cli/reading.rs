@@ -13,35 +13,35 @@ use crate::sweep::spec::DEFAULT_FLOOR;
 pub struct RecomputeArgs {
     /// Directory of the run; nothing is written into it
     #[arg(value_name = "DIR")]
-    pub run: PathBuf,
+    pub(crate) run: PathBuf,
 
     /// `counter`: the primary source; `power`: the second source, integrated; `ept-bench`: EPT-Bench's own sum
     #[arg(long, default_value = "counter", value_name = "METHOD", value_parser = parse_method)]
-    pub method: Method,
+    pub(crate) method: Method,
 
     /// Leave out this many seconds at each end of every window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with_all = ["from", "to"])]
-    pub trim: Option<f64>,
+    pub(crate) trim: Option<f64>,
 
     /// Start this many seconds after the start of each window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
-    pub from: Option<f64>,
+    pub(crate) from: Option<f64>,
 
     /// End this many seconds after the start of each window
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
-    pub to: Option<f64>,
+    pub(crate) to: Option<f64>,
 
     /// Recompute only the cells whose id matches, such as `teacher.b8.*`
     #[arg(long, value_name = "GLOB")]
-    pub only: Option<String>,
+    pub(crate) only: Option<String>,
 
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    pub(crate) format: Format,
 
     /// Also write the windows to a CSV file, which must be outside the run's directory
     #[arg(long, value_name = "FILE.csv")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Arguments of `report`.
@@ -49,7 +49,7 @@ pub struct RecomputeArgs {
 pub struct ReportArgs {
     /// Directories of runs
     #[arg(value_name = "DIR", required = true)]
-    pub runs: Vec<PathBuf>,
+    pub(crate) runs: Vec<PathBuf>,
 }
 
 /// Arguments of `diff`.
@@ -57,32 +57,32 @@ pub struct ReportArgs {
 pub struct DiffArgs {
     /// Directory of a run, to compare two of its models; or two directories, to compare the second with the first
     #[arg(value_name = "DIR", required = true, num_args = 1..=2)]
-    pub runs: Vec<PathBuf>,
+    pub(crate) runs: Vec<PathBuf>,
 
     /// Label of the model to compare against
     #[arg(long, value_name = "LABEL")]
-    pub base: Option<String>,
+    pub(crate) base: Option<String>,
 
     /// Label of the model to compare
     #[arg(long, value_name = "LABEL")]
-    pub new: Option<String>,
+    pub(crate) new: Option<String>,
 
     /// Relative difference below which two cells count as equivalent
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_FLOOR, value_parser = parse_share)]
-    pub floor: f64,
+    pub(crate) floor: f64,
 
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    pub(crate) format: Format,
 }
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Id of the cell, such as `student-kd.b8.n32`
-    pub cell: String,
+    pub(crate) cell: String,
 
     /// Directory of the run [default: the only run in `reports/`]
     #[arg(long, value_name = "DIR")]
-    pub run: Option<PathBuf>,
+    pub(crate) run: Option<PathBuf>,
 }

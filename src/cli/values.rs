@@ -12,7 +12,7 @@ use crate::units::Seconds;
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// A table for people.
     Text,
     /// JSON for programs.

@@ -70,7 +70,7 @@ struct Record<'a> {
 ///
 /// # Errors
 /// Bad input, or the measurement failed: then no file is written.
-pub fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
+pub(crate) fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
     writable(&arguments.out)?;
     let watch = console.downloads(stop);
     let loader = Loader::new(PathBuf::new(), arguments.place.device, arguments.place.offline, watch.clone());

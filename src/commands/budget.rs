@@ -15,7 +15,7 @@ use crate::units::Seconds;
 ///
 /// # Errors
 /// Not even the smallest design fits.
-pub fn show(prepared: &Prepared, meter: &MeterInfo, budget: Seconds) -> Result<()> {
+pub(crate) fn show(prepared: &Prepared, meter: &MeterInfo, budget: Seconds) -> Result<()> {
     let spec = &prepared.spec;
     let earlier = Earlier::find(&default_root(&spec.name), meter);
     let spread = earlier.spread.unwrap_or(ASSUMED_SPREAD);

@@ -16,7 +16,7 @@ use crate::sweep::plan::CellFilter;
 ///
 /// # Errors
 /// The sweep file is wrong.
-pub fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
+pub(crate) fn plan(arguments: &PlanArgs, console: &Console) -> Result<Exit> {
     let prepared = Prepared::new(&arguments.sweep, arguments.device, true, Watch::silent())?;
     let only = prepared.filter(arguments.only.as_deref())?;
     let mut outlook = Outlook::new(&prepared);

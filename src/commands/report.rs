@@ -17,25 +17,25 @@ use crate::store::{self, Stored, samples_path};
 use crate::table;
 
 /// What was written.
-pub struct Written {
+pub(crate) struct Written {
     /// Trials that failed or were skipped, and evaluations that failed.
-    pub failed: usize,
+    pub(crate) failed: usize,
 }
 
 /// A run with everything that is computed from it.
-pub struct Analysed {
+pub(crate) struct Analysed {
     /// What is on disk.
-    pub stored: Stored,
-    pub frame: Frame,
+    pub(crate) stored: Stored,
+    pub(crate) frame: Frame,
     /// The numbers.
-    pub study: Study,
+    pub(crate) study: Study,
 }
 
 /// Reports runs again.
 ///
 /// # Errors
 /// A directory holds no run, its records are damaged, or the disk fails.
-pub fn report(arguments: &ReportArgs, console: &Console) -> Result<Exit> {
+pub(crate) fn report(arguments: &ReportArgs, console: &Console) -> Result<Exit> {
     let written: Vec<Written> = arguments.runs.iter().map(|root| write(root, console)).collect::<Result<_>>()?;
     let failed: usize = written.iter().map(|written| written.failed).sum();
     Ok(if failed > 0 { Exit::TrialsFailed } else { Exit::Done })
@@ -45,7 +45,7 @@ pub fn report(arguments: &ReportArgs, console: &Console) -> Result<Exit> {
 ///
 /// # Errors
 /// The directory holds no run, or its records are damaged.
-pub fn analyse(root: &Path) -> Result<Analysed> {
+pub(crate) fn analyse(root: &Path) -> Result<Analysed> {
     let stored = store::read(root)?;
     let frame = Frame::build(&stored.info, &stored.trials, &stored.evaluations, &stored.baselines)?;
     let study = analysis::analyse(&stored.info, &frame, &stored.evaluations)?;
@@ -57,7 +57,7 @@ pub fn analyse(root: &Path) -> Result<Analysed> {
 ///
 /// # Errors
 /// As [`analyse`], or the disk fails.
-pub fn write(root: &Path, console: &Console) -> Result<Written> {
+pub(crate) fn write(root: &Path, console: &Console) -> Result<Written> {
     let Analysed { stored, frame, study } = analyse(root)?;
     table::write_parquet(&root.join("results.parquet"), frame.trials())?;
     table::write_csv(&root.join("results.csv"), &frame.flat()?)?;

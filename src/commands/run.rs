@@ -21,7 +21,7 @@ use crate::store::{Existing, Opened, RunDir};
 ///
 /// # Errors
 /// Bad input, a failure of the disk, or an interruption; a failed trial is a row, not an error.
-pub fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
+pub(crate) fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>) -> Result<Exit> {
     let place = &arguments.place;
     let prepared = Prepared::new(&arguments.sweep, place.device, place.offline, console.downloads(stop))?;
     let only = prepared.filter(arguments.only.as_deref())?;
@@ -66,6 +66,6 @@ fn finish(measured: Result<()>, dir: &RunDir, console: &Console) -> Result<Exit>
 }
 
 /// `reports/<name>` under the current directory.
-pub fn default_root(name: &str) -> PathBuf {
+pub(crate) fn default_root(name: &str) -> PathBuf {
     Path::new("reports").join(name)
 }

@@ -18,7 +18,7 @@ pub enum DeviceChoice {
 
 impl DeviceChoice {
     /// Whether that is a GPU on this machine.
-    pub fn is_gpu(self) -> bool {
+    pub(crate) fn is_gpu(self) -> bool {
         self.gpu_index().is_some()
     }
 
@@ -46,7 +46,7 @@ impl DeviceChoice {
     }
 
     /// Bytes that are free on the device, if that is known.
-    pub fn free_memory(self) -> Option<u64> {
+    pub(crate) fn free_memory(self) -> Option<u64> {
         match self.gpu_index() {
             Some(index) => free_on_gpu(index),
             None => crate::host::available_memory(),
@@ -80,7 +80,7 @@ pub fn uuid(_: usize) -> Option<String> {
 }
 
 /// The devices that a model's layers are spread over: those that the model names, else the one of the run.
-pub fn devices(run: DeviceChoice, named: Option<&[usize]>) -> Vec<DeviceChoice> {
+pub(crate) fn devices(run: DeviceChoice, named: Option<&[usize]>) -> Vec<DeviceChoice> {
     match named {
         Some(indices) if run != DeviceChoice::Cpu => indices.iter().map(|index| DeviceChoice::Cuda(*index)).collect(),
         _ => vec![run],

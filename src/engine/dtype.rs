@@ -11,7 +11,7 @@ use crate::json::read_object;
 ///
 /// # Errors
 /// The file can't be read.
-pub fn stated_dtype(folder: &Path) -> Result<DType> {
+pub(crate) fn stated_dtype(folder: &Path) -> Result<DType> {
     let json = read_object(&folder.join("config.json"))?;
     let stated = ["dtype", "torch_dtype"].iter().find_map(|field| json.get(*field)?.as_str());
     Ok(match stated {
@@ -25,7 +25,7 @@ pub fn stated_dtype(folder: &Path) -> Result<DType> {
 ///
 /// # Errors
 /// `asked` is no data type that models run in.
-pub fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
+pub(crate) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DType, Vec<String>)> {
     let dtype = match asked {
         None => stored,
         Some("f32") => DType::F32,
@@ -50,7 +50,7 @@ pub fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Result<(DT
 ///
 /// # Errors
 /// Another data type is asked for.
-pub fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DType, Vec<String>)> {
+pub(crate) fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DType, Vec<String>)> {
     match asked {
         None | Some("f32") => {
             Ok((DType::F32, vec![format!("matrices stay in {stored}; their products quantise activations to 8 bits")]))

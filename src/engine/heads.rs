@@ -4,13 +4,13 @@ use super::config::Attention;
 
 /// Heads of a layer.
 #[derive(Debug, Clone, Copy)]
-pub struct Heads {
+pub(crate) struct Heads {
     /// Query heads.
-    pub queries: usize,
+    pub(crate) queries: usize,
     /// Key and value heads.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// Width of a head.
-    pub width: usize,
+    pub(crate) width: usize,
 }
 
 impl Heads {
@@ -20,12 +20,12 @@ impl Heads {
     }
 
     /// Values in a row of queries, keys and values together.
-    pub fn qkv(self) -> usize {
+    pub(crate) fn qkv(self) -> usize {
         (self.queries + 2 * self.keys) * self.width
     }
 
     /// Query heads that share a key head.
-    pub fn shared(self) -> usize {
+    pub(crate) fn shared(self) -> usize {
         self.queries / self.keys
     }
 }

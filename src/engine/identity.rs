@@ -20,7 +20,10 @@ const FILES: [&str; 6] = [
 ///
 /// # Errors
 /// A file can't be read.
-pub fn digests<'a>(folder: &Path, weights: impl IntoIterator<Item = &'a Path>) -> Result<BTreeMap<String, String>> {
+pub(crate) fn digests<'a>(
+    folder: &Path,
+    weights: impl IntoIterator<Item = &'a Path>,
+) -> Result<BTreeMap<String, String>> {
     let described = FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file());
     let all = described.chain(weights.into_iter().map(Path::to_owned));
     all.map(|path| {

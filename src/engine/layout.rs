@@ -5,35 +5,35 @@ use super::config::{Config, Experts, FeedForward, FusedOrder, GateUpNames, Names
 
 /// A tensor of the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
-    pub name: String,
-    pub shape: Vec<usize>,
+pub(crate) struct TensorSpec {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
 }
 
 /// The tensors of a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MatrixSpec {
+pub(crate) struct MatrixSpec {
     /// Weights `(rows, columns)`; `(columns, rows)` if they are stored transposed.
-    pub weight: TensorSpec,
+    pub(crate) weight: TensorSpec,
     /// Bias `(rows)`.
-    pub bias: Option<TensorSpec>,
+    pub(crate) bias: Option<TensorSpec>,
     /// The weights are stored transposed.
-    pub transposed: bool,
+    pub(crate) transposed: bool,
 }
 
 /// A norm with the names of its tensors.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NormSpec {
-    pub norm: Norm,
-    pub width: usize,
+pub(crate) struct NormSpec {
+    pub(crate) norm: Norm,
+    pub(crate) width: usize,
     /// Weights: none, one tensor, or one for each head.
-    pub weight: Vec<TensorSpec>,
-    pub bias: Option<TensorSpec>,
+    pub(crate) weight: Vec<TensorSpec>,
+    pub(crate) bias: Option<TensorSpec>,
 }
 
 /// Query, key and value projections.
 #[derive(Debug, Clone, PartialEq)]
-pub enum QkvSpec {
+pub(crate) enum QkvSpec {
     /// Three matrices.
     Apart(Box<[MatrixSpec; 3]>),
     /// One matrix.
@@ -42,7 +42,7 @@ pub enum QkvSpec {
 
 /// Gate and up projection.
 #[derive(Debug, Clone, PartialEq)]
-pub enum GateUpSpec {
+pub(crate) enum GateUpSpec {
     /// Two matrices.
     Apart(Box<[MatrixSpec; 2]>),
     /// One matrix, the gate's rows first.
@@ -51,7 +51,7 @@ pub enum GateUpSpec {
 
 /// The tensors of a feed-forward.
 #[derive(Debug, Clone, PartialEq)]
-pub enum FeedForwardSpec {
+pub(crate) enum FeedForwardSpec {
     /// down(act(gate x) · up x).
     Gated(GatedSpec),
     /// down(act(up x)).
@@ -67,27 +67,27 @@ pub enum FeedForwardSpec {
 
 /// A gated feed-forward.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GatedSpec {
+pub(crate) struct GatedSpec {
     /// Gate and up projection.
-    pub gate_up: GateUpSpec,
+    pub(crate) gate_up: GateUpSpec,
     /// Last projection.
-    pub down: MatrixSpec,
+    pub(crate) down: MatrixSpec,
 }
 
 /// A mixture of experts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ExpertsSpec {
-    pub experts: Experts,
+pub(crate) struct ExpertsSpec {
+    pub(crate) experts: Experts,
     /// Scores the experts `(experts, hidden)`.
-    pub router: MatrixSpec,
-    pub weights: ExpertWeights,
+    pub(crate) router: MatrixSpec,
+    pub(crate) weights: ExpertWeights,
     /// The expert that every token goes through, and its gate `(1, hidden)`.
-    pub shared: Option<(GatedSpec, MatrixSpec)>,
+    pub(crate) shared: Option<(GatedSpec, MatrixSpec)>,
 }
 
 /// How the weights of experts are stored.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ExpertWeights {
+pub(crate) enum ExpertWeights {
     /// Gate, up and down projection of each expert.
     Apart(Vec<[MatrixSpec; 3]>),
     /// Those of all experts in one tensor: gate and up `(experts, 2 · inner, hidden)`, down `(experts, hidden, inner)`.
@@ -101,42 +101,42 @@ pub enum ExpertWeights {
 
 /// The tensors of a layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LayerSpec {
+pub(crate) struct LayerSpec {
     /// Norm before attention.
-    pub attention_norm: Option<NormSpec>,
+    pub(crate) attention_norm: Option<NormSpec>,
     /// Query, key and value projections.
-    pub qkv: QkvSpec,
+    pub(crate) qkv: QkvSpec,
     /// Norms of queries and keys.
-    pub qk_norm: Option<[NormSpec; 2]>,
+    pub(crate) qk_norm: Option<[NormSpec; 2]>,
     /// Output projection of attention.
-    pub attention_output: MatrixSpec,
+    pub(crate) attention_output: MatrixSpec,
     /// Norm of what attention gives.
-    pub attended_norm: Option<NormSpec>,
+    pub(crate) attended_norm: Option<NormSpec>,
     /// Norm before the feed-forward.
-    pub feed_forward_norm: Option<NormSpec>,
-    pub feed_forward: FeedForwardSpec,
+    pub(crate) feed_forward_norm: Option<NormSpec>,
+    pub(crate) feed_forward: FeedForwardSpec,
     /// Norm of what the feed-forward gives.
-    pub fed_norm: Option<NormSpec>,
+    pub(crate) fed_norm: Option<NormSpec>,
 }
 
 /// The tensors of a model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// In front of the names in these files, and in front of the names in transformers.
     prefixes: [&'static str; 2],
     /// Embedding table.
-    pub embedding: TensorSpec,
+    pub(crate) embedding: TensorSpec,
     /// Table of learned positions.
-    pub positions: Option<TensorSpec>,
+    pub(crate) positions: Option<TensorSpec>,
     /// Norm after the embedding.
-    pub embedding_norm: Option<NormSpec>,
+    pub(crate) embedding_norm: Option<NormSpec>,
     /// From the width of the embedding to the hidden size, and back.
-    pub projections: Option<[MatrixSpec; 2]>,
-    pub layers: Vec<LayerSpec>,
+    pub(crate) projections: Option<[MatrixSpec; 2]>,
+    pub(crate) layers: Vec<LayerSpec>,
     /// Norm before the output layer.
-    pub final_norm: Option<NormSpec>,
+    pub(crate) final_norm: Option<NormSpec>,
     /// The output layer; a tied model may lack it.
-    pub output: MatrixSpec,
+    pub(crate) output: MatrixSpec,
 }
 
 impl Layout {
@@ -151,7 +151,7 @@ impl Layout {
     }
 
     /// The name that transformers has for a tensor, even if the files leave the prefix out.
-    pub fn full_name(&self, tensor: &TensorSpec) -> String {
+    pub(crate) fn full_name(&self, tensor: &TensorSpec) -> String {
         let [here, there] = self.prefixes;
         let is_output = tensor.name == self.output.weight.name || Some(tensor) == self.output.bias.as_ref();
         match tensor.name.strip_prefix(here) {
@@ -161,7 +161,7 @@ impl Layout {
     }
 
     /// Every tensor; the output layer only `with_output`.
-    pub fn tensors(&self, with_output: bool) -> Vec<&TensorSpec> {
+    pub(crate) fn tensors(&self, with_output: bool) -> Vec<&TensorSpec> {
         let mut all = vec![&self.embedding];
         all.extend(&self.positions);
         add_norm(&mut all, &self.embedding_norm);
@@ -200,7 +200,7 @@ impl LayerSpec {
 
 impl LayerSpec {
     /// Bytes of the experts that a single token doesn't go through.
-    pub fn idle_expert_bytes(&self, size: &dyn Fn(&TensorSpec) -> u64) -> u64 {
+    pub(crate) fn idle_expert_bytes(&self, size: &dyn Fn(&TensorSpec) -> u64) -> u64 {
         let FeedForwardSpec::Experts(mixture) = &self.feed_forward else { return 0 };
         let all: u64 = match &mixture.weights {
             ExpertWeights::Apart(experts) => experts.iter().flatten().map(|matrix| size(&matrix.weight)).sum(),

@@ -17,9 +17,11 @@ use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_
 use crate::error::{Error, Result};
 use crate::record::{ModelInfo, Padding};
 
-pub use super::device::{DeviceChoice, devices, uuid};
+pub(crate) use super::device::devices;
+pub use super::device::{DeviceChoice, uuid};
 pub use super::options::LoadOptions;
-pub use super::summary::{MemoryNeed, ModelSummary};
+pub(crate) use super::summary::MemoryNeed;
+pub use super::summary::ModelSummary;
 
 /// A model's config with its weights, checked against each other; nothing is loaded yet.
 struct Opened {
@@ -98,7 +100,7 @@ pub fn inspect(folder: &Path, options: &LoadOptions<'_>) -> Result<ModelSummary>
 ///
 /// # Errors
 /// As for [`inspect`], or a file can't be read.
-pub fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
+pub(crate) fn hash(folder: &Path, options: &LoadOptions<'_>) -> Result<()> {
     let digested = match grouped_config(folder, options)? {
         Some(_) => digests(folder, Safetensors::open(folder)?.paths())?,
         None => digests(folder, Opened::new(folder, options)?.weights.paths())?,

@@ -18,39 +18,39 @@ pub struct ModelSummary {
     /// Layers that keep keys and values.
     pub layers: usize,
     /// Key and value heads of such a layer.
-    pub kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of a head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Query heads of a layer.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Width of the residual stream.
-    pub hidden_size: usize,
+    pub(crate) hidden_size: usize,
     /// Widest feed-forward that a token goes through.
-    pub inner_size: usize,
+    pub(crate) inner_size: usize,
     /// Data type that most of the weights are stored in.
-    pub stored_dtype: String,
+    pub(crate) stored_dtype: String,
     /// Bytes of the weights on disk.
-    pub stored_bytes: u64,
+    pub(crate) stored_bytes: u64,
     /// The only data type that it can run in, if there is only one.
     pub only_dtype: Option<&'static str>,
     /// Weights stay in memory as they are stored: quantised.
     pub quantised: bool,
     /// Bytes that tables take in memory because they are dequantised, in addition to those of a quantised file.
-    pub dequantised_bytes: u64,
+    pub(crate) dequantised_bytes: u64,
 }
 
 /// Bytes that running a cell takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryNeed {
-    pub weights: u64,
+pub(crate) struct MemoryNeed {
+    pub(crate) weights: u64,
     /// Keys and values of all layers.
-    pub kv_cache: u64,
+    pub(crate) kv_cache: u64,
     /// The largest set of activations that live at the same time, roughly.
-    pub activations: u64,
+    pub(crate) activations: u64,
 }
 
 impl MemoryNeed {
-    pub fn total(self) -> u64 {
+    pub(crate) fn total(self) -> u64 {
         self.weights.saturating_add(self.kv_cache).saturating_add(self.activations)
     }
 }
@@ -101,7 +101,7 @@ impl ModelSummary {
     /// Activations are those of the widest moment of prefill: attention scores in f32 and once more in the data type of
     /// the run, or gate, up and their product; in addition the residual stream, and the logits in f32 with a copy. The
     /// kernels for f32 on the CPU hold no scores.
-    pub fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str, on_gpu: bool) -> MemoryNeed {
+    pub(crate) fn memory(&self, batch: usize, prompt: usize, length: usize, dtype: &str, on_gpu: bool) -> MemoryNeed {
         let size = size_of_dtype(dtype);
         let product = |factors: &[usize]| factors.iter().fold(1u64, |all, factor| all.saturating_mul(*factor as u64));
         let scores = match on_gpu || dtype != "f32" {

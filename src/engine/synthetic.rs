@@ -13,9 +13,9 @@ use crate::record::{
 use crate::units::{Seconds, Watts};
 
 /// Number of token ids.
-pub const VOCAB_SIZE: u32 = 4096;
+pub(crate) const VOCAB_SIZE: u32 = 4096;
 /// The id that ends an answer.
-pub const EOS: u32 = 0;
+pub(crate) const EOS: u32 = 0;
 
 /// The synthetic engine: spends time and power on a simulated device.
 pub struct Synthetic {
@@ -127,7 +127,7 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
 }
 
 /// A token id for each word between blanks.
-pub fn words_to_ids(text: &str) -> Vec<u32> {
+pub(crate) fn words_to_ids(text: &str) -> Vec<u32> {
     let id = |word: &str| 1 + (fnv(word.bytes()) % u64::from(VOCAB_SIZE - 1)) as u32;
     text.split_whitespace().map(id).collect()
 }
@@ -135,7 +135,7 @@ pub fn words_to_ids(text: &str) -> Vec<u32> {
 /// An invented word for each token id, the end-of-sequence token left out.
 ///
 /// Words of a prompt don't come back: their ids are hashes.
-pub fn ids_to_text(ids: &[u32]) -> String {
+pub(crate) fn ids_to_text(ids: &[u32]) -> String {
     let words: Vec<String> = ids.iter().filter(|&&id| id != EOS).map(|id| format!("w{id}")).collect();
     words.join(" ")
 }

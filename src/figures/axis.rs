@@ -6,7 +6,7 @@ use crate::format;
 
 /// The mapping from values to places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Axis {
+pub(crate) struct Axis {
     log: bool,
     low: f64,
     high: f64,
@@ -17,7 +17,7 @@ const LOG_SPAN: f64 = 3.0;
 
 impl Axis {
     /// An axis for `values` with some room at both ends: logarithmic if all are positive and span more than 3×.
-    pub fn spanning(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn spanning(values: impl IntoIterator<Item = f64>) -> Self {
         let (low, high) = extent(values);
         if low > 0.0 && high / low > LOG_SPAN { Self::log(low, high) } else { Self::linear(low, high) }
     }
@@ -34,29 +34,29 @@ impl Axis {
     }
 
     /// A logarithmic axis for positive sizes such as batch sizes, with room at both ends.
-    pub fn sizes(sizes: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn sizes(sizes: impl IntoIterator<Item = f64>) -> Self {
         let (low, high) = extent(sizes);
         let room = (high / low).powf(0.1).max(1.2);
         Self { log: true, low: low / room, high: high * room }
     }
 
     /// A linear axis with exactly these ends.
-    pub fn between(low: f64, high: f64) -> Self {
+    pub(crate) fn between(low: f64, high: f64) -> Self {
         Self { log: false, low, high: if high > low { high } else { low + 1.0 } }
     }
 
     /// An axis from zero to somewhat above the largest of `values`.
-    pub fn from_zero(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn from_zero(values: impl IntoIterator<Item = f64>) -> Self {
         let high = extent(values).1.max(0.0);
         Self::between(0.0, if high > 0.0 { high * 1.08 } else { 1.0 })
     }
 
-    pub fn is_log(&self) -> bool {
+    pub(crate) fn is_log(&self) -> bool {
         self.log
     }
 
     /// Where `value` is: 0 at the low end, 1 at the high end; what lies outside is put at the end.
-    pub fn place(&self, value: f64) -> f64 {
+    pub(crate) fn place(&self, value: f64) -> f64 {
         let share = if self.log {
             (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
         } else {
@@ -66,7 +66,7 @@ impl Axis {
     }
 
     /// Round values inside the axis, about `wanted` of them.
-    pub fn ticks(&self, wanted: usize) -> Vec<f64> {
+    pub(crate) fn ticks(&self, wanted: usize) -> Vec<f64> {
         if self.log {
             for steps in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0][..], &[1.0][..]] {
                 let ticks = self.decades(steps);
@@ -115,38 +115,38 @@ fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
 
 /// A value on an axis with its label.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tick {
-    pub at: f64,
-    pub label: String,
+pub(crate) struct Tick {
+    pub(crate) at: f64,
+    pub(crate) label: String,
 }
 
 /// Labels `ticks` with their values times `factor`.
-pub fn label_ticks(ticks: &[f64], factor: f64) -> Vec<Tick> {
+pub(crate) fn label_ticks(ticks: &[f64], factor: f64) -> Vec<Tick> {
     let labels = format::ticks(ticks, factor);
     ticks.iter().zip(labels).map(|(&at, label)| Tick { at, label }).collect()
 }
 
 /// A rectangle with an axis along its bottom and one along its left.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Panel {
-    pub left: f64,
-    pub top: f64,
-    pub right: f64,
-    pub bottom: f64,
+pub(crate) struct Panel {
+    pub(crate) left: f64,
+    pub(crate) top: f64,
+    pub(crate) right: f64,
+    pub(crate) bottom: f64,
     /// Along the bottom.
-    pub x: Axis,
+    pub(crate) x: Axis,
     /// Along the left.
-    pub y: Axis,
+    pub(crate) y: Axis,
 }
 
 impl Panel {
     /// The place of `x` along the bottom.
-    pub fn x_at(&self, x: f64) -> f64 {
+    pub(crate) fn x_at(&self, x: f64) -> f64 {
         self.left + (self.right - self.left) * self.x.place(x)
     }
 
     /// The place of `y` along the left.
-    pub fn y_at(&self, y: f64) -> f64 {
+    pub(crate) fn y_at(&self, y: f64) -> f64 {
         self.bottom - (self.bottom - self.top) * self.y.place(y)
     }
 
@@ -156,21 +156,21 @@ impl Panel {
     }
 
     /// Horizontal grid lines.
-    pub fn grid_y(&self, picture: &mut Picture, ticks: &[Tick]) {
+    pub(crate) fn grid_y(&self, picture: &mut Picture, ticks: &[Tick]) {
         for y in ticks.iter().map(|tick| self.y_at(tick.at)) {
             picture.line([(self.left, y), (self.right, y)], GRID, HAIR);
         }
     }
 
     /// Vertical grid lines.
-    pub fn grid_x(&self, picture: &mut Picture, ticks: &[Tick]) {
+    pub(crate) fn grid_x(&self, picture: &mut Picture, ticks: &[Tick]) {
         for x in ticks.iter().map(|tick| self.x_at(tick.at)) {
             picture.line([(x, self.top), (x, self.bottom)], GRID, HAIR);
         }
     }
 
     /// The bottom line with ticks and their labels; a label that would touch the one before is left out.
-    pub fn axis_x(&self, picture: &mut Picture, ticks: &[Tick]) {
+    pub(crate) fn axis_x(&self, picture: &mut Picture, ticks: &[Tick]) {
         picture.line([(self.left, self.bottom), (self.right, self.bottom)], INK, THIN);
         let mut free_from = f64::NEG_INFINITY;
         for tick in ticks {
@@ -186,7 +186,7 @@ impl Panel {
     }
 
     /// The labels of the ticks at the left; the grid lines are the ticks.
-    pub fn axis_y(&self, picture: &mut Picture, ticks: &[Tick]) {
+    pub(crate) fn axis_y(&self, picture: &mut Picture, ticks: &[Tick]) {
         for tick in ticks {
             let at = (self.left - 4.0, self.y_at(tick.at) + SMALL * HALF_DIGIT);
             picture.text(Text { align: Align::Right, ..Text::new(tick.label.clone(), at) });
@@ -194,7 +194,7 @@ impl Panel {
     }
 
     /// The title of the bottom axis, centred below its labels.
-    pub fn title_x(&self, picture: &mut Picture, title: &str) {
+    pub(crate) fn title_x(&self, picture: &mut Picture, title: &str) {
         let at = ((self.left + self.right) / 2.0, self.bottom + 16.0 + MEDIUM * 0.9);
         picture.text(Text { align: Align::Center, size: MEDIUM, ..Text::new(title, at) });
     }
@@ -207,17 +207,17 @@ impl Panel {
 }
 
 /// The title of a vertical axis: horizontal, above the axis, so that nobody has to turn their head.
-pub fn title_y(picture: &mut Picture, at: At, title: &str) {
+pub(crate) fn title_y(picture: &mut Picture, at: At, title: &str) {
     picture.text(Text { size: MEDIUM, ..Text::new(title, at) });
 }
 
 /// Goes behind the title of an axis so that a logarithmic one isn't misread.
-pub fn kind(axis: &Axis) -> &'static str {
+pub(crate) fn kind(axis: &Axis) -> &'static str {
     if axis.is_log() { ", log scale" } else { "" }
 }
 
 /// A remark in grey; nothing if it is empty.
-pub fn remark(picture: &mut Picture, at: At, align: Align, text: &str) {
+pub(crate) fn remark(picture: &mut Picture, at: At, align: Align, text: &str) {
     if text.is_empty() {
         return;
     }
@@ -225,7 +225,7 @@ pub fn remark(picture: &mut Picture, at: At, align: Align, text: &str) {
 }
 
 /// The width that the labels of a vertical axis take.
-pub fn labels_width(ticks: &[Tick]) -> f64 {
+pub(crate) fn labels_width(ticks: &[Tick]) -> f64 {
     ticks.iter().map(|tick| text_width(&tick.label, SMALL, false)).fold(0.0, f64::max)
 }
 

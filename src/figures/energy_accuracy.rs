@@ -88,7 +88,7 @@ pub fn series(study: &Study) -> Option<EnergyAccuracyData> {
 }
 
 impl EnergyAccuracyData {
-    pub fn caption(&self) -> String {
+    pub(crate) fn caption(&self) -> String {
         let front = " The stepped line is the Pareto front: no other cell has both lower energy and higher accuracy \
             than a filled point.";
         let front = if self.has_front() { front } else { "" };
@@ -103,7 +103,7 @@ impl EnergyAccuracyData {
     }
 
     /// For readers who can't see the figure.
-    pub fn alt(&self) -> String {
+    pub(crate) fn alt(&self) -> String {
         let best = |better: fn(&Dot, &Dot) -> bool| {
             self.points.iter().reduce(|a, b| if better(b, a) { b } else { a }).map(|dot| {
                 let energy = format::energy(&dot.energy);

@@ -1,7 +1,8 @@
 //! Energy per output token against batch size, a panel for each output length.
 
+pub(crate) use super::lines::LinesData;
+pub use super::lines::draw;
 use super::lines::{self, Along};
-pub use super::lines::{LinesData, draw};
 use crate::analysis::Study;
 
 /// `None` if the study has fewer than two batch sizes.

@@ -14,7 +14,7 @@ const DODGE: f64 = 2.2;
 
 /// Which axis of the sweep lies along the bottom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Along {
+pub(crate) enum Along {
     /// The batch size; a panel for each output length.
     BatchSize,
     /// The output length; a panel for each batch size.
@@ -113,7 +113,7 @@ fn sorted(values: impl Iterator<Item = usize>) -> Vec<usize> {
 }
 
 impl LinesData {
-    pub fn caption(&self) -> String {
+    pub(crate) fn caption(&self) -> String {
         let (by, panel) = match self.along {
             Along::BatchSize => ("batch size", "number of new tokens"),
             Along::OutputLength => ("number of new tokens", "batch size"),
@@ -126,7 +126,7 @@ impl LinesData {
     }
 
     /// For readers who can't see the figure.
-    pub fn alt(&self) -> String {
+    pub(crate) fn alt(&self) -> String {
         let curves = self.panels.iter().flat_map(|(panel, curves)| curves.iter().map(move |curve| (*panel, curve)));
         let ends = curves.take(6).filter_map(|(panel, curve)| {
             let ((x0, from), (x1, to)) = (curve.known().next()?, curve.known().last()?);

@@ -10,16 +10,16 @@ use rayon::prelude::*;
 use crate::analysis::{PowerTrace, Study};
 use crate::error::{Context, Result};
 
-pub mod axis;
+pub(crate) mod axis;
 pub mod energy_accuracy;
 pub mod ept_batch;
 pub mod ept_length;
-pub mod legend;
-pub mod lines;
+pub(crate) mod legend;
+pub(crate) mod lines;
 pub mod picture;
 pub mod power;
 pub mod savings;
-pub mod theme;
+pub(crate) mod theme;
 mod typeface;
 
 use picture::Picture;

@@ -25,11 +25,11 @@ const HIDDEN: f64 = 2.0 * (MARKER + 0.7);
 const MM_PER_POINT: f64 = 25.4 / 72.0;
 
 /// A position: to the right and down, in points.
-pub type At = (f64, f64);
+pub(crate) type At = (f64, f64);
 
 /// One mark.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Mark {
+pub(crate) enum Mark {
     /// A line through points.
     Line {
         /// The points.
@@ -61,7 +61,7 @@ pub enum Mark {
 
 /// Where text stands relative to its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
+pub(crate) enum Align {
     /// It starts there.
     Left,
     /// It is centred there.
@@ -76,15 +76,15 @@ pub struct Text {
     /// What it says.
     pub text: String,
     /// Where its baseline is.
-    pub at: At,
+    pub(crate) at: At,
     /// Which end of it is there.
-    pub align: Align,
+    pub(crate) align: Align,
     /// Size of its em.
     pub size: f64,
     /// Bold or regular.
-    pub bold: bool,
+    pub(crate) bold: bool,
     /// Its colour.
-    pub color: Color,
+    pub(crate) color: Color,
 }
 
 impl Text {
@@ -106,7 +106,7 @@ impl Text {
 }
 
 /// Distance from the middle of a line of figures to its baseline, in ems: half the height of a digit.
-pub const HALF_DIGIT: f64 = 0.357;
+pub(crate) const HALF_DIGIT: f64 = 0.357;
 
 /// A figure: its size, and its marks from back to front.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +116,7 @@ pub struct Picture {
     /// Height in points.
     pub height: f64,
     /// The marks.
-    pub marks: Vec<Mark>,
+    pub(crate) marks: Vec<Mark>,
 }
 
 impl Picture {
@@ -126,17 +126,17 @@ impl Picture {
     }
 
     /// A line through points.
-    pub fn line(&mut self, points: impl Into<Vec<At>>, color: Color, width: f64) {
+    pub(crate) fn line(&mut self, points: impl Into<Vec<At>>, color: Color, width: f64) {
         self.marks.push(Mark::Line { points: points.into(), color, width });
     }
 
     /// A filled area.
-    pub fn fill(&mut self, points: impl Into<Vec<At>>, color: Color) {
+    pub(crate) fn fill(&mut self, points: impl Into<Vec<At>>, color: Color) {
         self.marks.push(Mark::Fill { points: points.into(), color });
     }
 
     /// A filled rectangle from its top left to its bottom right corner.
-    pub fn rect(&mut self, (x0, y0): At, (x1, y1): At, color: Color) {
+    pub(crate) fn rect(&mut self, (x0, y0): At, (x1, y1): At, color: Color) {
         self.fill([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color);
     }
 
@@ -146,7 +146,7 @@ impl Picture {
     }
 
     /// A model's marker; a hollow one has a paper-white core.
-    pub fn marker(&mut self, shape: Shape, center: At, color: Color, hollow: bool) {
+    pub(crate) fn marker(&mut self, shape: Shape, center: At, color: Color, hollow: bool) {
         // a rim of paper keeps markers apart where they overlap
         self.shape(shape, center, MARKER + 0.7, PAPER);
         self.shape(shape, center, MARKER, color);
@@ -173,7 +173,7 @@ impl Picture {
     }
 
     /// An error bar along x with short caps; nothing where a marker in its middle hides it.
-    pub fn bar_x(&mut self, (x0, x1): (f64, f64), y: f64, color: Color) {
+    pub(crate) fn bar_x(&mut self, (x0, x1): (f64, f64), y: f64, color: Color) {
         if (x1 - x0).abs() > HIDDEN {
             self.line([(x0, y), (x1, y)], color, THIN);
             for x in [x0, x1] {
@@ -183,7 +183,7 @@ impl Picture {
     }
 
     /// An error bar along y with short caps; nothing where a marker in its middle hides it.
-    pub fn bar_y(&mut self, x: f64, (y0, y1): (f64, f64), color: Color) {
+    pub(crate) fn bar_y(&mut self, x: f64, (y0, y1): (f64, f64), color: Color) {
         if (y1 - y0).abs() > HIDDEN {
             self.line([(x, y0), (x, y1)], color, THIN);
             for y in [y0, y1] {
@@ -225,7 +225,7 @@ impl Picture {
     ///
     /// # Errors
     /// Where plotters can't draw it, or the file can't be written.
-    pub fn write_png(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write_png(&self, path: &Path) -> Result<()> {
         typeface::load();
         let pixels = |points: f64| (units(points) as usize).div_ceil(OVERSAMPLING);
         let (width, height) = (pixels(self.width), pixels(self.height));

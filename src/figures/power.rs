@@ -87,7 +87,7 @@ impl PowerData {
     }
 
     /// For readers who can't see the figure.
-    pub fn alt(&self) -> String {
+    pub(crate) fn alt(&self) -> String {
         let each = self.traces.iter().map(|trace| {
             let highest = trace.points.iter().map(|(_, watts)| *watts).fold(0.0, f64::max);
             let length = format::duration(Seconds(trace.length));

@@ -102,7 +102,7 @@ fn group_label((batch, length): (usize, usize)) -> String {
 }
 
 impl SavingsData {
-    pub fn caption(&self) -> String {
+    pub(crate) fn caption(&self) -> String {
         let ticks = if self.condensed { " Small ticks are the individual cells." } else { "" };
         let hollow = if self.inconclusive { " Hollow markers: inconclusive." } else { "" };
         format!(
@@ -113,7 +113,7 @@ impl SavingsData {
     }
 
     /// For readers who can't see the figure.
-    pub fn alt(&self) -> String {
+    pub(crate) fn alt(&self) -> String {
         let from = if self.condensed { 0 } else { self.groups.len().saturating_sub(1) };
         let each = self.groups[from..].iter().map(|group| {
             let rows = group.rows.iter().map(|r| format!("{} {}", r.style.label, format::percent(&r.saving)));

@@ -7,38 +7,38 @@ use crate::analysis::Study;
 use crate::record::Role;
 
 /// Width of a figure over two columns: 180 mm.
-pub const FULL_WIDTH: f64 = 180.0 * 72.0 / 25.4;
+pub(crate) const FULL_WIDTH: f64 = 180.0 * 72.0 / 25.4;
 /// Size of tick labels and of labels of points: the smallest text there is.
-pub const SMALL: f64 = 7.0;
+pub(crate) const SMALL: f64 = 7.0;
 /// Size of axis titles, legend and panel titles.
-pub const MEDIUM: f64 = 7.5;
+pub(crate) const MEDIUM: f64 = 7.5;
 /// Half the extent of a marker.
-pub const MARKER: f64 = 2.6;
+pub(crate) const MARKER: f64 = 2.6;
 /// Width of axis lines and error bars.
-pub const THIN: f64 = 0.6;
+pub(crate) const THIN: f64 = 0.6;
 /// Width of the lines of data.
-pub const LINE: f64 = 1.0;
+pub(crate) const LINE: f64 = 1.0;
 /// Width of grid lines.
-pub const HAIR: f64 = 0.4;
+pub(crate) const HAIR: f64 = 0.4;
 /// Space between a figure's edge and its contents.
-pub const MARGIN: f64 = 6.0;
+pub(crate) const MARGIN: f64 = 6.0;
 
 /// Red, green, blue.
-pub type Color = (u8, u8, u8);
+pub(crate) type Color = (u8, u8, u8);
 /// Text and axis lines.
-pub const INK: Color = (34, 34, 34);
+pub(crate) const INK: Color = (34, 34, 34);
 /// Text of second rank.
-pub const MUTED: Color = (90, 90, 90);
+pub(crate) const MUTED: Color = (90, 90, 90);
 /// Grid lines.
-pub const GRID: Color = (224, 224, 224);
+pub(crate) const GRID: Color = (224, 224, 224);
 /// The shaded part of a panel.
-pub const SHADE: Color = (238, 241, 245);
+pub(crate) const SHADE: Color = (238, 241, 245);
 /// A marked part of the shaded one.
-pub const DEEP_SHADE: Color = (207, 216, 228);
+pub(crate) const DEEP_SHADE: Color = (207, 216, 228);
 /// Paper.
-pub const PAPER: Color = (255, 255, 255);
+pub(crate) const PAPER: Color = (255, 255, 255);
 /// Text that a reader must not miss.
-pub const ALERT: Color = (168, 50, 0);
+pub(crate) const ALERT: Color = (168, 50, 0);
 
 /// Okabe and Ito's palette without its yellow, which is too light for lines on white;
 /// distinguishable with any common form of colour blindness.
@@ -47,7 +47,7 @@ const PALETTE: [Color; 7] =
 
 /// The shape of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     Circle,
     Square,
     /// A triangle that points up.
@@ -64,12 +64,12 @@ const SHAPES: [Shape; 6] = [Shape::Circle, Shape::Square, Shape::Up, Shape::Diam
 
 /// The look of one model, in every figure of a study.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModelStyle {
+pub(crate) struct ModelStyle {
     /// Label of the model.
-    pub label: String,
-    pub role: Role,
-    pub color: Color,
-    pub shape: Shape,
+    pub(crate) label: String,
+    pub(crate) role: Role,
+    pub(crate) color: Color,
+    pub(crate) shape: Shape,
 }
 
 impl ModelStyle {
@@ -85,7 +85,7 @@ impl ModelStyle {
 
 /// The styles of all models of a study, in the order of its cells.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Styles(Vec<ModelStyle>);
+pub(crate) struct Styles(Vec<ModelStyle>);
 
 impl Styles {
     /// Gives each model of `study` its colour and marker; models that appear nowhere else come last.
@@ -127,25 +127,25 @@ impl Styles {
     }
 
     /// The style of a model; a grey diamond for one that the study doesn't know.
-    pub fn get(&self, label: &str) -> ModelStyle {
+    pub(crate) fn get(&self, label: &str) -> ModelStyle {
         let unknown = || ModelStyle { label: label.to_owned(), role: Role::Model, color: MUTED, shape: Shape::Diamond };
         self.0.iter().find(|style| style.label == label).cloned().unwrap_or_else(unknown)
     }
 
     /// Those of `labels`, in the study's order.
-    pub fn only<'a>(&self, labels: impl IntoIterator<Item = &'a str>) -> Vec<ModelStyle> {
+    pub(crate) fn only<'a>(&self, labels: impl IntoIterator<Item = &'a str>) -> Vec<ModelStyle> {
         let labels: Vec<&str> = labels.into_iter().collect();
         self.0.iter().filter(|style| labels.contains(&style.label.as_str())).cloned().collect()
     }
 }
 
 /// Width of `text` at `size` points.
-pub fn text_width(text: &str, size: f64, bold: bool) -> f64 {
+pub(crate) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
     typeface::width(text, size, bold)
 }
 
 /// `text`, or as much of its two ends as fits into `width` points, with an ellipsis between them.
-pub fn fit(text: &str, width: f64, size: f64, bold: bool) -> String {
+pub(crate) fn fit(text: &str, width: f64, size: f64, bold: bool) -> String {
     if text_width(text, size, bold) <= width {
         return text.to_owned();
     }

@@ -9,10 +9,10 @@ use plotters::style::{FontStyle, IntoFont, register_font};
 use ttf_parser::Face;
 
 /// The typeface as the SVG names it; text is measured and rasterised with the embedded Noto Sans.
-pub const FAMILY: &str = "Noto Sans, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif";
+pub(crate) const FAMILY: &str = "Noto Sans, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif";
 
 /// Ascent plus descent of Noto Sans in units of its em: what plotters' font size means for a registered font.
-pub const LINE_HEIGHT: f64 = 1.362;
+pub(crate) const LINE_HEIGHT: f64 = 1.362;
 
 /// Makes the embedded typeface known to plotters; does so once.
 pub fn load() {
@@ -35,12 +35,12 @@ fn bytes(bold: bool) -> &'static [u8] {
 }
 
 /// The weight as plotters names it.
-pub fn weight(bold: bool) -> FontStyle {
+pub(crate) fn weight(bold: bool) -> FontStyle {
     if bold { FontStyle::Bold } else { FontStyle::Normal }
 }
 
 /// Width of `text` at `size` points.
-pub fn width(text: &str, size: f64, bold: bool) -> f64 {
+pub(crate) fn width(text: &str, size: f64, bold: bool) -> f64 {
     load();
     const MEASURE: f64 = 1000.0;
     let font = (FAMILY, MEASURE * LINE_HEIGHT, weight(bold)).into_font();
@@ -49,7 +49,7 @@ pub fn width(text: &str, size: f64, bold: bool) -> f64 {
 }
 
 /// The glyphs of `text` in ems from where it starts to where the ink of each starts; blanks are left out.
-pub fn ink(text: &str, bold: bool) -> Vec<(char, f64)> {
+pub(crate) fn ink(text: &str, bold: bool) -> Vec<(char, f64)> {
     let font = face(bold);
     let mut before = String::new();
     let mut placed = Vec::new();

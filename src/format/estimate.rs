@@ -58,17 +58,17 @@ pub fn energy(of: &Estimate) -> String {
 }
 
 /// A share in percent with its interval: `71 % [69, 73]`.
-pub fn percent(share: &Estimate) -> String {
+pub(crate) fn percent(share: &Estimate) -> String {
     estimate(share, Scale::PERCENT)
 }
 
 /// The value of a share in percent, without its interval: `71 %`.
-pub fn short_percent(share: &Estimate) -> String {
+pub(crate) fn short_percent(share: &Estimate) -> String {
     with_unit(&value(share, Scale::PERCENT), "%")
 }
 
 /// The interval of a share as it reads in a sentence: `69–73 %`, `−2 % to 5 %`.
-pub fn percent_range(share: &Estimate) -> Option<String> {
+pub(crate) fn percent_range(share: &Estimate) -> Option<String> {
     let Interval { low, high } = share.interval?;
     let digits = percent_decimals(half_width(share.interval, 100.0));
     let (from, to) = (fixed(low * 100.0, digits), fixed(high * 100.0, digits));
@@ -86,21 +86,21 @@ pub fn points(difference: &Estimate) -> String {
 }
 
 /// The same without the interval: `+16 points`.
-pub fn signed_points(difference: &Estimate) -> String {
+pub(crate) fn signed_points(difference: &Estimate) -> String {
     let signed = signed_value(difference);
     let unit = if signed.trim_start_matches(['+', MINUS]) == "1" { "point" } else { "points" };
     with_unit(&signed, unit)
 }
 
 /// The same without the unit: `+16`.
-pub fn signed_value(difference: &Estimate) -> String {
+pub(crate) fn signed_value(difference: &Estimate) -> String {
     let digits = value(difference, Scale::PERCENT);
     let sign = if difference.value > 0.0 && !digits.trim_matches(['0', '.']).is_empty() { "+" } else { "" };
     format!("{sign}{digits}")
 }
 
 /// A factor: `3.2×`.
-pub fn times(factor: &Estimate) -> String {
+pub(crate) fn times(factor: &Estimate) -> String {
     let half = half_width(factor.interval, 1.0);
     let digits = match half {
         Some(half) if half > 0.0 && half.is_finite() => decimals(factor.value, Some(half)).min(2),
@@ -126,7 +126,7 @@ pub fn rouge_l(score: f64) -> String {
 }
 
 /// The interval of a ROUGE-L score: `[0.728, 0.808]`.
-pub fn rouge_l_interval(interval: Interval) -> String {
+pub(crate) fn rouge_l_interval(interval: Interval) -> String {
     format!("[{}, {}]", rouge_l(interval.low), rouge_l(interval.high))
 }
 

@@ -9,16 +9,18 @@ mod quantity;
 mod scale;
 mod words;
 
-pub use estimate::{
-    energy, interval, percent, percent_range, points, rouge_l, rouge_l_interval, short_percent, signed_points,
-    signed_value, times, tokens, value,
+pub use estimate::{energy, interval, points, rouge_l, tokens, value};
+pub(crate) use estimate::{
+    percent, percent_range, rouge_l_interval, short_percent, signed_points, signed_value, times,
 };
-pub use number::{
+pub(crate) use number::{
     UNKNOWN, change, count, fraction, number, p_value, plural, precise, share, share_error, ticks, whole, whole_percent,
 };
-pub use quantity::{
-    bytes, celsius, celsius_range, coverage, duration, joules, joules_per_token, megahertz, passes, seconds,
-    signed_watts, watts, window_length,
+pub use quantity::coverage;
+pub(crate) use quantity::{
+    bytes, celsius, celsius_range, duration, joules, joules_per_token, megahertz, passes, seconds, signed_watts, watts,
+    window_length,
 };
-pub use scale::Scale;
-pub use words::{capitalised, caveat, clock_events, prompt_form};
+pub(crate) use scale::Scale;
+pub use words::clock_events;
+pub(crate) use words::{capitalised, caveat, prompt_form};

@@ -1,13 +1,13 @@
 //! Digits of plain numbers: how many, with thousands set apart and a true minus sign.
 
 /// Stands for a number that isn't known.
-pub const UNKNOWN: &str = "–";
+pub(crate) const UNKNOWN: &str = "–";
 const NARROW_SPACE: char = '\u{202f}';
 pub(super) const NO_BREAK: char = '\u{a0}';
 pub(super) const MINUS: char = '−';
 
 /// A number with three significant digits, or as many as the half-width of its interval allows.
-pub fn number(value: f64, half_width: Option<f64>) -> String {
+pub(crate) fn number(value: f64, half_width: Option<f64>) -> String {
     if !value.is_finite() {
         return not_finite(value);
     }
@@ -65,27 +65,27 @@ pub(super) fn decimals(value: f64, half_width: Option<f64>) -> usize {
 }
 
 /// A number rounded to a whole one.
-pub fn whole(value: f64) -> String {
+pub(crate) fn whole(value: f64) -> String {
     fixed(value, 0)
 }
 
 /// A share in whole percent, without an interval.
-pub fn share(share: f64) -> String {
+pub(crate) fn share(share: f64) -> String {
     if share.is_nan() { UNKNOWN.to_owned() } else { with_unit(&whole_percent(share), "%") }
 }
 
 /// The same without its unit.
-pub fn whole_percent(share: f64) -> String {
+pub(crate) fn whole_percent(share: f64) -> String {
     whole(share * 100.0)
 }
 
 /// The standard error of a share, in percentage points without their unit.
-pub fn share_error(standard_error: f64) -> String {
+pub(crate) fn share_error(standard_error: f64) -> String {
     fixed(standard_error * 100.0, 1)
 }
 
 /// A share of tokens, trials or time: whole percent, two digits below 10 %.
-pub fn fraction(share: f64) -> String {
+pub(crate) fn fraction(share: f64) -> String {
     let percent = share * 100.0;
     let digits = match percent.abs() {
         p if p.is_nan() => return UNKNOWN.to_owned(),
@@ -96,7 +96,7 @@ pub fn fraction(share: f64) -> String {
 }
 
 /// A number with five significant digits, for numbers that are compared with one another: `2000.4`, `0.12345`.
-pub fn precise(value: f64) -> String {
+pub(crate) fn precise(value: f64) -> String {
     if !value.is_finite() {
         return UNKNOWN.to_owned();
     }
@@ -105,7 +105,7 @@ pub fn precise(value: f64) -> String {
 }
 
 /// A relative change in percent with its sign, to a hundredth: `+0.25 %`, `−17.60 %`; `0 %` if nothing changed.
-pub fn change(share: f64) -> String {
+pub(crate) fn change(share: f64) -> String {
     let percent = share * 100.0;
     if !percent.is_finite() {
         return UNKNOWN.to_owned();
@@ -120,7 +120,7 @@ pub fn change(share: f64) -> String {
 }
 
 /// A p value: `p < 0.001`, `p = 0.012`.
-pub fn p_value(p: f64) -> String {
+pub(crate) fn p_value(p: f64) -> String {
     match p {
         p if p.is_nan() => UNKNOWN.to_owned(),
         p if p < 0.001 => "p < 0.001".to_owned(),
@@ -130,20 +130,20 @@ pub fn p_value(p: f64) -> String {
 }
 
 /// A whole number with its thousands set apart.
-pub fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let mut out = String::new();
     push_grouped(&mut out, &n.to_string());
     out
 }
 
 /// A count with its noun: `1 repeat`, `5 repeats`.
-pub fn plural(n: usize, noun: &str) -> String {
+pub(crate) fn plural(n: usize, noun: &str) -> String {
     format!("{}{NO_BREAK}{noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
 }
 
 /// Labels of the ticks of an axis, each multiplied by `factor`, with as few decimals as distinguish them: the same number
 /// of decimals for all of them, unless the largest is more than 20 times the smallest.
-pub fn ticks(ticks: &[f64], factor: f64) -> Vec<String> {
+pub(crate) fn ticks(ticks: &[f64], factor: f64) -> Vec<String> {
     let decimals =
         |v: f64| (0..6).find(|&d| (v * 10f64.powi(d) - (v * 10f64.powi(d)).round()).abs() < 1e-6).unwrap_or(6);
     let each: Vec<usize> = ticks.iter().map(|tick| decimals(tick * factor) as usize).collect();

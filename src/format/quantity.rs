@@ -5,12 +5,12 @@ use super::scale::Scale;
 use crate::units::{Joules, JoulesPerToken, Seconds};
 
 /// A single energy without an interval: `12.3 mJ`.
-pub fn joules(energy: Option<Joules>) -> String {
+pub(crate) fn joules(energy: Option<Joules>) -> String {
     energy.map_or(UNKNOWN.to_owned(), |energy| scaled(energy.0, Scale::joules([energy.0])))
 }
 
 /// A single energy per token without an interval: `12.3 mJ`.
-pub fn joules_per_token(energy: Option<JoulesPerToken>) -> String {
+pub(crate) fn joules_per_token(energy: Option<JoulesPerToken>) -> String {
     joules(energy.map(|energy| Joules(energy.0)))
 }
 
@@ -19,7 +19,7 @@ fn scaled(value: f64, scale: Scale) -> String {
 }
 
 /// A stretch of time: `250 ms`, `12.3 s`, `3 min 20 s`, `2 h 5 min`.
-pub fn duration(time: Seconds) -> String {
+pub(crate) fn duration(time: Seconds) -> String {
     let s = time.0;
     if !s.is_finite() || s < 0.0 {
         return UNKNOWN.to_owned();
@@ -35,17 +35,17 @@ pub fn duration(time: Seconds) -> String {
 }
 
 /// A number of seconds, so that a column of them compares: `5.03 s`.
-pub fn seconds(time: Seconds) -> String {
+pub(crate) fn seconds(time: Seconds) -> String {
     with_unit(&number(time.0, None), "s")
 }
 
 /// The length of a window in seconds, without the unit: `5.03`.
-pub fn window_length(seconds: f64) -> String {
+pub(crate) fn window_length(seconds: f64) -> String {
     number(seconds, None)
 }
 
 /// A mean number of passes over the prompts: `3`, `1.60`.
-pub fn passes(mean: f64) -> String {
+pub(crate) fn passes(mean: f64) -> String {
     if mean.fract() == 0.0 { count(mean as u64) } else { number(mean, None) }
 }
 
@@ -66,7 +66,7 @@ fn two_units(total: u64, per: u64, large: &str, small: &str) -> String {
 }
 
 /// A size in memory or on disk: `1.50 GiB`.
-pub fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (0..units.len() - 1).take_while(|p| n >= 1 << (10 * (p + 1))).count();
     let scaled = n as f64 / f64::from(1u32 << 10).powi(power as i32);
@@ -75,12 +75,12 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// Power: `312 W`.
-pub fn watts(power: f64) -> String {
+pub(crate) fn watts(power: f64) -> String {
     with_unit(&number(power, None), "W")
 }
 
 /// A difference of powers with its sign: `+0.42 W`. Sensors know no more than hundredths of a watt.
-pub fn signed_watts(difference: f64) -> String {
+pub(crate) fn signed_watts(difference: f64) -> String {
     let digits = fixed(difference, if difference.abs() < 10.0 { 2 } else { 1 });
     let zero = digits.chars().all(|c| matches!(c, '0' | '.'));
     let sign = if difference > 0.0 && !zero { "+" } else { "" };
@@ -88,17 +88,17 @@ pub fn signed_watts(difference: f64) -> String {
 }
 
 /// A temperature: `61.5 °C`.
-pub fn celsius(temperature: f64) -> String {
+pub(crate) fn celsius(temperature: f64) -> String {
     with_unit(&trimmed(fixed(temperature, 1)), "°C")
 }
 
 /// From one temperature to another: `58 → 61.5 °C`.
-pub fn celsius_range(from: f64, to: f64) -> String {
+pub(crate) fn celsius_range(from: f64, to: f64) -> String {
     format!("{} → {}", trimmed(fixed(from, 1)), celsius(to))
 }
 
 /// A clock: `1755 MHz`.
-pub fn megahertz(clock: f64) -> String {
+pub(crate) fn megahertz(clock: f64) -> String {
     with_unit(&fixed(clock, 0), "MHz")
 }
 

@@ -4,22 +4,22 @@
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     /// A value in the base unit is multiplied by this.
-    pub factor: f64,
+    pub(crate) factor: f64,
     /// The unit as it is printed: `mJ`.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
 }
 
 impl Scale {
     /// The base unit itself.
-    pub const fn plain(unit: &'static str) -> Self {
+    pub(crate) const fn plain(unit: &'static str) -> Self {
         Self { factor: 1.0, unit }
     }
 
     /// Percent of a share.
-    pub const PERCENT: Self = Self { factor: 100.0, unit: "%" };
+    pub(crate) const PERCENT: Self = Self { factor: 100.0, unit: "%" };
 
     /// Joules with the prefix that suits the middle of `values` (by their geometric mean).
-    pub fn joules(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn joules(values: impl IntoIterator<Item = f64>) -> Self {
         let steps = [(1e-6, "MJ", 1e6), (1e-3, "kJ", 1e3), (1.0, "J", 1.0), (1e3, "mJ", 1e-3), (1e6, "µJ", 1e-6)];
         pick(values, &steps, Self { factor: 1e9, unit: "nJ" })
     }

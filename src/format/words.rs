@@ -4,13 +4,13 @@ use super::number::{count, fraction, plural};
 use crate::record::{ChatTemplateInfo, ClockEvent, EnergyMethod, PromptForm, Truncate, Truncated};
 
 /// The text with a capital letter at its start.
-pub fn capitalised(text: &str) -> String {
+pub(crate) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// How a model is given its prompts, and how much was cut off them; `None` if they are plain text and nothing is.
-pub fn prompt_form(form: &PromptForm) -> Option<String> {
+pub(crate) fn prompt_form(form: &PromptForm) -> Option<String> {
     let template = match &form.chat_template {
         Some(template) => Some(chat_template(template)),
         None if form.unused_template => Some("plain text; the model's own chat template isn't used".to_owned()),
@@ -56,7 +56,7 @@ pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
 }
 
 /// The warning for everything that shows energies by these methods; `None` if all of them measure.
-pub fn caveat(methods: &[EnergyMethod]) -> Option<&'static str> {
+pub(crate) fn caveat(methods: &[EnergyMethod]) -> Option<&'static str> {
     let has = |m| methods.contains(&m);
     let measures = has(EnergyMethod::Counter) || has(EnergyMethod::PowerIntegral);
     match (has(EnergyMethod::Modelled), has(EnergyMethod::Simulated), measures) {

@@ -12,11 +12,11 @@ use crate::record::{ClockEvent, Measurement, Outcome, PhaseSplit, Reason};
 use crate::units::{Joules, JoulesPerToken, Seconds, Watts};
 
 /// One column of the table of results.
-pub struct Definition {
+pub(crate) struct Definition {
     /// With the unit, where it has one.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it holds, for people.
-    pub meaning: &'static str,
+    pub(crate) meaning: &'static str,
     values: Values,
 }
 
@@ -40,7 +40,7 @@ const fn column(name: &'static str, values: Values, meaning: &'static str) -> De
 }
 
 /// All columns, in order.
-pub const COLUMNS: &[Definition] = &[
+pub(crate) const COLUMNS: &[Definition] = &[
     // what was run
     column("cell", Text(|row| Some(row.trial.cell.id.0.clone())), "id of the cell"),
     column("model", Text(|row| Some(row.trial.cell.model.clone())), "label of the model"),

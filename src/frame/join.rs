@@ -12,15 +12,15 @@ use crate::validity;
 
 /// A trial with what is joined to it: a row of the table.
 pub(super) struct Row<'a> {
-    pub trial: &'a Trial,
-    pub model: Option<&'a ModelMeta>,
+    pub(crate) trial: &'a Trial,
+    pub(crate) model: Option<&'a ModelMeta>,
     /// The start that measured it.
-    pub part: Option<&'a Part>,
+    pub(crate) part: Option<&'a Part>,
     /// Those of the same model, data type and output length.
-    pub scores: Option<Scores>,
-    pub around: Around<'a>,
+    pub(crate) scores: Option<Scores>,
+    pub(crate) around: Around<'a>,
     /// `None` if nothing was measured.
-    pub validity: Option<Validity>,
+    pub(crate) validity: Option<Validity>,
 }
 
 /// The trials in the order of the plan, then of the blocks.
@@ -57,7 +57,7 @@ pub(super) const PACKAGE: &str = "package-";
 pub(super) const DRAM: &str = "dram-";
 
 impl<'a> Row<'a> {
-    pub fn measurement(&self) -> Option<&'a Measurement> {
+    pub(crate) fn measurement(&self) -> Option<&'a Measurement> {
         self.trial.measurement()
     }
 
@@ -68,14 +68,14 @@ impl<'a> Row<'a> {
     }
 
     /// Energy of the window above the idle baseline.
-    pub fn net(&self) -> Option<Joules> {
+    pub(crate) fn net(&self) -> Option<Joules> {
         let measurement = self.measurement()?;
         Some(measurement.energy.total_j? - self.around.power()? * measurement.window.duration())
     }
 
     /// Energy of all domains of one kind, charged or only recorded; unknown unless every one that the meter had was
     /// measured.
-    pub fn energy_of(&self, kind: &str) -> Option<Joules> {
+    pub(crate) fn energy_of(&self, kind: &str) -> Option<Joules> {
         let energy = &self.measurement()?.energy;
         let own: Vec<&DomainEnergy> =
             energy.domains.iter().chain(&energy.host).filter(|domain| is_a(kind, &domain.domain)).collect();
@@ -87,26 +87,26 @@ impl<'a> Row<'a> {
     }
 
     /// GPUs, processor packages and their memory; unknown if one of the first two is.
-    pub fn energy_of_all(&self) -> Option<Joules> {
+    pub(crate) fn energy_of_all(&self) -> Option<Joules> {
         Some(self.energy_of(GPU)? + self.energy_of(PACKAGE)? + self.energy_of(DRAM).unwrap_or_default())
     }
 
     /// The residual that is furthest from 0, of any domain: two that are off in opposite ways don't make each other
     /// good.
-    pub fn worst_residual(&self) -> Option<f64> {
+    pub(crate) fn worst_residual(&self) -> Option<f64> {
         let energy = &self.measurement()?.energy;
         let residuals = energy.domains.iter().filter_map(|domain| domain.residual).chain(energy.residual);
         residuals.max_by(|a, b| a.abs().total_cmp(&b.abs()))
     }
 
     /// Conditions of the GPU that ends hottest.
-    pub fn hottest(&self) -> Option<&'a Conditions> {
+    pub(crate) fn hottest(&self) -> Option<&'a Conditions> {
         let known = self.measurement()?.conditions.iter().filter_map(|gpu| Some((gpu, gpu.temperature_end_c?)));
         known.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(gpu, _)| gpu)
     }
 
     /// A number of each GPU.
-    pub fn over_gpus(&self, get: fn(&Conditions) -> Option<f64>) -> impl Iterator<Item = f64> {
+    pub(crate) fn over_gpus(&self, get: fn(&Conditions) -> Option<f64>) -> impl Iterator<Item = f64> {
         self.measurement().map(|m| m.conditions.as_slice()).unwrap_or_default().iter().filter_map(get)
     }
 

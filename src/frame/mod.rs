@@ -9,8 +9,9 @@ mod scores;
 mod tables;
 mod view;
 
-pub use self::columns::{COLUMNS, Definition};
-pub use self::pairs::{CellSide, Energy, Matched, Pair, Side};
-pub use self::scores::{Scores, rouge_l};
+pub(crate) use self::columns::{COLUMNS, Definition};
+pub(crate) use self::pairs::{CellSide, Energy, Matched, Pair, Side};
+pub(crate) use self::scores::Scores;
+pub use self::scores::rouge_l;
 pub use self::tables::Frame;
-pub use self::view::{CellTrials, PhaseRow, TrialOutcome, TrialRow, WindowRow};
+pub(crate) use self::view::{CellTrials, PhaseRow, TrialOutcome, TrialRow, WindowRow};

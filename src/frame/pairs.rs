@@ -18,7 +18,7 @@ const AXES: [&str; 3] = ["batch_size", "max_new_tokens", "output_length"];
 
 /// One or more runs that are compared together.
 #[derive(Debug, Clone)]
-pub struct Side {
+pub(crate) struct Side {
     /// Planned cells that are compared, with the number of their run.
     plan: DataFrame,
     /// Energies of the valid trials of each cell of each run, in the order of the blocks.
@@ -27,37 +27,37 @@ pub struct Side {
 
 /// Energy per output token of one valid trial.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Energy {
-    pub block: u32,
+pub(crate) struct Energy {
+    pub(crate) block: u32,
     /// `None` if the record names none.
-    pub method: Option<EnergyMethod>,
+    pub(crate) method: Option<EnergyMethod>,
     /// `None` if no token was generated.
-    pub ept_out: Option<JoulesPerToken>,
+    pub(crate) ept_out: Option<JoulesPerToken>,
 }
 
 /// Two sets of cells with the same axes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// Id of the base's cell.
-    pub cell: String,
-    pub batch_size: usize,
-    pub max_new_tokens: usize,
-    pub output_length: OutputLength,
-    pub base: CellSide,
-    pub new: CellSide,
+    pub(crate) cell: String,
+    pub(crate) batch_size: usize,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) output_length: OutputLength,
+    pub(crate) base: CellSide,
+    pub(crate) new: CellSide,
 }
 
 /// One cell in each run of a side that planned it: the run's number, and its valid trials with an energy.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct CellSide(pub BTreeMap<u32, Vec<Energy>>);
+pub(crate) struct CellSide(pub(crate) BTreeMap<u32, Vec<Energy>>);
 
 /// The cells of two models.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Matched {
+pub(crate) struct Matched {
     /// Those that both sides planned, in the order of the base.
-    pub pairs: Vec<Pair>,
+    pub(crate) pairs: Vec<Pair>,
     /// Ids of those that only one side planned.
-    pub alone: Vec<String>,
+    pub(crate) alone: Vec<String>,
 }
 
 impl Side {
@@ -85,7 +85,7 @@ impl Side {
     ///
     /// # Errors
     /// A table lacks a column.
-    pub fn matched(&self, base: &str, other: &Self, new: &str) -> Result<Matched> {
+    pub(crate) fn matched(&self, base: &str, other: &Self, new: &str) -> Result<Matched> {
         let (base_cells, new_cells) = (self.distinct_cells(base)?, other.distinct_cells(new)?);
         let of_base = self.in_each_run(&base_cells, base)?;
         let mut of_new = other.in_each_run(&base_cells, new)?;

@@ -5,15 +5,15 @@ use crate::stats::{Contrast, Estimate, mean, proportion, proportion_stderr};
 
 /// How well the answers of one evaluation agree with the references. The prompt is the unit of replication.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scores {
+pub(crate) struct Scores {
     /// Share of exact matches, with Wilson's interval.
-    pub exact_match: Estimate,
+    pub(crate) exact_match: Estimate,
     /// √(p(1 − p)/n).
-    pub exact_match_stderr: f64,
+    pub(crate) exact_match_stderr: f64,
     /// Mean ROUGE-L F1, with the Student-t interval.
-    pub rouge_l: Estimate,
+    pub(crate) rouge_l: Estimate,
     /// Standard error of that mean; `None` for a single prompt.
-    pub rouge_l_stderr: Option<f64>,
+    pub(crate) rouge_l_stderr: Option<f64>,
 }
 
 impl Scores {

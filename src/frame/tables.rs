@@ -43,7 +43,7 @@ impl Frame {
     ///
     /// # Errors
     /// The table lacks a column.
-    pub fn cells<'a>(&self, run: &'a RunInfo) -> Result<Vec<CellTrials<'a>>> {
+    pub(crate) fn cells<'a>(&self, run: &'a RunInfo) -> Result<Vec<CellTrials<'a>>> {
         let groups = self.trials.partition_by_stable(["cell"], true).context(cant_group)?;
         let id = |group: &DataFrame| Ok::<_, Error>(Cells(group).required_text("cell", 0)?.to_owned());
         let named = groups.iter().map(|group| Ok((id(group)?, view::trials(group)?)));
@@ -60,7 +60,7 @@ impl Frame {
     ///
     /// # Errors
     /// The table lacks a column.
-    pub fn reasons(&self) -> Result<BTreeMap<Reason, (usize, usize)>> {
+    pub(crate) fn reasons(&self) -> Result<BTreeMap<Reason, (usize, usize)>> {
         let mut counts: BTreeMap<Reason, (usize, usize)> = BTreeMap::new();
         for (reason, n) in self.occurrences("invalid_reasons")? {
             counts.entry(reason).or_default().0 = n;
@@ -85,7 +85,7 @@ impl Frame {
     ///
     /// # Errors
     /// The table lacks a column.
-    pub fn methods(&self) -> Result<BTreeSet<EnergyMethod>> {
+    pub(crate) fn methods(&self) -> Result<BTreeSet<EnergyMethod>> {
         let energies = self.energies()?;
         let cells = Cells(&energies);
         (0..energies.height()).filter_map(|row| view::method(&cells, row).transpose()).collect()

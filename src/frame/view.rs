@@ -12,25 +12,25 @@ use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
 /// A cell of the plan with its trials.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellTrials<'a> {
-    pub spec: &'a CellSpec,
+    pub(crate) spec: &'a CellSpec,
     /// `None` if the run lists no such model.
-    pub model: Option<&'a ModelMeta>,
+    pub(crate) model: Option<&'a ModelMeta>,
     /// In the order of the blocks.
-    pub trials: Vec<TrialRow>,
+    pub(crate) trials: Vec<TrialRow>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct TrialRow {
+pub(crate) struct TrialRow {
     /// From 0.
-    pub block: u32,
-    pub outcome: TrialOutcome,
+    pub(crate) block: u32,
+    pub(crate) outcome: TrialOutcome,
     /// Reasons that make it unusable.
-    pub invalid_reasons: Vec<Reason>,
-    pub warnings: Vec<Reason>,
+    pub(crate) invalid_reasons: Vec<Reason>,
+    pub(crate) warnings: Vec<Reason>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum TrialOutcome {
+pub(crate) enum TrialOutcome {
     /// The window, and whether it is valid.
     Measured(Box<WindowRow>, bool),
     /// With the message.
@@ -42,54 +42,54 @@ pub enum TrialOutcome {
 /// One measured window. Its columns are described in [`super::COLUMNS`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct WindowRow {
-    pub method: Option<EnergyMethod>,
-    pub energy: Option<Joules>,
-    pub net_energy: Option<Joules>,
-    pub tokens_in: Tokens,
-    pub tokens_out: Tokens,
-    pub tokens_pad: Tokens,
-    pub ept_in: Option<JoulesPerToken>,
-    pub ept_out: Option<JoulesPerToken>,
-    pub ept_total: Option<JoulesPerToken>,
-    pub length: Option<Seconds>,
+    pub(crate) method: Option<EnergyMethod>,
+    pub(crate) energy: Option<Joules>,
+    pub(crate) net_energy: Option<Joules>,
+    pub(crate) tokens_in: Tokens,
+    pub(crate) tokens_out: Tokens,
+    pub(crate) tokens_pad: Tokens,
+    pub(crate) ept_in: Option<JoulesPerToken>,
+    pub(crate) ept_out: Option<JoulesPerToken>,
+    pub(crate) ept_total: Option<JoulesPerToken>,
+    pub(crate) length: Option<Seconds>,
     /// T_out over the window's length.
-    pub tokens_per_s: Option<f64>,
-    pub power: Option<Watts>,
-    pub passes: u32,
+    pub(crate) tokens_per_s: Option<f64>,
+    pub(crate) power: Option<Watts>,
+    pub(crate) passes: u32,
     /// In all passes.
-    pub batches: u32,
+    pub(crate) batches: u32,
     /// In all passes.
-    pub prompts: u32,
-    pub ept_bench_sum: Option<Joules>,
-    pub gpu: Option<Joules>,
-    pub cpu: Option<Joules>,
-    pub dram: Option<Joules>,
+    pub(crate) prompts: u32,
+    pub(crate) ept_bench_sum: Option<Joules>,
+    pub(crate) gpu: Option<Joules>,
+    pub(crate) cpu: Option<Joules>,
+    pub(crate) dram: Option<Joules>,
     /// GPUs, processor packages and memory.
-    pub total: Option<Joules>,
+    pub(crate) total: Option<Joules>,
     /// After − before.
-    pub idle_drift: Option<Watts>,
+    pub(crate) idle_drift: Option<Watts>,
     /// The one of any domain that is furthest from 0.
-    pub residual: Option<f64>,
+    pub(crate) residual: Option<f64>,
     /// Share of the window that the second source's samples cover.
-    pub coverage: Option<f64>,
-    pub tick: Option<Seconds>,
-    pub temperature_start_c: Option<f64>,
-    pub temperature_end_c: Option<f64>,
-    pub sm_clock_mhz: Option<f64>,
-    pub sm_clock_min_mhz: Option<f64>,
+    pub(crate) coverage: Option<f64>,
+    pub(crate) tick: Option<Seconds>,
+    pub(crate) temperature_start_c: Option<f64>,
+    pub(crate) temperature_end_c: Option<f64>,
+    pub(crate) sm_clock_mhz: Option<f64>,
+    pub(crate) sm_clock_min_mhz: Option<f64>,
     /// Share of the window in which each event was active, for events that were; `None` without telemetry.
-    pub clock_events: Option<BTreeMap<ClockEvent, f64>>,
-    pub foreign_processes: Option<u32>,
-    pub phases: Option<PhaseRow>,
+    pub(crate) clock_events: Option<BTreeMap<ClockEvent, f64>>,
+    pub(crate) foreign_processes: Option<u32>,
+    pub(crate) phases: Option<PhaseRow>,
 }
 
 /// Prefill and decode of one window.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct PhaseRow {
-    pub prefill: Joules,
-    pub decode: Joules,
+pub(crate) struct PhaseRow {
+    pub(crate) prefill: Joules,
+    pub(crate) decode: Joules,
     /// Over all batches.
-    pub decode_steps: u64,
+    pub(crate) decode_steps: u64,
 }
 
 impl CellTrials<'_> {

@@ -23,7 +23,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The part of a repository's address before its id.
-    pub fn prefix(self) -> &'static str {
+    pub(crate) fn prefix(self) -> &'static str {
         match self {
             Self::Model => "",
             Self::Dataset => "datasets/",
@@ -50,7 +50,7 @@ impl Cache {
     }
 
     /// The commit that a revision stood for when it was fetched.
-    pub fn commit(&self, revision: &str) -> Option<String> {
+    pub(crate) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
@@ -59,7 +59,7 @@ impl Cache {
     }
 
     /// Notes the commit that a revision stands for.
-    pub fn remember(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(crate) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
         }
@@ -72,17 +72,17 @@ impl Cache {
     }
 
     /// The folder of a commit's files.
-    pub fn snapshot(&self, commit: &str) -> PathBuf {
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
 
     /// A commit's file, if it is complete.
-    pub fn file(&self, commit: &str, path: &str) -> Option<PathBuf> {
+    pub(crate) fn file(&self, commit: &str, path: &str) -> Option<PathBuf> {
         Some(self.snapshot(commit).join(path)).filter(|file| file.is_file())
     }
 
     /// Paths of a commit's files that are here, `/` between folders.
-    pub fn listed(&self, commit: &str) -> Vec<String> {
+    pub(crate) fn listed(&self, commit: &str) -> Vec<String> {
         let root = self.snapshot(commit);
         let mut found = vec![];
         let mut folders = vec![root.clone()];
@@ -103,13 +103,13 @@ impl Cache {
     }
 
     /// The file that holds the contents with this ETag.
-    pub fn blob(&self, etag: &str) -> PathBuf {
+    pub(crate) fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }
 
     /// Makes a commit's file out of its contents. A file that is there already is left: another process may be reading
     /// it.
-    pub fn link(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
+    pub(crate) fn link(&self, commit: &str, path: &str, etag: &str) -> Result<PathBuf> {
         let pointer = self.snapshot(commit).join(path);
         if pointer.is_file() {
             return Ok(pointer);
@@ -126,7 +126,7 @@ impl Cache {
     }
 
     /// Takes the lock of a file; `wait` is called if another process holds it. The kernel frees it with the process.
-    pub fn lock(&self, etag: &str, wait: impl FnOnce()) -> Result<File> {
+    pub(crate) fn lock(&self, etag: &str, wait: impl FnOnce()) -> Result<File> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;
         let file = File::options().create(true).append(true).open(&path).map_err(|cause| cant_write(&path, &cause))?;

@@ -44,27 +44,27 @@ pub(super) struct Hub {
 #[derive(Debug, Deserialize)]
 pub(super) struct Listing {
     /// The commit.
-    pub sha: String,
+    pub(crate) sha: String,
     #[serde(default, rename = "siblings")]
-    pub files: Vec<Listed>,
+    pub(crate) files: Vec<Listed>,
 }
 
 /// A file of a revision.
 #[derive(Debug, Deserialize)]
 pub(super) struct Listed {
     #[serde(rename = "rfilename")]
-    pub path: String,
+    pub(crate) path: String,
 }
 
 /// A file as the hub describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Remote {
     /// Its name in the cache.
-    pub etag: String,
+    pub(crate) etag: String,
     /// The commit that the hub took it from.
-    pub commit: String,
+    pub(crate) commit: String,
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 impl Remote {
@@ -109,13 +109,13 @@ impl Hub {
         Ok(Self { environment, agent })
     }
 
-    pub fn asked<'a>(&'a self, kind: Kind, repository: &'a str, revision: Option<&'a str>) -> Asked<'a> {
+    pub(crate) fn asked<'a>(&'a self, kind: Kind, repository: &'a str, revision: Option<&'a str>) -> Asked<'a> {
         let Environment { endpoint, token, .. } = &self.environment;
         Asked { kind, repository, revision, endpoint, token: token.is_some() }
     }
 
     /// The commit and the files of a model's revision.
-    pub fn listing(&self, asked: Asked<'_>, watch: &Watch) -> Result<Listing> {
+    pub(crate) fn listing(&self, asked: Asked<'_>, watch: &Watch) -> Result<Listing> {
         patiently(LISTING_ATTEMPTS, "the list of files", watch, || self.list(asked))
     }
 
@@ -137,7 +137,7 @@ impl Hub {
     }
 
     /// What a file is, from the headers alone.
-    pub fn file(&self, asked: Asked<'_>, revision: &str, path: &str, watch: &Watch) -> Result<Remote> {
+    pub(crate) fn file(&self, asked: Asked<'_>, revision: &str, path: &str, watch: &Watch) -> Result<Remote> {
         patiently(ATTEMPTS, &format!("`{path}`"), watch, || self.head(asked, revision, path))
     }
 
@@ -155,7 +155,7 @@ impl Hub {
     }
 
     /// A file's bytes from `from` on. The second value is where they begin: 0 if the server knows no ranges.
-    pub fn bytes(
+    pub(crate) fn bytes(
         &self,
         asked: Asked<'_>,
         remote: &Remote,
@@ -247,12 +247,12 @@ impl Default for Patience {
 
 impl Patience {
     /// Something came: the next failure counts as the first.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         self.failures = 0;
     }
 
     /// Waits before the next attempt, or gives the failure back if there is none.
-    pub fn wait(&mut self, failure: Failure, what: &str, watch: &Watch) -> Result<()> {
+    pub(crate) fn wait(&mut self, failure: Failure, what: &str, watch: &Watch) -> Result<()> {
         let (error, asked_for) = match failure {
             Failure::Final(error) => return Err(error),
             Failure::Passing { error, wait } => (error, wait),

@@ -15,15 +15,15 @@ use crate::error::{Context, Error, Kind, Result};
 /// One repository on its way from the hub into the cache.
 #[derive(Clone, Copy)]
 pub(super) struct Download<'a> {
-    pub hub: &'a Hub,
-    pub cache: &'a Cache,
-    pub asked: Asked<'a>,
-    pub watch: &'a Watch,
+    pub(crate) hub: &'a Hub,
+    pub(crate) cache: &'a Cache,
+    pub(crate) asked: Asked<'a>,
+    pub(crate) watch: &'a Watch,
 }
 
 impl Download<'_> {
     /// Fetches a file that isn't in the snapshot yet, and puts it there.
-    pub fn fetch(&self, path: &str, remote: &Remote) -> Result<()> {
+    pub(crate) fn fetch(&self, path: &str, remote: &Remote) -> Result<()> {
         let blob = self.cache.blob(&remote.etag);
         let held = || {
             self.watch.report(Event::Note(format!("`{path}` is being fetched by another process: waiting for it")));

@@ -11,15 +11,15 @@ const STALL: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Environment {
     /// Address of the hub, without a slash at the end: `HF_ENDPOINT`.
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// `HF_TOKEN`, or what `hf auth login` wrote to `HF_TOKEN_PATH` or `$HF_HOME/token`.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// Folder of the cache: `HF_HUB_CACHE`, `$HF_HOME/hub`, or `~/.cache/huggingface/hub`.
-    pub cache: PathBuf,
+    pub(crate) cache: PathBuf,
     /// `HF_HUB_OFFLINE`, or `TRANSFORMERS_OFFLINE`.
-    pub offline: bool,
+    pub(crate) offline: bool,
     /// Silence after which a connection counts as lost: `HF_HUB_DOWNLOAD_TIMEOUT`, in seconds.
-    pub stall: Duration,
+    pub(crate) stall: Duration,
 }
 
 impl Environment {

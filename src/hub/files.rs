@@ -35,9 +35,9 @@ const BESIDE_GGUF: [&str; 5] =
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Needed {
     /// Files by their path in the repository, small ones first.
-    pub files: Vec<String>,
+    pub(crate) files: Vec<String>,
     /// Whether the weights are the files that [`INDEX`] names: it has to be read first.
-    pub sharded: bool,
+    pub(crate) sharded: bool,
 }
 
 /// What a model in safetensors, or an adapter of PEFT, needs of a repository with these files.

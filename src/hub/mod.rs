@@ -24,8 +24,8 @@ use download::Download;
 use environment::Environment;
 use files::Needed;
 
-pub use source::{Gguf, Source, is_gguf};
-pub use watch::{Event, Watch};
+pub(crate) use source::{Gguf, Source, is_gguf};
+pub(crate) use watch::{Event, Watch};
 
 use crate::error::{Context, Error, Result};
 
@@ -33,11 +33,11 @@ use crate::error::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The folder that holds its files.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The commit that the revision stands for.
-    pub commit: String,
+    pub(crate) commit: String,
     /// The GGUF file, if the source names one.
-    pub gguf: Option<PathBuf>,
+    pub(crate) gguf: Option<PathBuf>,
 }
 
 /// Gets what a model needs (configuration, tokenizer, chat template, safetensors), an adapter of PEFT, or the GGUF file
@@ -62,7 +62,13 @@ pub fn model(source: &Source, revision: Option<&str>, offline: bool, watch: &Wat
 ///
 /// # Errors
 /// As [`model`].
-pub fn dataset_file(id: &str, path: &str, folder: Option<&Path>, offline: bool, watch: &Watch) -> Result<PathBuf> {
+pub(crate) fn dataset_file(
+    id: &str,
+    path: &str,
+    folder: Option<&Path>,
+    offline: bool,
+    watch: &Watch,
+) -> Result<PathBuf> {
     let environment = Environment::read();
     let cache = Cache::new(&environment.cache, cache::Kind::Dataset, id);
     let file = match offline || environment.offline {

@@ -11,36 +11,36 @@ use crate::error::{Error, Kind};
 /// A request's subject and sender, for addresses and messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    pub kind: RepositoryKind,
-    pub repository: &'a str,
+    pub(crate) kind: RepositoryKind,
+    pub(crate) repository: &'a str,
     /// The revision, as the user wrote it.
-    pub revision: Option<&'a str>,
+    pub(crate) revision: Option<&'a str>,
     /// The hub's address, without a slash at the end.
-    pub endpoint: &'a str,
+    pub(crate) endpoint: &'a str,
     /// Whether a token was sent.
-    pub token: bool,
+    pub(crate) token: bool,
 }
 
 /// An answer that is no file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Refusal {
-    pub status: u16,
+    pub(crate) status: u16,
     /// `X-Error-Code`.
-    pub code: Option<String>,
+    pub(crate) code: Option<String>,
     /// `X-Error-Message`, or `error` of a JSON body.
-    pub message: Option<String>,
+    pub(crate) message: Option<String>,
     /// `Retry-After`.
-    pub wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Refusal {
     /// Whether asking again can help.
-    pub fn passes(&self) -> bool {
+    pub(crate) fn passes(&self) -> bool {
         matches!(self.status, 408 | 429 | 500 | 502 | 503 | 504)
     }
 
     /// The refusal as an error.
-    pub fn error(&self, asked: Asked<'_>) -> Error {
+    pub(crate) fn error(&self, asked: Asked<'_>) -> Error {
         let repository = asked.repository;
         match (self.status, self.code.as_deref()) {
             (_, Some("GatedRepo")) if asked.token => {
@@ -101,13 +101,13 @@ impl Refusal {
 
 impl Asked<'_> {
     /// An error that begins with what was asked for; the user has to change something.
-    pub fn error(&self, cause: impl std::fmt::Display) -> Error {
+    pub(crate) fn error(&self, cause: impl std::fmt::Display) -> Error {
         let at = self.revision.map_or(String::new(), |revision| format!(" at `{revision}`"));
         Error::input(format!("can't get `{}`{at}: {cause}", self.repository))
     }
 
     /// The network failed.
-    pub fn unreachable(&self, cause: impl std::fmt::Display) -> Error {
+    pub(crate) fn unreachable(&self, cause: impl std::fmt::Display) -> Error {
         self.error(format!("the connection to {} failed: {cause}", self.endpoint)).kind(Kind::Runtime).hint(
             "check the network and `HF_ENDPOINT`, and start again: what was fetched is kept; `--offline` uses what the \
              cache holds",
@@ -115,7 +115,7 @@ impl Asked<'_> {
     }
 
     /// The repository's page, and what the addresses of its files begin with.
-    pub fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         format!("{}/{}{}", self.endpoint, self.kind.prefix(), self.repository)
     }
 }

@@ -4,14 +4,14 @@
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Source {
     /// `owner/name`, or the bare name of one of the hub's oldest models (`gpt2`).
-    pub repository: String,
+    pub(crate) repository: String,
     /// The GGUF file that is meant; without one, the model in safetensors.
-    pub gguf: Option<Gguf>,
+    pub(crate) gguf: Option<Gguf>,
 }
 
 /// Which GGUF file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gguf {
+pub(crate) enum Gguf {
     /// The file at this path in the repository.
     File(String),
     /// The one whose name ends with this quantisation, such as `Q4_K_M`.
@@ -44,7 +44,7 @@ impl Source {
 }
 
 /// Whether a path or source names a GGUF file.
-pub fn is_gguf(text: &str) -> bool {
+pub(crate) fn is_gguf(text: &str) -> bool {
     let ending = text.len().checked_sub(5).and_then(|at| text.get(at..));
     ending.is_some_and(|ending| ending.eq_ignore_ascii_case(".gguf"))
 }

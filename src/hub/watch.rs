@@ -42,7 +42,7 @@ impl Watch {
     }
 
     /// Listens to nothing.
-    pub fn silent() -> Self {
+    pub(crate) fn silent() -> Self {
         Self::new(|_| (), Arc::default())
     }
 

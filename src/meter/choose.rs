@@ -21,21 +21,21 @@ pub struct Capabilities {
     /// It can be used here and now.
     pub available: bool,
     /// How its energies are labelled.
-    pub method: EnergyMethod,
+    pub(crate) method: EnergyMethod,
     /// What it covers.
-    pub domains: Vec<Domain>,
+    pub(crate) domains: Vec<Domain>,
     /// Time between two updates of its primary source.
-    pub tick_s: Option<Seconds>,
+    pub(crate) tick_s: Option<Seconds>,
     /// Every source that was looked for, with what was measured now; also if they can't be used.
-    pub sources: Vec<SourceInfo>,
-    pub gpus: Vec<GpuInfo>,
+    pub(crate) sources: Vec<SourceInfo>,
+    pub(crate) gpus: Vec<GpuInfo>,
     /// Notes for the reader, or why it isn't available.
-    pub detail: Vec<String>,
+    pub(crate) detail: Vec<String>,
     /// What makes it available.
-    pub how_to_get_it: Option<String>,
+    pub(crate) how_to_get_it: Option<String>,
     /// The meter as a run would record it, if it is available.
     #[serde(skip)]
-    pub info: Option<MeterInfo>,
+    pub(crate) info: Option<MeterInfo>,
 }
 
 /// Opens a meter.

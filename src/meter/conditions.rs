@@ -9,7 +9,7 @@ use crate::record::{
 use crate::units::{Joules, Seconds};
 
 /// Prefill has to last this long, on average, for samples of 20 ms to show its energy.
-pub const SHORTEST_PREFILL: Seconds = Seconds(0.5);
+pub(crate) const SHORTEST_PREFILL: Seconds = Seconds(0.5);
 /// Power samples have to be this close together for the same purpose.
 const FINE: Seconds = Seconds(0.025);
 
@@ -60,7 +60,13 @@ fn residency(readings: &[f64]) -> BTreeMap<ClockEvent, f64> {
 /// each batch's first tokens.
 ///
 /// `None` if the samples are too coarse, a domain has none, or prefill is too short for them.
-pub fn phase_split(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds, decode_steps: u64) -> Option<PhaseSplit> {
+pub(crate) fn phase_split(
+    trace: &Trace,
+    info: &MeterInfo,
+    t0: Seconds,
+    t1: Seconds,
+    decode_steps: u64,
+) -> Option<PhaseSplit> {
     let marks = &trace.find(WORK, Quantity::Phase)?.samples;
     let spans = |phase: f64| {
         let starts = |pair: &&[Sample]| pair[0].value == phase && pair[0].t >= t0 && pair[1].t <= t1;

@@ -21,7 +21,8 @@ mod synthetic;
 #[cfg(test)]
 pub(crate) mod fixtures;
 
-pub use choose::{Capabilities, open, probe};
+pub(crate) use choose::Capabilities;
+pub use choose::{open, probe};
 pub use nvml::NvmlMeter;
 pub use options::{EngineGpu, MeterOptions};
 pub use recording::{Meter, during, recording};

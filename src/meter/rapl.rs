@@ -20,7 +20,7 @@ use crate::units::Seconds;
 /// Name of the meter.
 const NAME: &str = "rapl";
 /// Where Linux shows the zones.
-pub const POWERCAP: &str = "/sys/class/powercap";
+pub(crate) const POWERCAP: &str = "/sys/class/powercap";
 
 /// The registers are updated about every millisecond (Intel SDM vol. 3B, RAPL interfaces; Hähnel et al. 2012).
 const TICK: Seconds = Seconds(0.001);

@@ -12,7 +12,7 @@ use crate::vocabulary::vocabulary;
 
 vocabulary! {
     /// Which estimate of a window's energy is asked for.
-    pub enum Method {
+    pub(crate) enum Method {
         /// The primary source: the energy counter; integrated power only if there is no counter.
         Counter = "counter", "primary source";
         /// The second source: the time integral of power by the trapezoid rule.
@@ -35,7 +35,7 @@ impl Method {
 
 /// Which part of a window is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// All of it.
     Whole,
     /// Without this long at both edges.
@@ -70,22 +70,22 @@ impl Cut {
 
 /// A window as recomputed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recomputed {
+pub(crate) struct Recomputed {
     /// Start.
-    pub t0: Seconds,
+    pub(crate) t0: Seconds,
     /// End.
-    pub t1: Seconds,
-    pub findings: Findings,
+    pub(crate) t1: Seconds,
+    pub(crate) findings: Findings,
 }
 
 /// What is known of the work in a window from its record alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Known<'a> {
-    pub measurement: &'a Measurement,
+pub(crate) struct Known<'a> {
+    pub(crate) measurement: &'a Measurement,
     /// Sequences decoded together.
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// Bytes of the weights that a decode step reads.
-    pub weight_bytes: Option<u64>,
+    pub(crate) weight_bytes: Option<u64>,
 }
 
 /// Energy, conditions and validity of a stored window, or of a part of it, from the readings.
@@ -95,7 +95,7 @@ pub struct Known<'a> {
 ///
 /// # Errors
 /// The part that is asked for doesn't lie in the window.
-pub fn recompute(trace: &Trace, info: &MeterInfo, known: &Known<'_>, cut: Cut) -> Result<Recomputed> {
+pub(crate) fn recompute(trace: &Trace, info: &MeterInfo, known: &Known<'_>, cut: Cut) -> Result<Recomputed> {
     let Known { measurement, batch_size, weight_bytes } = *known;
     let window = &measurement.window;
     let (t0, t1) = cut.of(window.t0_s, window.t1_s)?;
@@ -121,7 +121,7 @@ pub fn recompute(trace: &Trace, info: &MeterInfo, known: &Known<'_>, cut: Cut) -
 
 /// Everything in which a recomputed whole window isn't what the record says, by field: `energy.total_j`,
 /// `validity.warnings` …; empty if nothing differs, to the last bit.
-pub fn differences(stored: &Measurement, again: &Findings) -> Vec<String> {
+pub(crate) fn differences(stored: &Measurement, again: &Findings) -> Vec<String> {
     let mut found = Vec::new();
     // what has been stored can be written: this can't fail
     let mut compare = |name: &str, stored: serde_json::Result<Value>, again: serde_json::Result<Value>| {

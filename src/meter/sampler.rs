@@ -14,7 +14,7 @@ use crate::units::Seconds;
 ///
 /// When they are full every second one is dropped and the period doubles, so that memory stays bounded however long
 /// a window lasts: counters lose nothing by it, and for power `max_gap` and `coverage` say what it cost.
-pub const CAPACITY: usize = 1 << 16;
+pub(crate) const CAPACITY: usize = 1 << 16;
 
 /// Room that is made before a recording, so that none is made while it runs: more than most windows need.
 const RESERVED: usize = 1 << 13;
@@ -23,7 +23,7 @@ const RESERVED: usize = 1 << 13;
 const LINGER_TICKS: f64 = 1.2;
 
 /// Adds what is new since the last call to the readings, in order of time.
-pub type Read = Box<dyn FnMut(&Clock, &mut Vec<Sample>) -> Result<()> + Send>;
+pub(crate) type Read = Box<dyn FnMut(&Clock, &mut Vec<Sample>) -> Result<()> + Send>;
 
 /// A read of one value, stamped with the middle of the call, which can take milliseconds.
 pub fn scalar(mut read: impl FnMut() -> Result<f64> + Send + 'static) -> Read {
@@ -146,7 +146,7 @@ impl Sampler {
     }
 
     /// The same with room for `capacity` readings of each source before they are thinned.
-    pub fn with_capacity(sources: Vec<Source>, clock: Clock, capacity: usize) -> Self {
+    pub(crate) fn with_capacity(sources: Vec<Source>, clock: Clock, capacity: usize) -> Self {
         let channels = sources.into_iter().map(|source| Channel::new(source, capacity.max(4))).collect();
         Self { clock, state: State::Idle(channels) }
     }
@@ -185,7 +185,7 @@ impl Sampler {
     }
 
     /// Announces an approaching or passed window edge; ignored unless a recording is in progress.
-    pub fn edge(&mut self, edge: Edge) {
+    pub(crate) fn edge(&mut self, edge: Edge) {
         if let State::Recording { orders, .. } = &self.state {
             // a thread that has ended with an error says so at `stop`
             let _ = orders.send(Order::Edge(edge));

@@ -35,9 +35,9 @@ pub struct Span {
     /// Gross energy by both sources, with their residual.
     pub energy: WindowEnergy,
     /// Power without the work, if it was measured before it.
-    pub idle: Option<IdleBaseline>,
+    pub(crate) idle: Option<IdleBaseline>,
     /// One entry for each GPU.
-    pub conditions: Vec<Conditions>,
+    pub(crate) conditions: Vec<Conditions>,
     pub validity: Validity,
 }
 
@@ -45,11 +45,11 @@ pub struct Span {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rest {
     /// Time for clocks to settle before it.
-    pub settle_s: Seconds,
+    pub(crate) settle_s: Seconds,
     /// Time at each edge in which the source ticks.
-    pub guard_s: Seconds,
+    pub(crate) guard_s: Seconds,
     /// How long power is averaged; 0 for no baseline.
-    pub duration_s: Seconds,
+    pub(crate) duration_s: Seconds,
 }
 
 impl Rest {

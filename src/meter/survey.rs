@@ -9,33 +9,33 @@ use crate::units::Seconds;
 /// What was found out about a source.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Findings {
-    pub status: SourceStatus,
+    pub(crate) status: SourceStatus,
     /// Median time between two updates; `None` if fewer than two were seen.
-    pub tick: Option<Seconds>,
+    pub(crate) tick: Option<Seconds>,
     /// Shortest and longest time between two updates.
-    pub range: Option<(Seconds, Seconds)>,
+    pub(crate) range: Option<(Seconds, Seconds)>,
     /// Median time of a reading.
-    pub call: Option<Seconds>,
-    pub detail: Option<String>,
+    pub(crate) call: Option<Seconds>,
+    pub(crate) detail: Option<String>,
 }
 
 /// Why a source can't be read: "unsupported" is never "failed".
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Refusal {
-    pub status: SourceStatus,
-    pub detail: String,
+    pub(crate) status: SourceStatus,
+    pub(crate) detail: String,
 }
 
 /// How a source is watched.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch {
     /// For how long: a few of its updates.
-    pub length: Duration,
+    pub(crate) length: Duration,
     /// How much longer a counter that hasn't moved is waited for, which is useless if it never does; `None` for a value
     /// that may stand still.
-    pub moves_within: Option<Duration>,
+    pub(crate) moves_within: Option<Duration>,
     /// Rest between two readings.
-    pub rest: Duration,
+    pub(crate) rest: Duration,
 }
 
 impl Findings {

@@ -11,7 +11,7 @@ use crate::record::{CellSpec, PromptForm, Truncated};
 use crate::text::{Prompter, TokenizedPrompt, Tokenizer};
 
 /// Text to token ids and back.
-pub enum Codec {
+pub(crate) enum Codec {
     /// A model's own tokenizer, with the rules by which prompts become what the model reads.
     Text(Box<TextCodec>),
     /// Words between blanks: the simulated model's.
@@ -21,7 +21,7 @@ pub enum Codec {
 }
 
 /// Random token ids for prompts, and a tokenizer for answers, if the model has one.
-pub struct RandomCodec {
+pub(crate) struct RandomCodec {
     pub(super) vocab_size: usize,
     /// Tokens of each prompt.
     pub(super) tokens: usize,
@@ -37,23 +37,23 @@ impl RandomCodec {
 }
 
 /// How a model's prompts and answers are turned into token ids and back.
-pub struct TextCodec {
+pub(crate) struct TextCodec {
     pub(super) prompter: Prompter,
     pub(super) form: PromptForm,
 }
 
 /// A list of prompts as a model reads them.
 #[derive(Debug, Clone)]
-pub struct TokenizedPrompts {
+pub(crate) struct TokenizedPrompts {
     /// The prompts, in order.
-    pub prompts: Vec<Prompt>,
+    pub(crate) prompts: Vec<Prompt>,
     /// How much was cut off.
-    pub truncated: Truncated,
+    pub(crate) truncated: Truncated,
 }
 
 impl Codec {
     /// How prompts become what the model reads, for the record.
-    pub fn form(&self) -> PromptForm {
+    pub(crate) fn form(&self) -> PromptForm {
         match self {
             Codec::Text(text) => text.form.clone(),
             Codec::Words | Codec::Random(_) => PromptForm::default(),
@@ -76,7 +76,7 @@ impl Codec {
     ///
     /// # Errors
     /// Names the first prompt that the template refuses, that is too long, or that gives no token at all.
-    pub fn prompts<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<TokenizedPrompts> {
+    pub(crate) fn prompts<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<TokenizedPrompts> {
         let mut tokenized = TokenizedPrompts { prompts: Vec::new(), truncated: Truncated::default() };
         for (index, text) in texts.enumerate() {
             let prompt =
@@ -116,7 +116,7 @@ fn opening(text: &str) -> String {
 ///
 /// # Errors
 /// Names the longest prompt and the limit.
-pub fn check_lengths(cell: &CellSpec, prompts: &[Prompt], limit: usize) -> Result<()> {
+pub(crate) fn check_lengths(cell: &CellSpec, prompts: &[Prompt], limit: usize) -> Result<()> {
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     if longest.saturating_add(cell.max_new_tokens) <= limit {
         return Ok(());

@@ -25,7 +25,7 @@ impl Finder {
     }
 
     /// Whether a source is the hub's.
-    pub fn is_from_hub(&self, base: &Path, source: &str) -> bool {
+    pub(crate) fn is_from_hub(&self, base: &Path, source: &str) -> bool {
         matches!(place(base, source), Place::Hub(_))
     }
 

@@ -18,18 +18,18 @@ use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, PromptSpec, WeightsChoic
 const DUMMY_SEED: u64 = 42;
 
 /// An engine and its tokenizer.
-pub struct Model {
-    pub engine: Box<dyn Engine>,
-    pub codec: Codec,
+pub(crate) struct Model {
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) codec: Codec,
 }
 
 /// How models are found and where they run.
 #[derive(Debug, Clone)]
-pub struct Loader {
+pub(crate) struct Loader {
     /// Folder of the sweep file: relative sources start there.
-    pub base: PathBuf,
+    pub(crate) base: PathBuf,
     /// Where models run.
-    pub device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
     finder: Finder,
     /// What the sweep file says about prompts; `None`: they go in as plain text.
     prompts: Option<PromptSpec>,
@@ -43,12 +43,12 @@ impl Loader {
 
     /// The same loader for models that are given prompts as the sweep file says.
     #[must_use]
-    pub fn with_prompts(self, prompts: &PromptSpec) -> Self {
+    pub(crate) fn with_prompts(self, prompts: &PromptSpec) -> Self {
         Self { prompts: Some(prompts.clone()), ..self }
     }
 
     /// Whether a model comes from the hub.
-    pub fn is_from_hub(&self, model: &ModelSpec) -> bool {
+    pub(crate) fn is_from_hub(&self, model: &ModelSpec) -> bool {
         matches!(&model.source, ModelSource::Name(name) if self.finder.is_from_hub(&self.base, name))
     }
 
@@ -56,7 +56,7 @@ impl Loader {
     ///
     /// # Errors
     /// The folder or file doesn't exist, or the hub can't give the model.
-    pub fn locate(&self, model: &ModelSpec) -> Result<Location> {
+    pub(crate) fn locate(&self, model: &ModelSpec) -> Result<Location> {
         let ModelSource::Name(name) = &model.source else { return Ok(Location::Simulated) };
         let found = self.finder.find(&self.base, name, model.revision.as_deref());
         found.map_err(|error| error.at(format!("model `{}`", model.label)))
@@ -77,7 +77,7 @@ impl Loader {
     ///
     /// # Errors
     /// As for [`Loader::inspect`], or a file can't be read.
-    pub fn hash(&self, model: &ModelSpec) -> Result<()> {
+    pub(crate) fn hash(&self, model: &ModelSpec) -> Result<()> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         let location = self.locate(model)?;
         let Some((path, commit)) = location.files() else { return Ok(()) };
@@ -115,12 +115,12 @@ impl Loader {
     }
 
     /// The first of the devices that a model runs on.
-    pub fn first_device(&self, model: &ModelSpec) -> DeviceChoice {
+    pub(crate) fn first_device(&self, model: &ModelSpec) -> DeviceChoice {
         load::devices(self.device, model.devices.as_deref()).first().copied().unwrap_or(self.device)
     }
 
     /// Bytes that are free on the devices that a model runs on, if that is known.
-    pub fn free_memory(&self, model: &ModelSpec) -> Option<u64> {
+    pub(crate) fn free_memory(&self, model: &ModelSpec) -> Option<u64> {
         load::devices(self.device, model.devices.as_deref()).into_iter().map(DeviceChoice::free_memory).sum()
     }
 
@@ -158,7 +158,7 @@ impl Loader {
     ///
     /// # Errors
     /// The model can't be found, or its tokenizer or chat template is missing or damaged.
-    pub fn codec(&self, model: &ModelSpec) -> Result<Codec> {
+    pub(crate) fn codec(&self, model: &ModelSpec) -> Result<Codec> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         let location = self.locate(model)?;
         if location == Location::Simulated {

@@ -8,7 +8,7 @@ use crate::text::{GgufTokenizer, ModelText};
 
 /// Where a model's files are on this machine.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Location {
+pub(crate) enum Location {
     /// A folder, with the hub's commit if it comes from there.
     Folder { path: PathBuf, commit: Option<String> },
     /// A GGUF file; tokenizer files are next to it, or in `folder` if it comes from the hub.

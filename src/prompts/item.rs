@@ -6,9 +6,9 @@ pub struct PromptItem {
     /// The text as the model sees it.
     pub text: String,
     /// The right answer, if the data set has one.
-    pub reference: Option<String>,
+    pub(crate) reference: Option<String>,
     /// The kind of task, if the data set names one.
-    pub category: Option<String>,
+    pub(crate) category: Option<String>,
 }
 
 impl PromptItem {

@@ -6,6 +6,6 @@ mod numpy;
 mod set;
 
 pub use dolly::Row;
-pub use item::PromptItem;
-pub use numpy::permutation;
+pub(crate) use item::PromptItem;
+pub(crate) use numpy::permutation;
 pub use set::PromptSet;

@@ -4,7 +4,7 @@
 //! shuffle by masked rejection, so that a published prompt selection can be drawn again.
 
 /// `numpy.random.default_rng(seed).permutation(n)`.
-pub fn permutation(seed: u64, n: usize) -> Vec<usize> {
+pub(crate) fn permutation(seed: u64, n: usize) -> Vec<usize> {
     let mut generator = Pcg64::from_seed(seed);
     let mut order: Vec<usize> = (0..n).collect();
     for last in (1..n).rev() {

@@ -12,20 +12,20 @@ use crate::prompts::numpy::permutation;
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptSet {
     /// The origin, as the user named it.
-    pub source: String,
+    pub(crate) source: String,
     /// The prompts, in the order in which they run.
     pub items: Vec<PromptItem>,
 }
 
 impl PromptSet {
     /// Prompts given as text; blank ones are left out.
-    pub fn from_texts<S: AsRef<str>>(source: &str, texts: &[S]) -> Self {
+    pub(crate) fn from_texts<S: AsRef<str>>(source: &str, texts: &[S]) -> Self {
         let texts = texts.iter().map(AsRef::as_ref).filter(|text| !text.trim().is_empty());
         Self { source: source.to_owned(), items: texts.map(PromptItem::plain).collect() }
     }
 
     /// Prompts of random token ids; each text is only a name, from which a model's ids are drawn.
-    pub fn random(count: usize, tokens: usize, seed: u64) -> Self {
+    pub(crate) fn random(count: usize, tokens: usize, seed: u64) -> Self {
         let item = |index: usize| PromptItem::plain(&format!("prompt {index} of {tokens} random tokens, seed {seed}"));
         Self { source: "random token ids".to_owned(), items: (0..count).map(item).collect() }
     }

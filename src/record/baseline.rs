@@ -5,9 +5,9 @@ use crate::units::Watts;
 
 /// The baselines before and after a trial, both of its own load of the model.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Around<'a> {
-    pub before: Option<&'a Baseline>,
-    pub after: Option<&'a Baseline>,
+pub(crate) struct Around<'a> {
+    pub(crate) before: Option<&'a Baseline>,
+    pub(crate) after: Option<&'a Baseline>,
     /// The baseline in the trial's own record: runs of format 1 have no others.
     recorded: Option<Watts>,
 }
@@ -39,7 +39,7 @@ impl<'a> Around<'a> {
     }
 
     /// After − before.
-    pub fn drift(&self) -> Option<Watts> {
+    pub(crate) fn drift(&self) -> Option<Watts> {
         Some(self.after?.idle.power_w - self.before?.idle.power_w)
     }
 }

@@ -108,7 +108,7 @@ vocabulary! {
 
 impl ClockEvent {
     /// All of them, with their bits (`nvml.h`, `nvmlClocksEventReason…`).
-    pub const BITS: [(u64, ClockEvent); 8] = [
+    pub(crate) const BITS: [(u64, ClockEvent); 8] = [
         (0x1, ClockEvent::Idle),
         (0x2, ClockEvent::ApplicationClocks),
         (0x4, ClockEvent::SoftwarePowerCap),

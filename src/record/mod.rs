@@ -17,23 +17,27 @@ mod trial;
 
 pub use crate::host::Host;
 
-pub use self::baseline::Around;
+pub(crate) use self::baseline::Around;
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
-pub use self::decoding::{BadSetting, BeamSearch, Decoding, EarlyStopping, Sampling};
+pub(crate) use self::decoding::BadSetting;
+pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, PhaseSplit, WindowEnergy};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
-    Adaptive, ChatTemplateInfo, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptForm, PromptInfo,
-    PromptLimit, Protocol, RunInfo, TrainingCost, Truncate, Truncated,
+    Adaptive, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptInfo, Protocol, RunInfo, TrainingCost,
 };
-pub use self::synthetic::{SyntheticFailure, SyntheticFailureKind, SyntheticSpec};
-pub use self::trace::{DECODE, NEITHER, PREFILL, Quantity, Sample, SourceTrace, Trace, WORK};
+pub(crate) use self::run::{ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
+pub use self::synthetic::SyntheticSpec;
+pub(crate) use self::synthetic::{SyntheticFailure, SyntheticFailureKind};
+pub(crate) use self::trace::{DECODE, NEITHER, PREFILL, WORK};
+pub use self::trace::{Quantity, Sample, SourceTrace, Trace};
 pub use self::trial::{
-    Baseline, BaselineTime, Cost, Evaluation, FailureKind, Finish, GenerationLine, ItemScore, Line, Measurement,
-    Outcome, Trial, TrialKey, Window,
+    Baseline, BaselineTime, Cost, Evaluation, FailureKind, Finish, ItemScore, Measurement, Outcome, Trial, TrialKey,
+    Window,
 };
+pub(crate) use self::trial::{GenerationLine, Line};
 
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///

@@ -176,43 +176,43 @@ pub struct Part {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PromptForm {
     /// File that the chat template comes from; `None`: prompts went in as plain text.
-    pub chat_template: Option<ChatTemplateInfo>,
+    pub(crate) chat_template: Option<ChatTemplateInfo>,
     /// The model has a chat template that the sweep file didn't ask for.
-    pub unused_template: bool,
+    pub(crate) unused_template: bool,
     /// The longest prompt allowed, and from where longer ones were cut.
-    pub limit: Option<PromptLimit>,
+    pub(crate) limit: Option<PromptLimit>,
     /// What the limit did to the prompts of the energy windows.
-    pub energy: Option<Truncated>,
+    pub(crate) energy: Option<Truncated>,
     /// What it did to the prompts of the accuracy.
-    pub accuracy: Option<Truncated>,
+    pub(crate) accuracy: Option<Truncated>,
 }
 
 /// A chat template and its input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChatTemplateInfo {
+pub(crate) struct ChatTemplateInfo {
     /// The file that it comes from.
-    pub source: String,
+    pub(crate) source: String,
     /// SHA-256 of its text.
-    pub sha256: String,
-    pub system: Option<String>,
+    pub(crate) sha256: String,
+    pub(crate) system: Option<String>,
     /// Further variables of the template.
-    pub variables: serde_json::Map<String, serde_json::Value>,
+    pub(crate) variables: serde_json::Map<String, serde_json::Value>,
     /// The date that it took as today, `YYYY-MM-DD`.
-    pub date: String,
+    pub(crate) date: String,
 }
 
 /// The longest prompt, and what happens to longer ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptLimit {
+pub(crate) struct PromptLimit {
     /// Tokens of a whole prompt.
-    pub max_tokens: usize,
-    pub truncate: Truncate,
+    pub(crate) max_tokens: usize,
+    pub(crate) truncate: Truncate,
 }
 
 vocabulary! {
     /// What happens to a prompt that is longer than the limit.
     #[derive(Default)]
-    pub enum Truncate {
+    pub(crate) enum Truncate {
         #[default]
         None = "none", "refused";
         Left = "left", "cut at their beginning";
@@ -222,18 +222,18 @@ vocabulary! {
 
 /// What truncation did to a list of prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Truncated {
+pub(crate) struct Truncated {
     /// Prompts in the list.
-    pub of: usize,
+    pub(crate) of: usize,
     /// Prompts that were cut.
-    pub prompts: usize,
+    pub(crate) prompts: usize,
     /// Tokens that those lost together.
-    pub tokens: u64,
+    pub(crate) tokens: u64,
 }
 
 impl PromptForm {
     /// Whether results under both forms can be pooled: they agree in everything that both know.
-    pub fn agrees(&self, other: &Self) -> bool {
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
         let both = |a: Option<Truncated>, b: Option<Truncated>| a.zip(b).is_none_or(|(a, b)| a == b);
         let known = |form: &Self| (form.chat_template.clone(), form.limit);
         known(self) == known(other) && both(self.energy, other.energy) && both(self.accuracy, other.accuracy)

@@ -17,33 +17,33 @@ const SHORTEST_STEP: f64 = 1e-6;
 #[serde(deny_unknown_fields)]
 pub struct SyntheticSpec {
     /// Watts while decoding.
-    pub power_w: f64,
+    pub(crate) power_w: f64,
     /// Seconds of a decoding step.
-    pub step_s: f64,
+    pub(crate) step_s: f64,
     /// Seconds of the prefill of a batch; 0 by default.
     #[serde(default)]
-    pub prefill_s: f64,
+    pub(crate) prefill_s: f64,
     /// Watts during prefill; `power_w` by default.
     #[serde(default)]
-    pub prefill_w: Option<f64>,
+    pub(crate) prefill_w: Option<f64>,
     /// Watts without work; 60 by default. One device is simulated for a whole run: it idles as the first model says.
     #[serde(default = "default_idle_w")]
-    pub idle_w: f64,
+    pub(crate) idle_w: f64,
     /// Tokens of each natural answer, its end-of-sequence token included; by default answers never end.
     #[serde(default)]
-    pub eos_after: Option<usize>,
+    pub(crate) eos_after: Option<usize>,
     /// Answers are up to this many tokens longer than `eos_after`, depending on the prompt; 0 by default.
     #[serde(default)]
-    pub eos_spread: usize,
+    pub(crate) eos_spread: usize,
     /// Number of parameters to report; unknown by default.
     #[serde(default)]
-    pub parameters: Option<u64>,
+    pub(crate) parameters: Option<u64>,
     /// Varies the token ids (and the lengths within `eos_spread`); 0 by default.
     #[serde(default)]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Makes large batches fail; by default nothing fails.
     #[serde(default)]
-    pub fail: Option<SyntheticFailure>,
+    pub(crate) fail: Option<SyntheticFailure>,
 }
 
 fn default_idle_w() -> f64 {
@@ -53,12 +53,12 @@ fn default_idle_w() -> f64 {
 /// A failure on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SyntheticFailure {
+pub(crate) struct SyntheticFailure {
     /// What breaks.
-    pub kind: SyntheticFailureKind,
+    pub(crate) kind: SyntheticFailureKind,
     /// Batches of this size and larger fail; 1 by default.
     #[serde(default = "one")]
-    pub from_batch_size: usize,
+    pub(crate) from_batch_size: usize,
 }
 
 fn one() -> usize {
@@ -68,7 +68,7 @@ fn one() -> usize {
 /// What breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SyntheticFailureKind {
+pub(crate) enum SyntheticFailureKind {
     /// The device runs out of memory.
     Oom,
     /// The engine fails.
@@ -98,7 +98,7 @@ impl SyntheticSpec {
         Ok(())
     }
 
-    pub fn prefill_power(&self) -> f64 {
+    pub(crate) fn prefill_power(&self) -> f64 {
         self.prefill_w.unwrap_or(self.power_w)
     }
 }

@@ -56,14 +56,14 @@ vocabulary! {
 }
 
 /// The domain of [`Quantity::Phase`], whose readings come from the engine and not from a device.
-pub const WORK: &str = "work";
+pub(crate) const WORK: &str = "work";
 
 /// Value of [`Quantity::Phase`] between batches.
-pub const NEITHER: f64 = 0.0;
+pub(crate) const NEITHER: f64 = 0.0;
 /// Value of [`Quantity::Phase`] during prefill.
-pub const PREFILL: f64 = 1.0;
+pub(crate) const PREFILL: f64 = 1.0;
 /// Value of [`Quantity::Phase`] during decode.
-pub const DECODE: f64 = 2.0;
+pub(crate) const DECODE: f64 = 2.0;
 
 impl Trace {
     /// The source of one quantity of one domain.

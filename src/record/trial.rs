@@ -11,7 +11,7 @@ use crate::vocabulary::vocabulary;
 /// One line of `records.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Line {
+pub(crate) enum Line {
     /// A cell measured once, in one block.
     Trial(Box<Trial>),
     /// A model's accuracy, outside of every energy window.
@@ -68,7 +68,7 @@ pub struct TrialKey {
 }
 
 impl Trial {
-    pub fn key(&self) -> TrialKey {
+    pub(crate) fn key(&self) -> TrialKey {
         TrialKey { cell: self.cell.id.clone(), block: self.block }
     }
 
@@ -157,7 +157,7 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn duration(&self) -> Seconds {
+    pub(crate) fn duration(&self) -> Seconds {
         self.t1_s - self.t0_s
     }
 }
@@ -172,7 +172,7 @@ pub struct Cost {
 
 impl Measurement {
     /// Energy per input token: E / T_in.
-    pub fn ept_in(&self) -> Option<JoulesPerToken> {
+    pub(crate) fn ept_in(&self) -> Option<JoulesPerToken> {
         self.energy.total_j?.per_token(self.tokens_in)
     }
 
@@ -182,7 +182,7 @@ impl Measurement {
     }
 
     /// Energy per token: E / (T_in + T_out).
-    pub fn ept_total(&self) -> Option<JoulesPerToken> {
+    pub(crate) fn ept_total(&self) -> Option<JoulesPerToken> {
         self.energy.total_j?.per_token(self.tokens_in + self.tokens_out)
     }
 }
@@ -227,20 +227,20 @@ pub struct ItemScore {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerationLine {
     /// Format version of this line.
-    pub format: u32,
-    pub cell: CellId,
+    pub(crate) format: u32,
+    pub(crate) cell: CellId,
     /// Index into the prompt list.
-    pub prompt_index: usize,
+    pub(crate) prompt_index: usize,
     /// The prompt as the model saw it.
-    pub prompt: String,
-    pub tokens_in: u32,
+    pub(crate) prompt: String,
+    pub(crate) tokens_in: u32,
     /// Output token ids, the end-of-sequence token included.
-    pub output_ids: Vec<u32>,
+    pub(crate) output_ids: Vec<u32>,
     /// Text of the output without special tokens; in `fixed` length all of it.
-    pub text: String,
-    pub finish: Finish,
+    pub(crate) text: String,
+    pub(crate) finish: Finish,
     /// In `fixed` length: tokens of the natural answer (its end-of-sequence token included), if it would have ended.
-    pub natural_length: Option<u32>,
+    pub(crate) natural_length: Option<u32>,
 }
 
 vocabulary! {

@@ -10,20 +10,20 @@ use crate::record::{Decoding, EnergyMethod, OutputLength, RunInfo};
 
 /// A box at the top of the page.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Warning {
-    pub title: String,
-    pub text: &'static str,
+pub(crate) struct Warning {
+    pub(crate) title: String,
+    pub(crate) text: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Badge {
-    pub label: &'static str,
-    pub value: String,
+pub(crate) struct Badge {
+    pub(crate) label: &'static str,
+    pub(crate) value: String,
     /// `plain`, `good`, `warn` or `bad`.
-    pub tone: &'static str,
+    pub(crate) tone: &'static str,
 }
 
-pub fn byline(run: &RunInfo, study: &Study) -> String {
+pub(crate) fn byline(run: &RunInfo, study: &Study) -> String {
     let models = format::plural(run.models.len(), "model");
     let cells = format::plural(study.cells.len(), "cell");
     let date = run.parts.first().and_then(|part| part.started_at.split('T').next());
@@ -45,7 +45,7 @@ fn most_repeats(run: &RunInfo, study: &Study) -> usize {
 }
 
 /// The warning on a page whose energies aren't all measured.
-pub fn warning(methods: &[EnergyMethod]) -> Option<Warning> {
+pub(crate) fn warning(methods: &[EnergyMethod]) -> Option<Warning> {
     let title = format::capitalised(format::caveat(methods)?);
     let text = if methods.contains(&EnergyMethod::Modelled) {
         "Energies are computed from processor time and stated coefficients: suitable for trying the tool, not for \
@@ -57,7 +57,7 @@ pub fn warning(methods: &[EnergyMethod]) -> Option<Warning> {
     Some(Warning { title, text })
 }
 
-pub fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
+pub(crate) fn badges(run: &RunInfo, study: &Study) -> Vec<Badge> {
     let plain = |label, value| Badge { label, value, tone: "plain" };
     let mut badges = vec![
         valid_trials(study),
@@ -110,7 +110,7 @@ fn dummy_weights(run: &RunInfo) -> Option<Badge> {
 }
 
 /// How many trials are valid, for a run in which none is invalid or failed.
-pub fn all_valid(study: &Study) -> String {
+pub(crate) fn all_valid(study: &Study) -> String {
     let counts = study.counts();
     match counts.planned {
         0 => "No trial was planned.".to_owned(),

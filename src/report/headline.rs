@@ -6,13 +6,13 @@ use crate::record::{OutputLength, Role, RunInfo};
 
 /// The answer in one sentence, and remarks that a reader needs with it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    pub sentence: String,
-    pub remarks: Vec<String>,
+pub(crate) struct Answer {
+    pub(crate) sentence: String,
+    pub(crate) remarks: Vec<String>,
 }
 
 /// The answer of a study: the first student's saving, or the thriftiest cell if nothing is compared.
-pub fn answer(run: &RunInfo, study: &Study) -> Answer {
+pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     let known = |o: &&OverallSaving| o.ept_out.saving.is_some_and(|s| s.value.is_finite());
     let students = study.overall.iter().filter(known);
     let main = students.clone().find(|o| o.role == Role::Student).or_else(|| students.clone().next());

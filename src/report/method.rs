@@ -14,19 +14,19 @@ use crate::units::Seconds;
 
 /// The section on the method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Method {
-    pub paragraphs: Vec<String>,
-    pub formulas: [Formula; 6],
+pub(crate) struct Method {
+    pub(crate) paragraphs: Vec<String>,
+    pub(crate) formulas: [Formula; 6],
     /// Conclusions that the run doesn't support.
-    pub limits: Vec<String>,
+    pub(crate) limits: Vec<String>,
 }
 
 /// A quantity and its definition.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Formula {
+pub(crate) struct Formula {
     /// `EPT_in = E / T_in`.
-    pub formula: &'static str,
-    pub meaning: &'static str,
+    pub(crate) formula: &'static str,
+    pub(crate) meaning: &'static str,
 }
 
 const FORMULAS: [Formula; 6] = [

@@ -16,59 +16,59 @@ use crate::figures::FigureFile;
 use crate::record::RunInfo;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Page {
-    pub title: String,
-    pub question: Option<String>,
+pub(crate) struct Page {
+    pub(crate) title: String,
+    pub(crate) question: Option<String>,
     /// When and where it was measured, and how much.
-    pub byline: String,
+    pub(crate) byline: String,
     /// The answer in one sentence.
-    pub headline: String,
-    pub remarks: Vec<String>,
+    pub(crate) headline: String,
+    pub(crate) remarks: Vec<String>,
     /// Prose of the author of the sweep, a paragraph each.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// What a reader must know before anything else.
-    pub warning: Option<Warning>,
-    pub badges: Vec<Badge>,
-    pub savings: Option<Table>,
-    pub figures: Vec<Figure>,
+    pub(crate) warning: Option<Warning>,
+    pub(crate) badges: Vec<Badge>,
+    pub(crate) savings: Option<Table>,
+    pub(crate) figures: Vec<Figure>,
     /// Every cell, and its energy by component if that was measured.
-    pub results: Vec<Table>,
-    pub phases: Option<PhaseSection>,
+    pub(crate) results: Vec<Table>,
+    pub(crate) phases: Option<PhaseSection>,
     /// Accuracy by model, and by category.
-    pub accuracy: Vec<Table>,
-    pub method: Method,
+    pub(crate) accuracy: Vec<Table>,
+    pub(crate) method: Method,
     /// Reasons, and cells that failed or were skipped.
-    pub validity: Vec<Table>,
+    pub(crate) validity: Vec<Table>,
     /// The conditions of the windows, and another estimator compared with ours.
-    pub windows: Vec<Table>,
+    pub(crate) windows: Vec<Table>,
     /// A sentence for a run in which nothing is wrong.
-    pub all_valid: Option<String>,
-    pub provenance: Provenance,
+    pub(crate) all_valid: Option<String>,
+    pub(crate) provenance: Provenance,
 }
 
 /// The section on prefill and decode.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PhaseSection {
-    pub text: &'static str,
+pub(crate) struct PhaseSection {
+    pub(crate) text: &'static str,
     /// The methods side by side.
-    pub table: Table,
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// Stem of its files, and its anchor.
-    pub name: &'static str,
-    pub number: String,
-    pub title: &'static str,
-    pub caption: String,
+    pub(crate) name: &'static str,
+    pub(crate) number: String,
+    pub(crate) title: &'static str,
+    pub(crate) caption: String,
     /// For readers who can't see it.
-    pub alt: String,
+    pub(crate) alt: String,
     /// The SVG itself.
-    pub svg: String,
+    pub(crate) svg: String,
     /// Relative path of the SVG file.
-    pub svg_href: String,
+    pub(crate) svg_href: String,
     /// Relative path of the PNG file.
-    pub png_href: String,
+    pub(crate) png_href: String,
 }
 
 impl Page {

@@ -8,32 +8,32 @@ use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus,
 
 /// The section on provenance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Provenance {
-    pub run: Vec<Fact>,
+pub(crate) struct Provenance {
+    pub(crate) run: Vec<Fact>,
     /// One for each start that measured trials.
-    pub parts: Vec<PartFacts>,
+    pub(crate) parts: Vec<PartFacts>,
     /// GPUs, sources of energy, and the models as loaded with their files.
-    pub tables: Vec<Table>,
-    pub sweep_file: String,
-    pub sweep_yaml: String,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) sweep_file: String,
+    pub(crate) sweep_yaml: String,
     /// A fence longer than any in the text, for Markdown.
-    pub fence: String,
+    pub(crate) fence: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PartFacts {
+pub(crate) struct PartFacts {
     /// `Part 1 of 2`.
-    pub title: String,
-    pub facts: Vec<Fact>,
+    pub(crate) title: String,
+    pub(crate) facts: Vec<Fact>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Fact {
-    pub name: &'static str,
-    pub value: String,
+pub(crate) struct Fact {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
 }
 
-pub fn provenance(run: &RunInfo) -> Provenance {
+pub(crate) fn provenance(run: &RunInfo) -> Provenance {
     let n = run.parts.len();
     let title = |i: usize| if n == 1 { "Machine".to_owned() } else { format!("Part {} of {n}", i + 1) };
     let parts = run.parts.iter().enumerate().map(|(i, part)| PartFacts { title: title(i), facts: part_facts(part) });

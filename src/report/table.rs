@@ -6,46 +6,46 @@ use crate::analysis::Estimate;
 use crate::format::{self, Scale};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Table {
+pub(crate) struct Table {
     /// Anchor on the page.
-    pub id: &'static str,
-    pub caption: String,
+    pub(crate) id: &'static str,
+    pub(crate) caption: String,
     /// Goes in front of the caption if energies in the table aren't measured.
-    pub caveat: Option<&'static str>,
-    pub columns: Vec<Column>,
+    pub(crate) caveat: Option<&'static str>,
+    pub(crate) columns: Vec<Column>,
     /// The first cell of each names the row.
-    pub rows: Vec<TableRow>,
+    pub(crate) rows: Vec<TableRow>,
 }
 
 /// The head of a column.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Column {
-    pub title: String,
+pub(crate) struct Column {
+    pub(crate) title: String,
     /// The unit of its numbers, or how they were picked: `worst`.
-    pub unit: Option<String>,
+    pub(crate) unit: Option<String>,
     /// Numbers are set flush right.
-    pub numeric: bool,
+    pub(crate) numeric: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TableRow {
-    pub cells: Vec<Cell>,
+pub(crate) struct TableRow {
+    pub(crate) cells: Vec<Cell>,
     /// It sums up the others.
-    pub total: bool,
+    pub(crate) total: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Cell {
-    pub text: String,
+pub(crate) struct Cell {
+    pub(crate) text: String,
     /// An interval or a remark below the text.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
     /// `good`, `warn` or `bad`.
-    pub tone: Option<&'static str>,
+    pub(crate) tone: Option<&'static str>,
 }
 
 impl Table {
     /// A table without a caveat; `None` without rows.
-    pub fn unless_empty(
+    pub(crate) fn unless_empty(
         id: &'static str,
         caption: &str,
         columns: Vec<Column>,
@@ -56,7 +56,7 @@ impl Table {
     }
 
     /// A table of the columns in which something is known, whose notes follow the caption; `None` without rows.
-    pub fn of_known(id: &'static str, caption: &str, columns: Vec<FilledColumn>) -> Option<Self> {
+    pub(crate) fn of_known(id: &'static str, caption: &str, columns: Vec<FilledColumn>) -> Option<Self> {
         let known: Vec<FilledColumn> = columns.into_iter().filter(FilledColumn::is_known).collect();
         let height = known.iter().map(|column| column.cells.len()).max().unwrap_or_default();
         let cell = |column: &FilledColumn, row: usize| column.cells[row].clone().unwrap_or_else(Cell::unknown);
@@ -68,18 +68,18 @@ impl Table {
 
     /// Puts the caveat in front of the caption.
     #[must_use]
-    pub fn with_caveat(self, caveat: Option<&'static str>) -> Self {
+    pub(crate) fn with_caveat(self, caveat: Option<&'static str>) -> Self {
         Self { caveat, ..self }
     }
 }
 
 impl Column {
-    pub fn words(title: impl Into<String>) -> Self {
+    pub(crate) fn words(title: impl Into<String>) -> Self {
         Self { title: title.into(), unit: None, numeric: false }
     }
 
     /// An empty unit is none.
-    pub fn numbers(title: impl Into<String>, unit: &str) -> Self {
+    pub(crate) fn numbers(title: impl Into<String>, unit: &str) -> Self {
         Self { title: title.into(), unit: (!unit.is_empty()).then(|| unit.to_owned()), numeric: true }
     }
 }
@@ -99,12 +99,12 @@ impl Cell {
         Self::new(format::UNKNOWN)
     }
 
-    pub fn count(n: usize) -> Self {
+    pub(crate) fn count(n: usize) -> Self {
         Self::new(format::count(n as u64))
     }
 
     /// A number with its interval below it.
-    pub fn estimate(of: Option<&Estimate>, scale: Scale) -> Self {
+    pub(crate) fn estimate(of: Option<&Estimate>, scale: Scale) -> Self {
         match of {
             Some(e) if e.value.is_finite() => Self::new(format::value(e, scale)).with(format::interval(e, scale)),
             _ => Self::unknown(),
@@ -112,18 +112,18 @@ impl Cell {
     }
 
     #[must_use]
-    pub fn with(self, detail: impl Into<String>) -> Self {
+    pub(crate) fn with(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }
     }
 
     #[must_use]
-    pub fn toned(self, tone: Option<&'static str>) -> Self {
+    pub(crate) fn toned(self, tone: Option<&'static str>) -> Self {
         Self { tone, ..self }
     }
 }
 
 /// A column with its cells, which a table leaves out if none of them is known.
-pub struct FilledColumn {
+pub(crate) struct FilledColumn {
     head: Column,
     cells: Vec<Option<Cell>>,
     note: Option<&'static str>,
@@ -136,7 +136,7 @@ impl FilledColumn {
 
     /// Explains the column in the table's caption.
     #[must_use]
-    pub fn explained(self, note: &'static str) -> Self {
+    pub(crate) fn explained(self, note: &'static str) -> Self {
         Self { note: Some(note), ..self }
     }
 

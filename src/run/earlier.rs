@@ -8,13 +8,13 @@ use crate::store;
 use crate::sweep::budget::Known;
 
 /// What an earlier run shows.
-pub struct Earlier {
+pub(crate) struct Earlier {
     /// Times of loading and of passes; empty without a run.
-    pub known: Known,
+    pub(crate) known: Known,
     /// Relative standard deviation between repeats.
-    pub spread: Option<f64>,
+    pub(crate) spread: Option<f64>,
     /// Directory of the run, or why there is none.
-    pub source: Result<PathBuf, String>,
+    pub(crate) source: Result<PathBuf, String>,
 }
 
 impl Earlier {

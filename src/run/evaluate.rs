@@ -34,7 +34,7 @@ type Scores = Vec<(usize, Vec<ItemScore>)>;
 
 impl<'a> Scoring<'a> {
     /// What is left once `done` is taken out; `None` if that is nothing, or the sweep measures no accuracy.
-    pub fn left(setup: Setup<'a>, done: &[Evaluation]) -> Option<Self> {
+    pub(crate) fn left(setup: Setup<'a>, done: &[Evaluation]) -> Option<Self> {
         let (spec, set) = (setup.prepared.spec.accuracy.as_ref()?, setup.prepared.accuracy.as_ref()?);
         let models = setup.prepared.spec.models.iter();
         let missing: Vec<_> = models.filter_map(|model| Missing::of(setup, model, done)).collect();

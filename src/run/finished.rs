@@ -10,12 +10,12 @@ use crate::stage::Measured;
 
 /// A trial that is over.
 pub(super) struct Finished {
-    pub started_at: String,
-    pub outcome: Outcome,
+    pub(crate) started_at: String,
+    pub(crate) outcome: Outcome,
     /// What the model wrote in the first pass, one line for each prompt.
-    pub lines: Vec<GenerationLine>,
+    pub(crate) lines: Vec<GenerationLine>,
     /// The raw readings, if a window was measured.
-    pub trace: Option<Trace>,
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Finished {
@@ -26,12 +26,12 @@ impl Finished {
     }
 
     /// A trial that wasn't tried.
-    pub fn skipped(message: String) -> Self {
+    pub(crate) fn skipped(message: String) -> Self {
         Self::without_work(Measured::skipped(message))
     }
 
     /// A trial that broke before any work.
-    pub fn failed(kind: FailureKind, error: &Error) -> Self {
+    pub(crate) fn failed(kind: FailureKind, error: &Error) -> Self {
         Self::without_work(Measured::failed(kind, error))
     }
 

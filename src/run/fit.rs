@@ -8,16 +8,16 @@ use crate::sweep::spec::ModelSpec;
 
 /// Which cells are known to run out of memory.
 #[derive(Debug, Clone, Default)]
-pub struct Fit {
+pub(crate) struct Fit {
     ran_out: Vec<CellSpec>,
 }
 
 /// The device that a model runs on, as far as memory is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Device {
+pub(crate) struct Device {
     /// Free bytes; `None` if the device doesn't report them.
-    pub free: Option<u64>,
-    pub is_gpu: bool,
+    pub(crate) free: Option<u64>,
+    pub(crate) is_gpu: bool,
 }
 
 impl Device {
@@ -27,12 +27,12 @@ impl Device {
     }
 
     /// Stands for any device if only earlier trials are to decide.
-    pub const UNKNOWN: Self = Self { free: None, is_gpu: false };
+    pub(crate) const UNKNOWN: Self = Self { free: None, is_gpu: false };
 }
 
 impl Fit {
     /// Takes a trial into account: a cell that was measured fits after all.
-    pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
+    pub(crate) fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
         self.ran_out.retain(|other| other.id != cell.id || !matches!(outcome, Outcome::Measured(_)));
         if matches!(outcome, Outcome::Failed { failure: FailureKind::OutOfMemory, .. }) {
             self.ran_out.push(cell.clone());
@@ -41,7 +41,7 @@ impl Fit {
 
     /// Why a cell isn't worth trying: a smaller one of the same model ran out of memory, or the estimate is above what
     /// is free. `None` if it is. `longest` is the number of tokens of the longest prompt.
-    pub fn obstacle(
+    pub(crate) fn obstacle(
         &self,
         cell: &CellSpec,
         summary: Option<&ModelSummary>,
@@ -77,7 +77,7 @@ impl Fit {
 }
 
 /// Memory that a cell needs; every beam is a row of its own.
-pub fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize, on_gpu: bool) -> MemoryNeed {
+pub(crate) fn need(cell: &CellSpec, summary: &ModelSummary, longest: usize, on_gpu: bool) -> MemoryNeed {
     let rows = cell.batch_size.saturating_mul(cell.decoding.sequences_per_prompt());
     summary.memory(rows, longest, longest.saturating_add(cell.max_new_tokens), &cell.dtype, on_gpu)
 }

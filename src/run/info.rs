@@ -16,7 +16,7 @@ use crate::units::{Joules, Seconds};
 ///
 /// # Errors
 /// A training record that the sweep file names is missing or malformed.
-pub fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
+pub(crate) fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
     let spec = &prepared.spec;
     let file_name = prepared.file.file_name().unwrap_or(prepared.file.as_os_str());
     Ok(RunInfo {

@@ -9,9 +9,9 @@ use crate::run::spread::Spread;
 /// What is known so far; begins with what earlier starts found.
 pub(super) struct Learned {
     /// Memory that cells need.
-    pub fit: Fit,
+    pub(crate) fit: Fit,
     /// How far the repeats of each cell agree.
-    pub spread: Spread,
+    pub(crate) spread: Spread,
     /// Blocks beyond the planned ones, and whether they are measured: decided once, at the block's first session.
     further: BTreeMap<u32, bool>,
     /// Why cells (by their index in the plan) didn't fit when their model was loaded.
@@ -30,25 +30,25 @@ impl Learned {
     }
 
     /// Takes a trial into account.
-    pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
+    pub(crate) fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
         self.fit.learn(cell, outcome);
         self.spread.learn(cell, outcome);
     }
 
     /// Whether a block beyond the planned ones is under way.
-    pub fn has_begun(&self, block: u32) -> bool {
+    pub(crate) fn has_begun(&self, block: u32) -> bool {
         self.further.contains_key(&block)
     }
 
     /// Whether a block beyond the planned ones is measured: as long as the interval of any cell is too wide. A block
     /// is measured for all models or none, so that comparisons find their pairs in it.
-    pub fn wants_further(&mut self, block: u32, adaptive: Adaptive) -> bool {
+    pub(crate) fn wants_further(&mut self, block: u32, adaptive: Adaptive) -> bool {
         let spread = &self.spread;
         *self.further.entry(block).or_insert_with(|| spread.is_wide(adaptive.half_width))
     }
 
     /// Keeps why a cell doesn't fit, or that it does.
-    pub fn set_misfit(&mut self, index: usize, obstacle: Option<String>) {
+    pub(crate) fn set_misfit(&mut self, index: usize, obstacle: Option<String>) {
         match obstacle {
             Some(message) => self.misfits.insert(index, message),
             None => self.misfits.remove(&index),
@@ -56,7 +56,7 @@ impl Learned {
     }
 
     /// Why a cell didn't fit when its model was loaded.
-    pub fn misfit(&self, index: usize) -> Option<&String> {
+    pub(crate) fn misfit(&self, index: usize) -> Option<&String> {
         self.misfits.get(&index)
     }
 }

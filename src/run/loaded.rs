@@ -18,22 +18,22 @@ pub(super) struct Encoder {
 
 /// A model that is ready to be measured.
 pub(super) struct Loaded {
-    pub label: String,
-    pub engine: Box<dyn Engine>,
-    pub codec: Codec,
-    pub prompts: Vec<Prompt>,
+    pub(crate) label: String,
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) codec: Codec,
+    pub(crate) prompts: Vec<Prompt>,
     /// How the prompts are put to the model.
-    pub form: PromptForm,
+    pub(crate) form: PromptForm,
     /// Time and energy of loading.
-    pub load: Cost,
+    pub(crate) load: Cost,
     /// The newest idle baseline with the model loaded.
-    pub idle: Option<IdleBaseline>,
+    pub(crate) idle: Option<IdleBaseline>,
 }
 
 /// Why no cell of a model can be measured.
 pub(super) struct Failure {
-    pub kind: FailureKind,
-    pub error: Error,
+    pub(crate) kind: FailureKind,
+    pub(crate) error: Error,
 }
 
 impl Failure {
@@ -55,7 +55,7 @@ impl Encoder {
     }
 
     /// Tokens of the longest prompt.
-    pub fn longest(&self) -> usize {
+    pub(crate) fn longest(&self) -> usize {
         self.encoded.prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0)
     }
 

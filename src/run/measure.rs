@@ -41,7 +41,7 @@ impl<'a> Measuring<'a> {
     ///
     /// # Errors
     /// An interruption, or a failure of the disk or the meter.
-    pub fn sessions(mut self) -> Result<()> {
+    pub(crate) fn sessions(mut self) -> Result<()> {
         let sessions = std::mem::take(&mut self.sessions);
         let result = sessions.iter().try_for_each(|session| match self.is_wanted(session) {
             true => self.session(session),

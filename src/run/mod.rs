@@ -2,18 +2,18 @@
 //!
 //! Reads neither the command line nor a report: a command hands in what was asked for.
 
-pub mod earlier;
+pub(crate) mod earlier;
 mod evaluate;
 mod finished;
-pub mod fit;
-pub mod info;
+pub(crate) mod fit;
+pub(crate) mod info;
 mod learned;
 mod loaded;
 mod measure;
-pub mod outlook;
-pub mod prepare;
-pub mod recompute;
+pub(crate) mod outlook;
+pub(crate) mod prepare;
+pub(crate) mod recompute;
 mod resume;
-pub mod setup;
+pub(crate) mod setup;
 mod spread;
-pub mod start;
+pub(crate) mod start;

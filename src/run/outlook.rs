@@ -15,16 +15,16 @@ use crate::sweep::spec::ModelSpec;
 use crate::units::Seconds;
 
 /// What is known of a sweep.
-pub struct Outlook<'a> {
+pub(crate) struct Outlook<'a> {
     prepared: &'a Prepared,
     /// This machine's meter, if it has one that fits.
-    pub meter: Option<MeterInfo>,
+    pub(crate) meter: Option<MeterInfo>,
     protocol: Option<Protocol>,
     models: BTreeMap<&'a str, KnownModel<'a>>,
     /// Everything that would make the sweep fail.
-    pub problems: Vec<Error>,
+    pub(crate) problems: Vec<Error>,
     /// Models of the hub of which nothing is known until they are downloaded.
-    pub not_yet_known: Vec<Error>,
+    pub(crate) not_yet_known: Vec<Error>,
 }
 
 #[derive(Default)]
@@ -35,21 +35,21 @@ struct KnownModel<'a> {
 }
 
 /// What is known of a cell; `None` stands for unknown.
-pub struct CellOutlook {
+pub(crate) struct CellOutlook {
     /// Input tokens of one pass.
-    pub tokens_in: Option<usize>,
+    pub(crate) tokens_in: Option<usize>,
     /// Output tokens of one pass, or the most there can be.
-    pub tokens_out: usize,
+    pub(crate) tokens_out: usize,
     /// Whether every pass has exactly that many.
-    pub is_exact: bool,
+    pub(crate) is_exact: bool,
     /// Bytes of weights, KV cache and activations.
-    pub memory: Option<u64>,
+    pub(crate) memory: Option<u64>,
     /// Shortest time of all its repeats: warm-up, guard and window. A pass that takes longer adds to it.
-    pub least_time: Option<Seconds>,
+    pub(crate) least_time: Option<Seconds>,
     /// Why the cell can't run.
-    pub problem: Option<Error>,
+    pub(crate) problem: Option<Error>,
     /// Why a run skips it.
-    pub misfit: Option<String>,
+    pub(crate) misfit: Option<String>,
 }
 
 impl<'a> Outlook<'a> {
@@ -97,7 +97,7 @@ impl<'a> Outlook<'a> {
     }
 
     /// What is known of a cell of the plan.
-    pub fn cell(&self, cell: &CellSpec) -> CellOutlook {
+    pub(crate) fn cell(&self, cell: &CellSpec) -> CellOutlook {
         let known = &self.models[cell.model.as_str()];
         let prompts = known.prompts.as_ref().map(|(prompts, _)| prompts.as_slice());
         CellOutlook {
@@ -112,12 +112,12 @@ impl<'a> Outlook<'a> {
     }
 
     /// How each model is given the prompts, by label.
-    pub fn forms(&self) -> impl Iterator<Item = (&str, &PromptForm)> {
+    pub(crate) fn forms(&self) -> impl Iterator<Item = (&str, &PromptForm)> {
         self.models.iter().filter_map(|(label, known)| Some((*label, &known.prompts.as_ref()?.1)))
     }
 
     /// Shortest time of `cells` cells with all repeats and idle baselines; `None` without a meter.
-    pub fn least_time(&self, cells: usize) -> Option<Seconds> {
+    pub(crate) fn least_time(&self, cells: usize) -> Option<Seconds> {
         let protocol = self.protocol.as_ref()?;
         let loads = self.prepared.spec.models.len() as f64 * f64::from(self.prepared.plan.blocks);
         let baselines = (protocol.idle_s + protocol.settle_s) * (2.0 * loads);

@@ -17,21 +17,21 @@ use crate::sweep::{Plan, SweepSpec};
 use crate::units::Watts;
 
 /// A sweep that is ready to be measured.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// Path of the sweep file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Text of the sweep file.
-    pub yaml: String,
-    pub spec: SweepSpec,
+    pub(crate) yaml: String,
+    pub(crate) spec: SweepSpec,
     /// Finds and loads the models.
-    pub loader: Loader,
+    pub(crate) loader: Loader,
     /// The prompts of the energy windows.
-    pub prompts: PromptSet,
+    pub(crate) prompts: PromptSet,
     /// The prompts of the accuracy, if it is measured.
-    pub accuracy: Option<PromptSet>,
+    pub(crate) accuracy: Option<PromptSet>,
     /// Sizes of each model by label, or why they aren't known; a simulated model has none.
-    pub models: BTreeMap<String, Result<Option<ModelSummary>>>,
-    pub plan: Plan,
+    pub(crate) models: BTreeMap<String, Result<Option<ModelSummary>>>,
+    pub(crate) plan: Plan,
 }
 
 impl Prepared {
@@ -69,7 +69,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The glob is malformed, or matches no cell.
-    pub fn filter(&self, glob: Option<&str>) -> Result<Option<CellFilter>> {
+    pub(crate) fn filter(&self, glob: Option<&str>) -> Result<Option<CellFilter>> {
         let Some(filter) = glob.map(CellFilter::new).transpose()? else { return Ok(None) };
         if self.plan.cells.iter().any(|cell| filter.matches(&cell.id)) {
             return Ok(Some(filter));
@@ -79,7 +79,7 @@ impl Prepared {
     }
 
     /// The clock: that of the simulated device if the models are simulated.
-    pub fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         let idle = self.spec.models.iter().find_map(|model| match &model.source {
             ModelSource::Synthetic(spec) => Some(spec.idle_w),
             ModelSource::Name(_) => None,
@@ -88,7 +88,7 @@ impl Prepared {
     }
 
     /// The meter to open: a simulated model needs the synthetic one.
-    pub fn meter_choice(&self, clock: &Clock) -> MeterChoice {
+    pub(crate) fn meter_choice(&self, clock: &Clock) -> MeterChoice {
         match clock {
             Clock::Simulated(_) => MeterChoice::Synthetic,
             Clock::Monotonic(_) => self.spec.measure.meter,
@@ -103,7 +103,7 @@ impl Prepared {
     }
 
     /// How to open the meter.
-    pub fn meter_options(&self) -> MeterOptions {
+    pub(crate) fn meter_options(&self) -> MeterOptions {
         MeterOptions {
             gpu_indices: self.spec.measure.gpu_indices.clone(),
             coefficients: self.spec.measure.modelled.unwrap_or_default(),

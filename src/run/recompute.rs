@@ -12,28 +12,28 @@ use crate::table;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    pub method: Method,
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
     /// The part of each window.
-    pub cut: Cut,
+    pub(crate) cut: Cut,
     /// The cells; `None` for all of them.
-    pub only: Option<&'a CellFilter>,
+    pub(crate) only: Option<&'a CellFilter>,
 }
 
 impl Request<'_> {
     /// Whether the windows are recomputed as they were measured: only then must the results be the same.
-    pub fn is_unchanged(&self) -> bool {
+    pub(crate) fn is_unchanged(&self) -> bool {
         self.cut == Cut::Whole && self.method == Method::Counter
     }
 }
 
 /// The windows of a run, recomputed.
 #[derive(Debug)]
-pub struct Recomputed {
+pub(crate) struct Recomputed {
     /// In the order of the plan, then of the blocks.
-    pub rows: Vec<WindowRow>,
+    pub(crate) rows: Vec<WindowRow>,
     /// The windows that can't be recomputed, and why.
-    pub missing: Vec<(TrialKey, Error)>,
+    pub(crate) missing: Vec<(TrialKey, Error)>,
 }
 
 /// Recomputes the measured windows of a run.

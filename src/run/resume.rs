@@ -10,13 +10,13 @@ use crate::sweep::plan::Session;
 /// The rest of a run.
 pub(super) struct Remaining {
     /// Trials that are done; those that failed are among them unless they are tried again.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Trials that failed or were skipped in earlier starts.
-    pub failed: usize,
+    pub(crate) failed: usize,
     /// The loads of a model that are left, each with its cells, in order.
-    pub sessions: Vec<Session>,
+    pub(crate) sessions: Vec<Session>,
     /// What the done trials showed.
-    pub learned: Learned,
+    pub(crate) learned: Learned,
 }
 
 impl Remaining {
@@ -36,7 +36,7 @@ impl Remaining {
     }
 
     /// What a start that continues a run says; `None` for the first one.
-    pub fn sentence(&self) -> Option<String> {
+    pub(crate) fn sentence(&self) -> Option<String> {
         let (done, failed, left) = (self.done, self.failed, self.trials());
         match (done, failed, left) {
             (0, _, _) => None,

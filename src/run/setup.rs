@@ -10,17 +10,17 @@ use crate::sweep::plan::CellFilter;
 
 /// What is fixed for a run.
 #[derive(Clone, Copy)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// The sweep with its prompts and its plan.
-    pub prepared: &'a Prepared,
+    pub(crate) prepared: &'a Prepared,
     /// The cells to measure and to score; `None` for all of them.
-    pub only: Option<&'a CellFilter>,
+    pub(crate) only: Option<&'a CellFilter>,
     /// The clock of engine and meter.
-    pub clock: &'a Clock,
+    pub(crate) clock: &'a Clock,
     /// Takes messages and progress.
-    pub console: &'a Console,
+    pub(crate) console: &'a Console,
     /// Set when the user asks to stop.
-    pub stop: &'a AtomicBool,
+    pub(crate) stop: &'a AtomicBool,
 }
 
 impl Setup<'_> {

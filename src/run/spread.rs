@@ -8,11 +8,11 @@ use crate::stats::{Precision, precision};
 
 /// Energy per output token of each cell's trials that count.
 #[derive(Debug, Clone, Default)]
-pub struct Spread(BTreeMap<CellId, Vec<f64>>);
+pub(crate) struct Spread(BTreeMap<CellId, Vec<f64>>);
 
 impl Spread {
     /// Takes a trial into account, if it counts in its cell's estimate.
-    pub fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
+    pub(crate) fn learn(&mut self, cell: &CellSpec, outcome: &Outcome) {
         if let Some(ept) = history::counted(cell, outcome) {
             self.0.entry(cell.id.clone()).or_default().push(ept.get());
         }
@@ -20,7 +20,7 @@ impl Spread {
 
     /// Whether the 95 % interval of any cell is wider than ± `half_width` of its mean. A cell that never gave two
     /// values doesn't get narrower with more repeats.
-    pub fn is_wide(&self, half_width: f64) -> bool {
+    pub(crate) fn is_wide(&self, half_width: f64) -> bool {
         self.0.values().any(|values| precision(values, half_width) == Precision::Wide)
     }
 }

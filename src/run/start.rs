@@ -12,7 +12,7 @@ use crate::run::setup::Setup;
 use crate::store::RunDir;
 
 /// A start of a run: its setup, and what earlier starts left to do.
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     setup: Setup<'a>,
     info: RunInfo,
     remaining: Remaining,
@@ -35,7 +35,7 @@ impl<'a> Start<'a> {
     }
 
     /// Says what is measured, with which meter and where, and what earlier starts did.
-    pub fn announce(&self, root: &Path) {
+    pub(crate) fn announce(&self, root: &Path) {
         let (prepared, console) = (self.setup.prepared, self.setup.console);
         let meter = self.info.parts.first().map(|Part { meter, .. }| meter);
         console.say(format!(
@@ -62,7 +62,7 @@ impl<'a> Start<'a> {
     ///
     /// # Errors
     /// An interruption, or a failure of the disk or the meter; a trial that fails is a row, not an error.
-    pub fn carry_out(self, meter: &mut dyn Meter, dir: &mut RunDir) -> Result<()> {
+    pub(crate) fn carry_out(self, meter: &mut dyn Meter, dir: &mut RunDir) -> Result<()> {
         if self.remaining.sessions.is_empty() && self.scoring.is_none() {
             return Ok(());
         }

@@ -10,4 +10,4 @@ mod steady;
 mod trial;
 
 pub use idle::idle_baseline;
-pub use trial::{Measured, Stage, cost, random_offset};
+pub(crate) use trial::{Measured, Stage, cost, random_offset};

@@ -11,7 +11,7 @@ use crate::record::{DECODE, EnergyMethod, NEITHER, PREFILL, Protocol, Quantity, 
 use crate::units::Seconds;
 
 /// The prompt list cut into batches; the last one may be smaller.
-pub struct Batches<'a> {
+pub(crate) struct Batches<'a> {
     batches: Vec<&'a [Prompt]>,
     options: GenerateOptions,
     clock: &'a Clock,
@@ -24,19 +24,19 @@ pub struct Batches<'a> {
 
 /// The work of a window's passes.
 #[derive(Debug, Default)]
-pub struct Totals {
-    pub passes: u32,
-    pub batches: u32,
+pub(crate) struct Totals {
+    pub(crate) passes: u32,
+    pub(crate) batches: u32,
     /// Steps after the first token of each batch.
-    pub decode_steps: u64,
-    pub tokens_in: u64,
-    pub tokens_out: u64,
+    pub(crate) decode_steps: u64,
+    pub(crate) tokens_in: u64,
+    pub(crate) tokens_out: u64,
     /// Padding positions of the prompts.
-    pub tokens_pad: u64,
+    pub(crate) tokens_pad: u64,
     /// Outputs of the first pass.
-    pub first_pass: Vec<Generation>,
+    pub(crate) first_pass: Vec<Generation>,
     /// Every pass wrote the same as the first.
-    pub repeatable: bool,
+    pub(crate) repeatable: bool,
 }
 
 impl<'a> Batches<'a> {
@@ -54,7 +54,7 @@ impl<'a> Batches<'a> {
     /// Work of the window's kind for at least the shortest warm-up, and until a device with a thermometer is steady in
     /// temperature and speed, or the longest warm-up has passed. Returns whether it became steady: without a
     /// thermometer nothing shows that it isn't.
-    pub fn warm_up(&mut self, engine: &mut dyn Engine, meter: &dyn Meter, protocol: &Protocol) -> Result<bool> {
+    pub(crate) fn warm_up(&mut self, engine: &mut dyn Engine, meter: &dyn Meter, protocol: &Protocol) -> Result<bool> {
         let start = self.clock.now();
         let mut warmth = Warmth::default();
         loop {
@@ -78,7 +78,7 @@ impl<'a> Batches<'a> {
 
     /// Work of the window's kind around it for at least `duration`: a counter is interpolated between the ticks around
     /// an edge, which is right only if the load is the same on both sides of it.
-    pub fn guard(&mut self, engine: &mut dyn Engine, duration: Seconds) -> Result<()> {
+    pub(crate) fn guard(&mut self, engine: &mut dyn Engine, duration: Seconds) -> Result<()> {
         let start = self.clock.now();
         while (self.clock.now() - start).0 < duration.0 {
             self.run_next(engine)?;
@@ -87,7 +87,7 @@ impl<'a> Batches<'a> {
     }
 
     /// Whole passes until `least` has passed.
-    pub fn passes(&mut self, engine: &mut dyn Engine, least: Seconds) -> Result<Totals> {
+    pub(crate) fn passes(&mut self, engine: &mut dyn Engine, least: Seconds) -> Result<Totals> {
         let start = self.clock.now();
         let mut totals = Totals { repeatable: true, ..Totals::default() };
         while totals.passes == 0 || (self.clock.now() - start).0 < least.0 {

@@ -16,46 +16,46 @@ use crate::units::{Seconds, Tokens};
 use crate::validity::Work;
 
 /// One block's load of a model, and everything that its trials need.
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     /// The loaded model.
-    pub engine: &'a mut dyn Engine,
-    pub meter: &'a mut dyn Meter,
+    pub(crate) engine: &'a mut dyn Engine,
+    pub(crate) meter: &'a mut dyn Meter,
     /// The clock of engine and meter.
-    pub clock: &'a Clock,
+    pub(crate) clock: &'a Clock,
     /// The fixed prompt list, in order.
-    pub prompts: &'a [Prompt],
+    pub(crate) prompts: &'a [Prompt],
     /// Turns output ids into text.
-    pub decode: &'a dyn Fn(&[u32]) -> Result<String>,
-    pub protocol: &'a Protocol,
+    pub(crate) decode: &'a dyn Fn(&[u32]) -> Result<String>,
+    pub(crate) protocol: &'a Protocol,
     /// Idle baseline of this load.
-    pub idle: Option<IdleBaseline>,
+    pub(crate) idle: Option<IdleBaseline>,
     /// Random wait before the trial, which shifts its work against the sensor's rhythm.
-    pub offset: Seconds,
+    pub(crate) offset: Seconds,
     /// The cost of loading.
-    pub load: Cost,
+    pub(crate) load: Cost,
     /// Set when the user asks to stop.
-    pub stop: &'a AtomicBool,
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// What a trial gives: the outcome to record, the raw readings and the outputs of the first pass.
-pub struct Measured {
-    pub outcome: Outcome,
+pub(crate) struct Measured {
+    pub(crate) outcome: Outcome,
     /// Raw readings, if a window was measured.
-    pub trace: Option<Trace>,
+    pub(crate) trace: Option<Trace>,
     /// Outputs of the first pass, one for each prompt.
-    pub generations: Vec<Generation>,
+    pub(crate) generations: Vec<Generation>,
     /// The text of each of `generations`.
-    pub texts: Vec<String>,
+    pub(crate) texts: Vec<String>,
 }
 
 impl Measured {
     /// A trial that wasn't attempted.
-    pub fn skipped(message: String) -> Self {
+    pub(crate) fn skipped(message: String) -> Self {
         Self::without_window(Outcome::Skipped { message })
     }
 
     /// A trial that broke.
-    pub fn failed(failure: FailureKind, error: &Error) -> Self {
+    pub(crate) fn failed(failure: FailureKind, error: &Error) -> Self {
         Self::without_window(Outcome::Failed { failure, message: error.one_line() })
     }
 
@@ -68,7 +68,7 @@ impl Measured {
 ///
 /// # Errors
 /// The work or the meter fails.
-pub fn cost<T>(meter: &mut dyn Meter, clock: &Clock, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
+pub(crate) fn cost<T>(meter: &mut dyn Meter, clock: &Clock, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
     let (value, t0, t1, trace) = meter::during(meter, clock, work)?;
     let cost = span_cost(&trace, meter, t0, t1);
     Ok((value, cost))
@@ -83,7 +83,7 @@ impl Stage<'_> {
     ///
     /// # Errors
     /// Only when the user asked to stop; everything else is an outcome.
-    pub fn trial(&mut self, cell: &CellSpec) -> Result<Measured> {
+    pub(crate) fn trial(&mut self, cell: &CellSpec) -> Result<Measured> {
         let measured = self.record(cell).map_err(|error| (failure_kind(&error), error)).and_then(|(marks, trace)| {
             // an answer that can't be turned into text is the engine's failure
             self.measured(cell, marks, trace).map_err(|error| (FailureKind::Engine, error))
@@ -196,7 +196,7 @@ impl Marks {
 }
 
 /// The random wait before a trial: the same for the same seed, cell and block, anywhere in `0 … longest`.
-pub fn random_offset(seed: u64, cell: &CellSpec, block: u32, longest: Seconds) -> Seconds {
+pub(crate) fn random_offset(seed: u64, cell: &CellSpec, block: u32, longest: Seconds) -> Seconds {
     let digest = sha256_hex(format!("{seed}\u{0}{}\u{0}{block}", cell.id).as_bytes());
     let share = u32::from_str_radix(digest.get(..8).unwrap_or("0"), 16).unwrap_or(0);
     longest * (f64::from(share) / f64::from(u32::MAX))

@@ -13,7 +13,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// Half the width of the interval relative to the estimate: ± 2 % is 0.02.
-    pub fn relative_half_width(&self) -> Option<f64> {
+    pub(crate) fn relative_half_width(&self) -> Option<f64> {
         let Interval { low, high } = self.interval?;
         let width = (high - low) / 2.0 / self.value.abs();
         width.is_finite().then_some(width)
@@ -21,14 +21,14 @@ impl Estimate {
 
     /// The estimate of an increasing function of the same quantity.
     #[must_use]
-    pub fn map_increasing(self, f: impl Fn(f64) -> f64) -> Self {
+    pub(crate) fn map_increasing(self, f: impl Fn(f64) -> f64) -> Self {
         let interval = self.interval.map(|ends| Interval { low: f(ends.low), high: f(ends.high) });
         Self { value: f(self.value), interval, n: self.n }
     }
 
     /// The estimate of a decreasing function of the same quantity: the ends swap.
     #[must_use]
-    pub fn map_decreasing(self, f: impl Fn(f64) -> f64) -> Self {
+    pub(crate) fn map_decreasing(self, f: impl Fn(f64) -> f64) -> Self {
         let interval = self.interval.map(|ends| Interval { low: f(ends.high), high: f(ends.low) });
         Self { value: f(self.value), interval, n: self.n }
     }

@@ -2,7 +2,7 @@
 
 /// Adjusts p values of one family so that the chance of any false rejection stays below the level (Holm 1979). In
 /// the order given.
-pub fn holm(p_values: &[f64]) -> Vec<f64> {
+pub(crate) fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
     let mut adjusted = vec![0.0; p_values.len()];
@@ -15,7 +15,7 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
 }
 
 /// [`holm`] over the values that are known; unknown ones stay unknown and don't count.
-pub fn holm_known(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
+pub(crate) fn holm_known(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
     let known: Vec<f64> = p_values.iter().flatten().copied().collect();
     let mut adjusted = holm(&known).into_iter();
     p_values.iter().map(|p| p.and_then(|_| adjusted.next())).collect()

@@ -5,7 +5,7 @@ use statrs::distribution::{Continuous as _, ContinuousCDF as _, StudentsT};
 use super::estimate::{Estimate, Interval};
 
 /// Confidence of every two-sided interval.
-pub const CONFIDENCE: f64 = 0.95;
+pub(crate) const CONFIDENCE: f64 = 0.95;
 
 /// Mean of independent values with the Student-t interval x̄ ± t(n − 1)·s/√n (Student 1908).
 ///
@@ -17,12 +17,12 @@ pub fn mean(values: &[f64]) -> Option<Estimate> {
 /// Mean of `new[i] − base[i]` with the Student-t interval of the differences.
 ///
 /// `None` without pairs, or where the lengths differ.
-pub fn paired_difference(base: &[f64], new: &[f64]) -> Option<Estimate> {
+pub(crate) fn paired_difference(base: &[f64], new: &[f64]) -> Option<Estimate> {
     Contrast::paired(base, new).map(|contrast| contrast.estimate())
 }
 
 /// Quantile of Student's t distribution; `freedom` may be fractional.
-pub fn t_quantile(probability: f64, freedom: f64) -> f64 {
+pub(crate) fn t_quantile(probability: f64, freedom: f64) -> f64 {
     let distribution = t_distribution(freedom);
     let mut t = distribution.inverse_cdf(probability);
     for _ in 0..2 {
@@ -33,33 +33,33 @@ pub fn t_quantile(probability: f64, freedom: f64) -> f64 {
 }
 
 /// Natural logarithm of a positive, finite number.
-pub fn ln(value: f64) -> Option<f64> {
+pub(crate) fn ln(value: f64) -> Option<f64> {
     (value > 0.0 && value.is_finite()).then(|| value.ln())
 }
 
 /// A mean, or a difference of means, with what its t distribution needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Contrast {
+pub(crate) struct Contrast {
     /// The estimate.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Its spread; `None` where there is only one unit (on either side).
-    pub spread: Option<Spread>,
+    pub(crate) spread: Option<Spread>,
     /// Number of independent units; of the smaller side, where two sides aren't paired.
-    pub n: usize,
+    pub(crate) n: usize,
 }
 
 /// Standard error and degrees of freedom of an estimate.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Standard error.
-    pub standard_error: f64,
+    pub(crate) standard_error: f64,
     /// Degrees of freedom.
-    pub freedom: f64,
+    pub(crate) freedom: f64,
 }
 
 impl Contrast {
     /// Mean of independent values.
-    pub fn of_mean(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of_mean(values: &[f64]) -> Option<Self> {
         let moments = Moments::of(values)?;
         let spread = moments.variance.map(|variance| Spread {
             standard_error: (variance / moments.count()).sqrt(),
@@ -69,7 +69,7 @@ impl Contrast {
     }
 
     /// Mean of `new[i] − base[i]`.
-    pub fn paired(base: &[f64], new: &[f64]) -> Option<Self> {
+    pub(crate) fn paired(base: &[f64], new: &[f64]) -> Option<Self> {
         if base.len() != new.len() {
             return None;
         }
@@ -79,7 +79,7 @@ impl Contrast {
 
     /// Mean of `new` − mean of `base`, without assuming equal variances (Welch 1947; degrees of freedom after
     /// Satterthwaite 1946).
-    pub fn welch(base: &[f64], new: &[f64]) -> Option<Self> {
+    pub(crate) fn welch(base: &[f64], new: &[f64]) -> Option<Self> {
         let (base, new) = (Moments::of(base)?, Moments::of(new)?);
         let spread = base.variance.zip(new.variance).map(|(base_variance, new_variance)| {
             let (a, b) = (base_variance / base.count(), new_variance / new.count());
@@ -90,13 +90,13 @@ impl Contrast {
 
     /// The same in another unit: `factor` of its own.
     #[must_use]
-    pub fn scaled(self, factor: f64) -> Self {
+    pub(crate) fn scaled(self, factor: f64) -> Self {
         let scale = |spread: Spread| Spread { standard_error: spread.standard_error * factor.abs(), ..spread };
         Self { value: self.value * factor, spread: self.spread.map(scale), ..self }
     }
 
     /// The estimate with its two-sided 95 % interval.
-    pub fn estimate(&self) -> Estimate {
+    pub(crate) fn estimate(&self) -> Estimate {
         Estimate { value: self.value, interval: self.interval(CONFIDENCE), n: self.n }
     }
 
@@ -108,7 +108,7 @@ impl Contrast {
     }
 
     /// One-sided p value of "the truth is below `limit`", against "at or above".
-    pub fn p_below(&self, limit: f64) -> Option<f64> {
+    pub(crate) fn p_below(&self, limit: f64) -> Option<f64> {
         let Spread { standard_error, freedom } = self.spread?;
         if standard_error == 0.0 {
             return Some(if self.value < limit { 0.0 } else { 1.0 });
@@ -117,12 +117,12 @@ impl Contrast {
     }
 
     /// One-sided p value of "the truth is above `limit`", against "at or below".
-    pub fn p_above(&self, limit: f64) -> Option<f64> {
+    pub(crate) fn p_above(&self, limit: f64) -> Option<f64> {
         Self { value: -self.value, ..*self }.p_below(-limit)
     }
 
     /// Two-sided p value of "the truth is 0".
-    pub fn p_differs(&self) -> Option<f64> {
+    pub(crate) fn p_differs(&self) -> Option<f64> {
         Some((2.0 * self.p_below(0.0)?.min(self.p_above(0.0)?)).min(1.0))
     }
 }

@@ -8,15 +8,16 @@ mod precision;
 mod proportion;
 
 pub use self::estimate::{Estimate, Interval};
-pub use self::holm::holm_known;
-pub use self::mean::{Contrast, Spread, ln, mean, paired_difference, t_quantile};
-pub use self::polynomial::{WeightedPoint, weighted_polynomial};
-pub use self::precision::{Precision, precision};
-pub use self::proportion::{paired_proportions, proportion, proportion_stderr};
+pub(crate) use self::holm::holm_known;
+pub use self::mean::mean;
+pub(crate) use self::mean::{Contrast, Spread, ln, paired_difference, t_quantile};
+pub(crate) use self::polynomial::{WeightedPoint, weighted_polynomial};
+pub(crate) use self::precision::{Precision, precision};
+pub(crate) use self::proportion::{paired_proportions, proportion, proportion_stderr};
 
 /// p value of Pearson's chi-squared statistic: for tests that a draw follows its distribution.
 #[cfg(test)]
-pub fn chi_squared_p(statistic: f64, freedom: usize) -> f64 {
+pub(crate) fn chi_squared_p(statistic: f64, freedom: usize) -> f64 {
     use statrs::distribution::{ChiSquared, ContinuousCDF as _};
     1.0 - ChiSquared::new(freedom as f64).expect("a positive number of degrees of freedom").cdf(statistic)
 }

@@ -4,13 +4,13 @@ use super::mean::{Contrast, Spread};
 
 /// A measured point of a curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WeightedPoint {
+pub(crate) struct WeightedPoint {
     /// Where.
-    pub x: f64,
+    pub(crate) x: f64,
     /// What was measured there.
-    pub y: f64,
+    pub(crate) y: f64,
     /// 1 / variance of `y`, up to a factor that all points share.
-    pub weight: f64,
+    pub(crate) weight: f64,
 }
 
 /// Coefficients β₀, β₁ … of the polynomial y = β₀ + β₁x + … of `degree`, by weighted least squares (Draper and Smith,
@@ -18,7 +18,7 @@ pub struct WeightedPoint {
 /// of the residuals r, and N − p degrees of freedom. So the weights need not be known but for a common factor.
 ///
 /// `None` where the points lie at fewer places than there are coefficients.
-pub fn weighted_polynomial(points: &[WeightedPoint], degree: usize) -> Option<Vec<Contrast>> {
+pub(crate) fn weighted_polynomial(points: &[WeightedPoint], degree: usize) -> Option<Vec<Contrast>> {
     let p = degree + 1;
     // in units of the largest x and y all sums are of a size
     let largest = |get: fn(&WeightedPoint) -> f64| points.iter().map(|point| get(point).abs()).fold(0.0, f64::max);

@@ -4,7 +4,7 @@ use super::mean::mean;
 
 /// How the interval of a mean compares with a wanted half-width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
+pub(crate) enum Precision {
     /// Half of the 95 % interval is at most the wanted share of the mean.
     Narrow,
     Wide,
@@ -13,7 +13,7 @@ pub enum Precision {
 }
 
 /// Compares half of the 95 % interval of the mean of `values` with `half_width`, a share of that mean (0.02 is ± 2 %).
-pub fn precision(values: &[f64], half_width: f64) -> Precision {
+pub(crate) fn precision(values: &[f64], half_width: f64) -> Precision {
     match mean(values).and_then(|estimate| estimate.relative_half_width()) {
         None => Precision::Unknown,
         Some(width) if width <= half_width => Precision::Narrow,

@@ -8,7 +8,7 @@ const Z: f64 = 1.959_963_984_540_054;
 /// A proportion with Wilson's score interval (Wilson 1927), which stays inside [0, 1] and never has zero width.
 ///
 /// `None` at n = 0.
-pub fn proportion(successes: usize, n: usize) -> Option<Estimate> {
+pub(crate) fn proportion(successes: usize, n: usize) -> Option<Estimate> {
     if n == 0 {
         return None;
     }
@@ -23,7 +23,7 @@ pub fn proportion(successes: usize, n: usize) -> Option<Estimate> {
 
 /// Standard error √(p(1 − p)/n) of a proportion. Zero at p = 0 and p = 1, where only the interval tells how little
 /// is known.
-pub fn proportion_stderr(successes: usize, n: usize) -> f64 {
+pub(crate) fn proportion_stderr(successes: usize, n: usize) -> f64 {
     let p = successes as f64 / n as f64;
     (p * (1.0 - p) / n as f64).sqrt()
 }
@@ -32,7 +32,7 @@ pub fn proportion_stderr(successes: usize, n: usize) -> f64 {
 /// after adding ½ to each cell of the 2 × 2 table. It keeps a width where no item differs.
 ///
 /// `gained` items succeed only in new, `lost` only in base. `None` at n = 0.
-pub fn paired_proportions(gained: usize, lost: usize, n: usize) -> Option<Estimate> {
+pub(crate) fn paired_proportions(gained: usize, lost: usize, n: usize) -> Option<Estimate> {
     if n == 0 {
         return None;
     }

@@ -37,13 +37,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 /// Appends lines and waits until they are on the disk.
-pub fn append<T: Serialize>(file: &mut File, lines: &[T]) -> io::Result<()> {
+pub(crate) fn append<T: Serialize>(file: &mut File, lines: &[T]) -> io::Result<()> {
     file.write_all(&to_bytes(lines)?)?;
     file.sync_data()
 }
 
 /// The lines as they are stored.
-pub fn to_bytes<T: Serialize>(lines: &[T]) -> io::Result<Vec<u8>> {
+pub(crate) fn to_bytes<T: Serialize>(lines: &[T]) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for line in lines {
         serde_json::to_writer(&mut bytes, line)?;

@@ -26,7 +26,8 @@ use crate::record::{
 };
 use crate::table;
 
-pub use read::{Stored, read, read_generations};
+pub(crate) use read::Stored;
+pub use read::{read, read_generations};
 
 use names::{GENERATIONS, LOCK, RECORDS, RUN, SAMPLES};
 
@@ -58,10 +59,10 @@ pub enum Existing {
 pub struct Opened {
     pub dir: RunDir,
     /// Finished trials, failed ones included.
-    pub trials: Vec<Trial>,
-    pub evaluations: Vec<Evaluation>,
+    pub(crate) trials: Vec<Trial>,
+    pub(crate) evaluations: Vec<Evaluation>,
     /// New name of an older run that was moved aside.
-    pub rotated_to: Option<PathBuf>,
+    pub(crate) rotated_to: Option<PathBuf>,
 }
 
 impl RunDir {
@@ -94,11 +95,11 @@ impl RunDir {
     }
 
     /// The content of `run.json`.
-    pub fn info(&self) -> &RunInfo {
+    pub(crate) fn info(&self) -> &RunInfo {
         &self.info
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -145,7 +146,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The template or the truncation differs from an earlier part, or the disk fails.
-    pub fn record_prompt_form(&mut self, label: &str, form: &PromptForm) -> Result<()> {
+    pub(crate) fn record_prompt_form(&mut self, label: &str, form: &PromptForm) -> Result<()> {
         let earlier = |part: &&Part| part.prompt_forms.get(label).is_some_and(|earlier| !earlier.agrees(form));
         if let Some(part) = self.info.parts.iter().find(earlier) {
             let message = format!(
@@ -193,7 +194,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The disk fails.
-    pub fn commit_evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
+    pub(crate) fn commit_evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
         self.append(&Line::Evaluation(Box::new(evaluation)))
     }
 
@@ -201,7 +202,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The disk fails.
-    pub fn commit_baseline(&mut self, baseline: Baseline) -> Result<()> {
+    pub(crate) fn commit_baseline(&mut self, baseline: Baseline) -> Result<()> {
         self.append(&Line::Baseline(Box::new(baseline)))
     }
 

@@ -12,12 +12,12 @@ use crate::store::names::{GENERATIONS, RECORDS, RUN};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// The directory.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Content of `run.json`.
     pub info: RunInfo,
     /// The trials, in the order in which they were measured.
     pub trials: Vec<Trial>,
-    pub evaluations: Vec<Evaluation>,
+    pub(crate) evaluations: Vec<Evaluation>,
     /// Idle power around each model's trials of a block.
     pub baselines: Vec<Baseline>,
 }
@@ -25,9 +25,9 @@ pub struct Stored {
 /// The lines of a run, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    pub trials: Vec<Trial>,
-    pub evaluations: Vec<Evaluation>,
-    pub baselines: Vec<Baseline>,
+    pub(crate) trials: Vec<Trial>,
+    pub(crate) evaluations: Vec<Evaluation>,
+    pub(crate) baselines: Vec<Baseline>,
 }
 
 /// Reads a run directory.

@@ -8,14 +8,14 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 /// The axes of the sweep.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Axes {
+pub(crate) struct Axes {
     /// Sequences decoded together.
-    pub batch_size: Axis,
+    pub(crate) batch_size: Axis,
     /// Output length: the most new tokens of a sequence.
-    pub max_new_tokens: Axis,
+    pub(crate) max_new_tokens: Axis,
     /// Largest number of cells that may be planned: a guard against typos.
     #[serde(default = "default_max_cells")]
-    pub max_cells: usize,
+    pub(crate) max_cells: usize,
 }
 
 pub(super) fn default_max_cells() -> usize {
@@ -25,17 +25,17 @@ pub(super) fn default_max_cells() -> usize {
 /// Axes of a single model.
 #[derive(Debug, Clone, PartialEq, Default, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct ModelAxes {
+pub(crate) struct ModelAxes {
     /// In place of `sweep.batch_size`.
-    pub batch_size: Option<Axis>,
+    pub(crate) batch_size: Option<Axis>,
     /// In place of `sweep.max_new_tokens`.
-    pub max_new_tokens: Option<Axis>,
+    pub(crate) max_new_tokens: Option<Axis>,
 }
 
 /// One number or a list of numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Axis(pub Vec<usize>);
+pub(crate) struct Axis(pub(crate) Vec<usize>);
 
 impl<'de> Deserialize<'de> for Axis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

@@ -15,40 +15,40 @@ use crate::units::Seconds;
 
 /// Times that an earlier run of the sweep took; without one, both are empty.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// Loading a model, by its label.
-    pub load_s: BTreeMap<String, Seconds>,
+    pub(crate) load_s: BTreeMap<String, Seconds>,
     /// One pass over the prompts, by cell: a window is made of whole passes.
-    pub pass_s: BTreeMap<CellId, Seconds>,
+    pub(crate) pass_s: BTreeMap<CellId, Seconds>,
 }
 
 /// How long a sweep takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Times {
+pub(crate) struct Times {
     /// With the shortest warm-ups and the repeats that are measured in any case.
-    pub typical: Seconds,
+    pub(crate) typical: Seconds,
     /// With the longest warm-ups, and as many repeats as may be added.
-    pub longest: Seconds,
+    pub(crate) longest: Seconds,
 }
 
 /// A sweep with everything that its time depends on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Design {
-    pub spec: SweepSpec,
+pub(crate) struct Design {
+    pub(crate) spec: SweepSpec,
     /// The protocol on the meter.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// How many cells it has, probes included.
-    pub cells: usize,
+    pub(crate) cells: usize,
     /// How often each is measured in any case.
-    pub repeats: u32,
+    pub(crate) repeats: u32,
     /// How long it takes.
-    pub times: Times,
+    pub(crate) times: Times,
 }
 
 /// No design with fewer repeats is proposed: two say next to nothing about the spread.
-pub const FEWEST_REPEATS: u32 = 3;
+pub(crate) const FEWEST_REPEATS: u32 = 3;
 /// Levels of an axis are given up for this many repeats: an interval from fewer is hardly worth having.
-pub const ENOUGH_REPEATS: u32 = 5;
+pub(crate) const ENOUGH_REPEATS: u32 = 5;
 /// More repeats hardly narrow an interval.
 const MOST_REPEATS: u32 = 15;
 /// Windows that are proposed, in shortest valid windows of the meter, the best first.
@@ -83,7 +83,7 @@ impl Design {
     ///
     /// # Errors
     /// Never in practice: numbers and lists can be written.
-    pub fn yaml(&self, written: &SweepSpec) -> Result<String> {
+    pub(crate) fn yaml(&self, written: &SweepSpec) -> Result<String> {
         let list = |axis: &Axis| axis.0.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         let (batch, length) = (list(&self.spec.sweep.batch_size), list(&self.spec.sweep.max_new_tokens));
         let mut text = format!("sweep:\n  batch_size: [{batch}]\n  max_new_tokens: [{length}]\n");
@@ -123,7 +123,7 @@ fn compact(value: &Value) -> String {
 ///
 /// # Errors
 /// As [`Design::of`].
-pub fn by_preset(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Vec<Design>> {
+pub(crate) fn by_preset(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Vec<Design>> {
     let presets = [Preset::Quick, Preset::Standard, Preset::Publication].into_iter();
     let with = |preset| {
         let measure = MeasureSpec { preset, ..spec.measure.clone() };
@@ -140,7 +140,7 @@ pub fn by_preset(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<V
 ///
 /// # Errors
 /// As [`Design::of`].
-pub fn best(spec: &SweepSpec, meter: &MeterInfo, known: &Known, budget: Seconds) -> Result<Option<Design>> {
+pub(crate) fn best(spec: &SweepSpec, meter: &MeterInfo, known: &Known, budget: Seconds) -> Result<Option<Design>> {
     let thinned: Vec<SweepSpec> = thinnings(spec);
     for (fewest, most) in [(ENOUGH_REPEATS, MOST_REPEATS), (FEWEST_REPEATS, ENOUGH_REPEATS - 1)] {
         for spec in &thinned {
@@ -162,7 +162,7 @@ pub fn best(spec: &SweepSpec, meter: &MeterInfo, known: &Known, budget: Seconds)
 ///
 /// # Errors
 /// As [`Design::of`].
-pub fn least(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Design> {
+pub(crate) fn least(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Design> {
     let ends = thinnings(spec).pop().unwrap_or_else(|| spec.clone());
     let shortest = windows(meter).pop().flatten();
     Design::of(&with_measure(&ends, FEWEST_REPEATS, shortest), meter, known)

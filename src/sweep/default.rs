@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, Visitor};
 /// A value, or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Auto<T> {
+pub(crate) enum Auto<T> {
     /// The program chooses.
     #[serde(serialize_with = "serialize_auto")]
     Auto,
@@ -19,7 +19,7 @@ pub enum Auto<T> {
 
 impl<T: Copy> Auto<T> {
     /// The user's value, or the program's choice.
-    pub fn or(self, choice: T) -> T {
+    pub(crate) fn or(self, choice: T) -> T {
         match self {
             Auto::Auto => choice,
             Auto::Value(value) => value,

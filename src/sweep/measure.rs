@@ -11,44 +11,44 @@ use crate::units::Seconds;
 #[serde(deny_unknown_fields, default)]
 pub struct MeasureSpec {
     /// `quick`, `standard` or `publication`.
-    pub preset: Preset,
+    pub(crate) preset: Preset,
     /// The meter to use.
-    pub meter: MeterChoice,
+    pub(crate) meter: MeterChoice,
     /// Blocks: how often every cell is measured; `auto`: 3, 5 or 5 by preset.
-    pub repeats: Auto<u32>,
+    pub(crate) repeats: Auto<u32>,
     /// Most blocks, if repeats go on until `half_width` is reached; `auto`: as many as `repeats`, 15 in
     /// `publication`.
-    pub max_repeats: Auto<u32>,
+    pub(crate) max_repeats: Auto<u32>,
     /// Half-width of a cell's 95 % interval relative to its mean at which repeats end; `auto`: 0.02.
-    pub half_width: Auto<f64>,
+    pub(crate) half_width: Auto<f64>,
     /// Shortest window in seconds; `auto`: what the meter needs, on a GPU twice that, in `publication` four times.
-    pub window_s: Auto<f64>,
+    pub(crate) window_s: Auto<f64>,
     /// Work before and after each window in seconds; `auto`: what the meter needs.
-    pub guard_s: Auto<f64>,
+    pub(crate) guard_s: Auto<f64>,
     /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
-    pub warmup_s: Auto<f64>,
+    pub(crate) warmup_s: Auto<f64>,
     /// Longest warm-up in seconds, if temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve
     /// times in `publication`.
-    pub max_warmup_s: Auto<f64>,
+    pub(crate) max_warmup_s: Auto<f64>,
     /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a
     /// quarter in `quick`.
-    pub idle_s: Auto<f64>,
+    pub(crate) idle_s: Auto<f64>,
     /// `blocks`, or `by_model` for models too large to be loaded in every block.
-    pub order: Order,
+    pub(crate) order: Order,
     /// A random wait before each trial, so that each repeat meets the sensor's rhythm at another offset.
     #[serde(alias = "random_phase")]
-    pub random_offset: bool,
+    pub(crate) random_offset: bool,
     /// Adds cells of 1 and 8 new tokens, which separate prefill from decode; `auto`: in `publication`, in
     /// `fixed` length.
-    pub prefill: Auto<bool>,
+    pub(crate) prefill: Auto<bool>,
     /// Also measures the processor if RAPL is readable.
-    pub cpu_energy: bool,
+    pub(crate) cpu_energy: bool,
     /// Seed of the order of trials and of their offsets.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// GPUs to charge; left out, the one that the engine runs on.
-    pub gpu_indices: Option<Vec<u32>>,
+    pub(crate) gpu_indices: Option<Vec<u32>>,
     /// Coefficients of the modelled meter.
-    pub modelled: Option<ModelCoefficients>,
+    pub(crate) modelled: Option<ModelCoefficients>,
 }
 
 impl Default for MeasureSpec {
@@ -101,12 +101,12 @@ impl MeasureSpec {
     }
 
     /// Whether cells are added that separate prefill from decode.
-    pub fn splits_prefill(&self, length: OutputLength) -> bool {
+    pub(crate) fn splits_prefill(&self, length: OutputLength) -> bool {
         self.prefill.or(self.preset == Preset::Publication && length == OutputLength::Fixed)
     }
 
     /// A warning if `window_s` is below what the meter needs: every window would be marked `window_too_short`.
-    pub fn too_short(&self, meter: &MeterInfo) -> Option<String> {
+    pub(crate) fn too_short(&self, meter: &MeterInfo) -> Option<String> {
         let Auto::Value(window) = self.window_s else { return None };
         let least = meter.min_window_s.0;
         (window < least).then(|| {

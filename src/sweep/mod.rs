@@ -1,14 +1,14 @@
 //! The sweep file and the plan made from it: what is to be measured, and in which order.
 
 mod axis;
-pub mod budget;
+pub(crate) mod budget;
 mod default;
 pub mod measure;
 mod model;
-pub mod plan;
+pub(crate) mod plan;
 mod prompts;
 mod read;
-pub mod spec;
+pub(crate) mod spec;
 mod validate;
 mod yaml;
 

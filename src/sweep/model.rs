@@ -15,41 +15,41 @@ use crate::sweep::prompts::{PromptSpec, TemplateChoice, Variables};
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     /// Its name in cell ids, figures and tables.
-    pub label: String,
+    pub(crate) label: String,
     /// Where it comes from.
-    pub source: ModelSource,
+    pub(crate) source: ModelSource,
     /// What it is in the study.
     #[serde(default)]
-    pub role: Role,
+    pub(crate) role: Role,
     /// Label of the teacher that a student or control is compared with.
-    pub teacher: Option<String>,
+    pub(crate) teacher: Option<String>,
     /// Data type to run in; left out, the one that the weights are stored in.
-    pub dtype: Option<Dtype>,
+    pub(crate) dtype: Option<Dtype>,
     /// PEFT LoRA adapter that is merged into the weights: a folder (starts with `.`, `/` or `~`, relative to the sweep
     /// file) or a hub id.
-    pub adapter: Option<String>,
+    pub(crate) adapter: Option<String>,
     /// `stored`, or `dummy` for seeded random weights, for which the source needs no more than a `config.json`.
     #[serde(default)]
-    pub weights: WeightsChoice,
+    pub(crate) weights: WeightsChoice,
     /// CUDA devices that the layers are spread over, in order; left out, the one that the run names.
-    pub devices: Option<Vec<usize>>,
+    pub(crate) devices: Option<Vec<usize>>,
     /// Hub revision (branch, tag or commit).
-    pub revision: Option<String>,
+    pub(crate) revision: Option<String>,
     /// JSON file that says what training the model cost: `seconds`, `energy_j`, `energy_method`.
-    pub training: Option<PathBuf>,
+    pub(crate) training: Option<PathBuf>,
     /// Axes of this model alone, in place of the common ones.
-    pub sweep: Option<ModelAxes>,
+    pub(crate) sweep: Option<ModelAxes>,
     /// Chat template of this model alone, in place of `prompts.chat_template`.
-    pub chat_template: Option<TemplateChoice>,
+    pub(crate) chat_template: Option<TemplateChoice>,
     /// Names for this model's chat template; they win over those of `prompts.template_variables`.
     #[serde(default)]
-    pub template_variables: Variables,
+    pub(crate) template_variables: Variables,
 }
 
 /// Where a model's weights come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WeightsChoice {
+pub(crate) enum WeightsChoice {
     /// From the source.
     #[default]
     Stored,
@@ -60,7 +60,7 @@ pub enum WeightsChoice {
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ModelSource {
+pub(crate) enum ModelSource {
     /// A local folder or `.gguf` file (starts with `.`, `/` or `~`, relative to the sweep file) or a hub id
     /// (`owner/name`, and what else [`crate::hub::Source`] reads).
     Name(String),
@@ -71,7 +71,7 @@ pub enum ModelSource {
 /// Data type of weights and activations while running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, DeriveDeserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Dtype {
+pub(crate) enum Dtype {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
@@ -109,7 +109,7 @@ impl ModelSource {
 
 impl PromptSpec {
     /// The choice of chat template for one model.
-    pub fn template_of<'a>(&'a self, model: &'a ModelSpec) -> &'a TemplateChoice {
+    pub(crate) fn template_of<'a>(&'a self, model: &'a ModelSpec) -> &'a TemplateChoice {
         model.chat_template.as_ref().unwrap_or(&self.chat_template)
     }
 }

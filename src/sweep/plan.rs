@@ -18,20 +18,20 @@ pub struct Plan {
     /// All cells, in the order of the sweep file.
     pub cells: Vec<CellSpec>,
     /// Blocks that are measured in any case.
-    pub blocks: u32,
+    pub(crate) blocks: u32,
     /// Loads of a model with the cells that run on it, in order; those of blocks from `blocks` on are measured only
     /// while intervals are too wide.
-    pub sessions: Vec<Session>,
+    pub(crate) sessions: Vec<Session>,
 }
 
 /// One load of a model in one block.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Session {
-    pub block: u32,
+pub(crate) struct Session {
+    pub(crate) block: u32,
     /// Label of the model.
-    pub model: String,
+    pub(crate) model: String,
     /// Indices into `Plan::cells`, in the order in which they run.
-    pub cells: Vec<usize>,
+    pub(crate) cells: Vec<usize>,
 }
 
 impl Plan {
@@ -66,7 +66,7 @@ impl Plan {
     }
 
     /// The trials that are left once `done` is taken out and only cells that match `only` are kept.
-    pub fn remaining(&self, done: &HashSet<TrialKey>, only: Option<&CellFilter>) -> Vec<Session> {
+    pub(crate) fn remaining(&self, done: &HashSet<TrialKey>, only: Option<&CellFilter>) -> Vec<Session> {
         let wanted = |session: &Session, index: usize| {
             let id = &self.cells[index].id;
             let key = TrialKey { cell: id.clone(), block: session.block };
@@ -87,7 +87,7 @@ impl Plan {
 
 /// `--only GLOB`: which cells to run.
 #[derive(Debug, Clone)]
-pub struct CellFilter(GlobMatcher);
+pub(crate) struct CellFilter(GlobMatcher);
 
 impl CellFilter {
     /// Reads a glob such as `teacher.b8.*`.
@@ -102,7 +102,7 @@ impl CellFilter {
     }
 
     /// Whether the cell is wanted.
-    pub fn matches(&self, id: &CellId) -> bool {
+    pub(crate) fn matches(&self, id: &CellId) -> bool {
         self.0.is_match(&id.0)
     }
 }

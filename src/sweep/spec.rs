@@ -8,64 +8,64 @@ use crate::record::{Decoding, OutputLength};
 use crate::sweep::default::default_seed;
 use crate::sweep::measure::MeasureSpec;
 
-pub use crate::sweep::axis::{Axes, Axis, ModelAxes};
-pub use crate::sweep::default::Auto;
-pub use crate::sweep::model::{Dtype, ModelSource, ModelSpec, WeightsChoice};
-pub use crate::sweep::prompts::{PromptSpec, RandomPrompts, TemplateChoice, Variables};
+pub(crate) use crate::sweep::axis::{Axes, Axis, ModelAxes};
+pub(crate) use crate::sweep::default::Auto;
+pub(crate) use crate::sweep::model::{Dtype, ModelSource, ModelSpec, WeightsChoice};
+pub(crate) use crate::sweep::prompts::{PromptSpec, RandomPrompts, TemplateChoice, Variables};
 
 /// A whole sweep file.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepSpec {
     /// Names the run directory: `reports/<name>`.
-    pub name: String,
+    pub(crate) name: String,
     /// The question that the sweep asks; the report opens with it.
-    pub question: Option<String>,
+    pub(crate) question: Option<String>,
     /// Prose printed in the report.
-    pub notes: Option<String>,
+    pub(crate) notes: Option<String>,
     /// The models.
-    pub models: Vec<ModelSpec>,
+    pub(crate) models: Vec<ModelSpec>,
     /// The axes; every model runs at every combination unless it names axes of its own.
-    pub sweep: Axes,
+    pub(crate) sweep: Axes,
     /// The prompts of the energy windows.
-    pub prompts: PromptSpec,
+    pub(crate) prompts: PromptSpec,
     /// How text is generated.
     #[serde(default)]
-    pub generation: GenerationSpec,
+    pub(crate) generation: GenerationSpec,
     /// How energy is measured.
     #[serde(default)]
-    pub measure: MeasureSpec,
+    pub(crate) measure: MeasureSpec,
     /// How answers are scored; left out, no accuracy is measured.
-    pub accuracy: Option<AccuracySpec>,
+    pub(crate) accuracy: Option<AccuracySpec>,
     /// How results are judged and reported.
     #[serde(default)]
-    pub report: ReportSpec,
+    pub(crate) report: ReportSpec,
 }
 
 /// How text is generated.
 #[derive(Debug, Clone, Copy, PartialEq, Default, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct GenerationSpec {
+pub(crate) struct GenerationSpec {
     /// `natural` or `fixed`.
-    pub length: OutputLength,
+    pub(crate) length: OutputLength,
     /// `greedy`, `{sample: {…}}` or `{beam: {…}}`.
-    pub decoding: Decoding,
+    pub(crate) decoding: Decoding,
 }
 
 /// How answers are scored.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct AccuracySpec {
+pub(crate) struct AccuracySpec {
     /// A `.jsonl` file in Dolly's schema, with a `response` in each row; relative to the sweep file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// How many rows to draw; left out, all.
-    pub count: Option<usize>,
+    pub(crate) count: Option<usize>,
     /// Seed of the draw.
     #[serde(default = "default_seed")]
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Sequences decoded together while scoring.
     #[serde(default = "default_accuracy_batch")]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
 }
 
 fn default_accuracy_batch() -> usize {
@@ -75,13 +75,13 @@ fn default_accuracy_batch() -> usize {
 /// How results are judged and reported.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ReportSpec {
+pub(crate) struct ReportSpec {
     /// Relative difference in energy below which two cells count as equivalent.
-    pub floor: f64,
+    pub(crate) floor: f64,
 }
 
 /// Relative difference in energy below which two cells count as equivalent, unless a sweep or a flag says otherwise.
-pub const DEFAULT_FLOOR: f64 = 0.01;
+pub(crate) const DEFAULT_FLOOR: f64 = 0.01;
 
 impl Default for ReportSpec {
     fn default() -> Self {
@@ -91,7 +91,7 @@ impl Default for ReportSpec {
 
 impl SweepSpec {
     /// SHA-256 over what the file means: comments, layout and the order of keys don't count.
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         // a sweep file holds strings, numbers and lists only: writing it as JSON can't fail
         let canonical = serde_json::to_string(self).unwrap_or_default();
         crate::digest::sha256_hex(canonical.as_bytes())

@@ -32,7 +32,7 @@ const NAME: &str = "chat template";
 
 /// A compiled chat template.
 #[derive(Debug)]
-pub struct Compiled {
+pub(crate) struct Compiled {
     environment: Environment<'static>,
 }
 

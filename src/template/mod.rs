@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
 
-pub mod chat;
+pub(crate) mod chat;
 
 const TEMPLATES: [(&str, &str); 5] = [
     ("report.html", include_str!("../../templates/report.html")),
@@ -36,14 +36,14 @@ pub fn render(name: &str, context: impl Serialize) -> Result<String> {
 ///
 /// # Errors
 /// Where there is no such template, or the template uses a name that `context` doesn't have.
-pub fn paragraphs(name: &str, context: impl Serialize) -> Result<Vec<String>> {
+pub(crate) fn paragraphs(name: &str, context: impl Serialize) -> Result<Vec<String>> {
     let text = render(name, context)?;
     let blocks = text.split("\n\n").map(|block| block.trim_matches('\n').replace('\n', " "));
     Ok(blocks.filter(|block| !block.is_empty()).collect())
 }
 
 /// Escapes text for a cell or a paragraph of a Markdown file; what means nothing where it stands is left alone.
-pub fn escape_markdown(text: &str) -> String {
+pub(crate) fn escape_markdown(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
     for (i, &c) in chars.iter().enumerate() {

@@ -10,5 +10,6 @@ mod tokenizer;
 pub use chat::{ChatTemplate, Message, TemplateSource};
 pub use gguf_tokenizer::GgufTokenizer;
 pub use model_text::ModelText;
-pub use prompter::{Limit, Prompter, Rules, TokenizedPrompt};
+pub(crate) use prompter::TokenizedPrompt;
+pub use prompter::{Limit, Prompter, Rules};
 pub use tokenizer::{Side, Tokenizer};

@@ -85,7 +85,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A text that the tokenizer can't encode, or one whose special tokens leave no room.
-    pub fn encode_cut(&self, text: &str, most: usize, from: Side) -> Result<Vec<u32>> {
+    pub(crate) fn encode_cut(&self, text: &str, most: usize, from: Side) -> Result<Vec<u32>> {
         let mut encoding = self.encoding(text, false)?;
         let added = self.encode(text)?.len().saturating_sub(encoding.len());
         let room = most.checked_sub(added).filter(|room| *room > 0);
@@ -104,7 +104,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A text that the tokenizer can't encode.
-    pub fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
+    pub(crate) fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
         let encoding = unbroken(|| self.backend.encode(text, false)).map_err(|error| error.at(self.file.display()))?;
         let encoding = encoding.context(|| self.file.display())?;
         Ok(encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect())

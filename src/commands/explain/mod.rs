@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// There is no such run or cell.
-pub fn explain(arguments: &ExplainArgs) -> Result<Exit> {
+pub(crate) fn explain(arguments: &ExplainArgs) -> Result<Exit> {
     let root = arguments.run.clone().map_or_else(only_run, Ok)?;
     let analysed = analyse(&root)?;
     let cell = find(&arguments.cell, &analysed)?;

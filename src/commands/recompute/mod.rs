@@ -24,7 +24,7 @@ use crate::units::Seconds;
 /// # Errors
 /// The directory holds no run or a damaged one, `--only` matches nothing measured, the method's source was never
 /// recorded, or `--out` can't be written or lies in the run's directory.
-pub fn recompute(arguments: &RecomputeArgs, console: &Console) -> Result<Exit> {
+pub(crate) fn recompute(arguments: &RecomputeArgs, console: &Console) -> Result<Exit> {
     let stored = store::read(&arguments.run)?;
     if let Some(out) = &arguments.out {
         refuse_inside(out, &stored.root)?;

@@ -14,26 +14,26 @@ use crate::store::Stored;
 /// All that is printed. The names are the keys of the JSON output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Outcomes {
-    pub run: PathBuf,
-    pub method: Method,
+    pub(crate) run: PathBuf,
+    pub(crate) method: Method,
     /// Only a part of each window: its tokens aren't known, so there is no energy per token.
-    pub part_of_window: bool,
-    pub cells_unit: Unit,
-    pub trials: Vec<WindowRow>,
-    pub cells: Vec<CellRow>,
-    pub missing: Vec<Missing>,
+    pub(crate) part_of_window: bool,
+    pub(crate) cells_unit: Unit,
+    pub(crate) trials: Vec<WindowRow>,
+    pub(crate) cells: Vec<CellRow>,
+    pub(crate) missing: Vec<Missing>,
     /// Windows with exactly the stored energy.
-    pub same_energy: usize,
+    pub(crate) same_energy: usize,
     /// Windows that come out differently in any field, although nothing else was asked for.
-    pub different: usize,
+    pub(crate) different: usize,
 }
 
 /// A trial that can't be recomputed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Missing {
-    pub cell: String,
-    pub block: u32,
-    pub message: String,
+    pub(crate) cell: String,
+    pub(crate) block: u32,
+    pub(crate) message: String,
 }
 
 impl Outcomes {

@@ -4,7 +4,7 @@ use crate::json::Fields;
 
 /// Those that run outside the decoder, in groups of equally long prompts. The decoder's are in
 /// [`FAMILIES`](super::families::FAMILIES), next to the functions that read them.
-pub const GROUPED: [&str; 9] = [
+pub(crate) const GROUPED: [&str; 9] = [
     "DeepseekV2ForCausalLM",
     "DeepseekV3ForCausalLM",
     "FalconMambaForCausalLM",
@@ -17,6 +17,6 @@ pub const GROUPED: [&str; 9] = [
 ];
 
 /// The architecture that `config.json` names: the first of its list.
-pub fn named<'a>(fields: &Fields<'a>) -> Option<&'a str> {
+pub(crate) fn named<'a>(fields: &Fields<'a>) -> Option<&'a str> {
     fields.get("architectures")?.get(0)?.as_str()
 }

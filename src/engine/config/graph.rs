@@ -6,82 +6,82 @@ use super::rope::Rope;
 
 /// Everything that the decoder has to know about a model, apart from its weights.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// As `config.json` names it.
-    pub architecture: String,
+    pub(crate) architecture: String,
     /// Token ids are below this.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Width of the residual stream.
-    pub hidden_size: usize,
+    pub(crate) hidden_size: usize,
     /// Longest sequence, prompt and answer together.
-    pub max_positions: usize,
+    pub(crate) max_positions: usize,
     /// From token ids to the residual stream.
-    pub embedding: Embedding,
+    pub(crate) embedding: Embedding,
     /// The norms of the residual stream.
-    pub norm: Norm,
+    pub(crate) norm: Norm,
     /// How attention and feed-forward are joined with the residual stream.
-    pub residual: Residual,
+    pub(crate) residual: Residual,
     /// The factor of attention and feed-forward before they join the residual stream.
-    pub residual_scale: f64,
+    pub(crate) residual_scale: f64,
     /// The heads and variants of attention, the same in all layers.
-    pub attention: Attention,
+    pub(crate) attention: Attention,
     /// Rotary embeddings that layers refer to by index.
-    pub ropes: Vec<Rope>,
+    pub(crate) ropes: Vec<Rope>,
     /// Activation inside the feed-forward.
-    pub activation: Activation,
+    pub(crate) activation: Activation,
     /// The settings that differ from layer to layer.
-    pub layers: Vec<LayerConfig>,
+    pub(crate) layers: Vec<LayerConfig>,
     /// From the residual stream to logits.
-    pub output: Output,
+    pub(crate) output: Output,
     /// Token ids that end a sequence.
-    pub eos_ids: Vec<u32>,
+    pub(crate) eos_ids: Vec<u32>,
     /// Names and arrangement of the tensors.
-    pub names: Names,
+    pub(crate) names: Names,
     /// The whole sequence is recomputed once it grows past this length, as transformers does when a Phi-3 model
     /// switches from its short to its long rotation.
-    pub recompute_past: Option<usize>,
+    pub(crate) recompute_past: Option<usize>,
 }
 
 /// From token ids to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Embedding {
+pub(crate) struct Embedding {
     /// Columns of the table; if they differ from the hidden size, a projection leads there.
-    pub width: usize,
+    pub(crate) width: usize,
     /// The factor of the rows.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// The scale is rounded to the data type of the run first, as in Gemma.
-    pub round_scale: bool,
+    pub(crate) round_scale: bool,
     /// A table of learned positions is added.
-    pub positions: Option<LearnedPositions>,
+    pub(crate) positions: Option<LearnedPositions>,
     /// A norm follows, as in BLOOM.
-    pub norm: bool,
+    pub(crate) norm: bool,
 }
 
 /// A table with one row for each position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LearnedPositions {
+pub(crate) struct LearnedPositions {
     /// Rows of the table.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// The row of position 0.
-    pub offset: usize,
+    pub(crate) offset: usize,
 }
 
 /// A norm over the last dimension.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Norm {
-    pub kind: NormKind,
+pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
     /// Added to the variance or the mean square.
-    pub eps: f64,
+    pub(crate) eps: f64,
     /// It has weights.
-    pub weight: bool,
+    pub(crate) weight: bool,
     /// The stored weights are added to 1, as in Gemma.
-    pub one_plus: bool,
+    pub(crate) one_plus: bool,
     /// It has a bias.
-    pub bias: bool,
+    pub(crate) bias: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormKind {
+pub(crate) enum NormKind {
     /// RMSNorm (Zhang and Sennrich 2019).
     Rms,
     /// LayerNorm (Ba et al. 2016).
@@ -89,18 +89,18 @@ pub enum NormKind {
 }
 
 impl Norm {
-    pub const fn rms(eps: f64) -> Self {
+    pub(crate) const fn rms(eps: f64) -> Self {
         Self { kind: NormKind::Rms, eps, weight: true, one_plus: false, bias: false }
     }
 
-    pub const fn layer(eps: f64) -> Self {
+    pub(crate) const fn layer(eps: f64) -> Self {
         Self { kind: NormKind::Layer, eps, weight: true, one_plus: false, bias: true }
     }
 }
 
 /// How attention A and feed-forward F are joined with the residual stream x. Which norms there are, [`Names`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Residual {
+pub(crate) enum Residual {
     /// x + A(norm x), then x + F(norm x).
     Sequential,
     /// y = norm x, y + A(y), then the same with F, as in some BLOOM models.
@@ -113,36 +113,36 @@ pub enum Residual {
 
 /// The heads and variants of attention, the same in all layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Attention {
-    pub heads: usize,
+pub(crate) struct Attention {
+    pub(crate) heads: usize,
     /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of one head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Query, key and value projections have biases.
-    pub qkv_bias: bool,
+    pub(crate) qkv_bias: bool,
     /// The output projection has a bias.
-    pub output_bias: bool,
+    pub(crate) output_bias: bool,
     /// Queries, keys and values are clamped to ± this.
-    pub clip: Option<f64>,
+    pub(crate) clip: Option<f64>,
     /// Norms of queries and keys.
-    pub qk_norm: Option<QkNorm>,
+    pub(crate) qk_norm: Option<QkNorm>,
     /// Scores s become c · tanh(s / c).
-    pub softcap: Option<f64>,
+    pub(crate) softcap: Option<f64>,
     /// A bias that falls with distance.
-    pub alibi: Option<Alibi>,
+    pub(crate) alibi: Option<Alibi>,
 }
 
 /// Norms of queries and keys before the rotation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QkNorm {
-    pub norm: Norm,
-    pub span: QkSpan,
+pub(crate) struct QkNorm {
+    pub(crate) norm: Norm,
+    pub(crate) span: QkSpan,
 }
 
 /// The values that a norm of queries or keys runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkSpan {
+pub(crate) enum QkSpan {
     /// Each head; the heads share the weights `(d)`.
     SharedByHeads,
     /// Each head with its own weights: one tensor `(h, d)`.
@@ -155,7 +155,7 @@ pub enum QkSpan {
 
 /// Attention with linear biases (Press et al. 2022).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alibi {
+pub(crate) enum Alibi {
     /// As in BLOOM: added to the scaled scores.
     Bloom,
     /// As in Falcon: rounded to bf16, then scaled like the scores.
@@ -164,19 +164,19 @@ pub enum Alibi {
 
 /// The settings that differ from layer to layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LayerConfig {
+pub(crate) struct LayerConfig {
     /// A query sees this many columns, its own included; without a window it sees everything before it.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
     /// Index of the rotary embedding; none for a layer without rotation.
-    pub rope: Option<usize>,
+    pub(crate) rope: Option<usize>,
     /// The factor of the scores.
-    pub scale: f64,
-    pub feed_forward: FeedForward,
+    pub(crate) scale: f64,
+    pub(crate) feed_forward: FeedForward,
 }
 
 /// The feed-forward of a layer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum FeedForward {
+pub(crate) enum FeedForward {
     /// down(act(gate x) · up x).
     Gated {
         /// Width inside.
@@ -197,34 +197,34 @@ pub enum FeedForward {
 
 /// A mixture of gated experts (Shazeer et al. 2017).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Experts {
-    pub count: usize,
+pub(crate) struct Experts {
+    pub(crate) count: usize,
     /// Experts that each token goes through.
-    pub per_token: usize,
+    pub(crate) per_token: usize,
     /// Width inside an expert.
-    pub inner: usize,
+    pub(crate) inner: usize,
     /// The weights of the chosen experts are divided by their sum.
-    pub normalise: bool,
+    pub(crate) normalise: bool,
     /// Width inside the expert that every token goes through, if there is one; a sigmoid gate weights it.
-    pub shared_inner: Option<usize>,
+    pub(crate) shared_inner: Option<usize>,
 }
 
 /// From the residual stream to logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Output {
+pub(crate) struct Output {
     /// The output layer is the embedding table.
-    pub tied: bool,
+    pub(crate) tied: bool,
     /// It has a bias.
-    pub bias: bool,
+    pub(crate) bias: bool,
     /// The factor of the logits.
-    pub scale: f64,
+    pub(crate) scale: f64,
     /// Logits l become c · tanh(l / c).
-    pub softcap: Option<f64>,
+    pub(crate) softcap: Option<f64>,
 }
 
 /// Activation inside the feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
+pub(crate) enum Activation {
     /// x · sigmoid(x).
     Silu,
     /// x · Φ(x).

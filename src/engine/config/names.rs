@@ -2,54 +2,54 @@
 
 /// Names of the parts of a model, below `prefix`. A part that a family doesn't have is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Names {
+pub(crate) struct Names {
     /// In front of everything but the output layer; some checkpoints leave it out.
-    pub prefix: &'static str,
+    pub(crate) prefix: &'static str,
     /// Embedding table.
-    pub embedding: &'static str,
+    pub(crate) embedding: &'static str,
     /// Table of learned positions.
-    pub positions: &'static str,
+    pub(crate) positions: &'static str,
     /// Norm after the embedding.
-    pub embedding_norm: &'static str,
+    pub(crate) embedding_norm: &'static str,
     /// From the width of the embedding to the hidden size.
-    pub project_in: &'static str,
+    pub(crate) project_in: &'static str,
     /// Back again.
-    pub project_out: &'static str,
+    pub(crate) project_out: &'static str,
     /// In front of the index of a layer.
-    pub layers: &'static str,
+    pub(crate) layers: &'static str,
     /// Norm before the output layer.
-    pub final_norm: Option<&'static str>,
+    pub(crate) final_norm: Option<&'static str>,
     /// Output layer, without the prefix.
-    pub output: &'static str,
+    pub(crate) output: &'static str,
     /// Norm before attention (after the addition in [`Residual::NormAfter`](super::graph::Residual::NormAfter)).
-    pub attention_norm: Option<&'static str>,
+    pub(crate) attention_norm: Option<&'static str>,
     /// Norm of what attention gives.
-    pub attended_norm: Option<&'static str>,
+    pub(crate) attended_norm: Option<&'static str>,
     /// Norm before the feed-forward; a parallel layer without one shares attention's.
-    pub feed_forward_norm: Option<&'static str>,
+    pub(crate) feed_forward_norm: Option<&'static str>,
     /// Norm of what the feed-forward gives.
-    pub fed_norm: Option<&'static str>,
+    pub(crate) fed_norm: Option<&'static str>,
     /// Query, key and value projections.
-    pub qkv: QkvNames,
+    pub(crate) qkv: QkvNames,
     /// Norms of queries and keys.
-    pub qk_norms: [&'static str; 2],
+    pub(crate) qk_norms: [&'static str; 2],
     /// Output projection of attention.
-    pub attention_output: &'static str,
+    pub(crate) attention_output: &'static str,
     /// The first projections of a gated feed-forward.
-    pub gate_up: GateUpNames,
+    pub(crate) gate_up: GateUpNames,
     /// The first projection of a plain feed-forward.
-    pub up: &'static str,
+    pub(crate) up: &'static str,
     /// The last projection.
-    pub down: &'static str,
+    pub(crate) down: &'static str,
     /// Parts of a mixture of experts.
-    pub experts: ExpertNames,
+    pub(crate) experts: ExpertNames,
     /// Matrices are stored `(columns, rows)`, as by GPT-2's `Conv1D`.
-    pub transposed: bool,
+    pub(crate) transposed: bool,
 }
 
 /// Query, key and value projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkvNames {
+pub(crate) enum QkvNames {
     /// Three matrices.
     Apart([&'static str; 3]),
     /// One matrix.
@@ -58,7 +58,7 @@ pub enum QkvNames {
 
 /// Order of the rows of a fused query-key-value projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FusedOrder {
+pub(crate) enum FusedOrder {
     /// All queries, all keys, all values.
     Blocks,
     /// For each key head: its query heads, the key, the value.
@@ -67,7 +67,7 @@ pub enum FusedOrder {
 
 /// The first projections of a gated feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateUpNames {
+pub(crate) enum GateUpNames {
     /// Gate and up.
     Apart([&'static str; 2]),
     /// One matrix, the gate's rows first.
@@ -76,15 +76,15 @@ pub enum GateUpNames {
 
 /// Parts of a mixture of experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertNames {
+pub(crate) struct ExpertNames {
     /// Folders that the mixture may lie in; releases of transformers differ.
-    pub folders: &'static [&'static str],
+    pub(crate) folders: &'static [&'static str],
     /// Gate, up and down projection of an expert below `experts.{i}`.
-    pub parts: [&'static str; 3],
+    pub(crate) parts: [&'static str; 3],
 }
 
 /// As Llama names them, and most after it.
-pub const LLAMA: Names = Names {
+pub(crate) const LLAMA: Names = Names {
     prefix: "model.",
     embedding: "embed_tokens",
     positions: "",

@@ -32,7 +32,7 @@ impl Config {
     ///
     /// # Errors
     /// As for [`Config::read`].
-    pub fn from_json(file: &Path, json: &Map<String, Value>) -> Result<Self> {
+    pub(crate) fn from_json(file: &Path, json: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(file, json);
         refuse_quantised(&fields)?;
         let Some(named) = architecture::named(&fields) else {
@@ -87,7 +87,7 @@ fn supported() -> String {
 ///
 /// # Errors
 /// `config.json` has a `quantization_config`.
-pub fn refuse_quantised(fields: &Fields<'_>) -> Result<()> {
+pub(crate) fn refuse_quantised(fields: &Fields<'_>) -> Result<()> {
     match fields.get("quantization_config") {
         None => Ok(()),
         Some(_) => Err(fields
@@ -100,7 +100,7 @@ pub fn refuse_quantised(fields: &Fields<'_>) -> Result<()> {
 ///
 /// # Errors
 /// The file can't be read, or holds something other than token ids.
-pub fn generation_eos(folder: &Path) -> Result<Option<Vec<u32>>> {
+pub(crate) fn generation_eos(folder: &Path) -> Result<Option<Vec<u32>>> {
     let file = folder.join("generation_config.json");
     if !file.exists() {
         return Ok(None);

@@ -6,20 +6,20 @@ use crate::json::Fields;
 
 /// Rotary position embedding (Su et al. 2021).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
+pub(crate) struct Rope {
     /// Base of the frequencies.
-    pub theta: f64,
+    pub(crate) theta: f64,
     /// How many dimensions of a head are rotated, the first ones.
-    pub dims: usize,
+    pub(crate) dims: usize,
     /// Which dimensions form a pair.
-    pub style: RopeStyle,
+    pub(crate) style: RopeStyle,
     /// How the frequencies are stretched for long contexts.
-    pub scaling: RopeScaling,
+    pub(crate) scaling: RopeScaling,
 }
 
 /// Which dimensions of a head form a pair that is rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeStyle {
+pub(crate) enum RopeStyle {
     /// i and i + d/2, as in GPT-NeoX.
     Halves,
     /// 2 i and 2 i + 1, as in GPT-J.
@@ -28,7 +28,7 @@ pub enum RopeStyle {
 
 /// How the frequencies of the rotary embedding are stretched.
 #[derive(Debug, Clone, PartialEq)]
-pub enum RopeScaling {
+pub(crate) enum RopeScaling {
     /// Not at all.
     Default,
     /// All divided by one factor.
@@ -71,46 +71,46 @@ pub enum RopeScaling {
 /// YaRN (Peng et al. 2023, arXiv:2309.00071): pairs that turn often within the original length are kept, pairs that
 /// turn seldom are divided by the factor, with a ramp between.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Yarn {
+pub(crate) struct Yarn {
     /// The divisor of long wavelengths.
-    pub factor: f64,
+    pub(crate) factor: f64,
     /// Pairs that turn at least this often within the original length are kept.
-    pub beta_fast: f64,
+    pub(crate) beta_fast: f64,
     /// Pairs that turn at most this often are divided.
-    pub beta_slow: f64,
+    pub(crate) beta_slow: f64,
     /// Context length of the pretraining.
-    pub original_positions: f64,
+    pub(crate) original_positions: f64,
     /// Cosines and sines are multiplied by this.
-    pub attention_factor: f64,
+    pub(crate) attention_factor: f64,
     /// The ends of the ramp are rounded to whole dimensions.
-    pub truncate: bool,
+    pub(crate) truncate: bool,
 }
 
 impl Rope {
     /// A rotation of whole heads without scaling.
-    pub fn plain(theta: f64, head_dim: usize) -> Self {
+    pub(crate) fn plain(theta: f64, head_dim: usize) -> Self {
         Self { theta, dims: head_dim, style: RopeStyle::Halves, scaling: RopeScaling::Default }
     }
 
     /// Whether sequences may grow past `max_position_embeddings`: the base grows with them.
-    pub fn is_open_ended(&self) -> bool {
+    pub(crate) fn is_open_ended(&self) -> bool {
         matches!(self.scaling, RopeScaling::Dynamic { .. })
     }
 }
 
 /// Values for what `config.json` leaves out, and what the shape of the model adds.
 #[derive(Debug, Clone, Copy)]
-pub struct RopeDefaults {
+pub(crate) struct RopeDefaults {
     /// Width of a head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
     /// Longest sequence.
-    pub max_positions: usize,
+    pub(crate) max_positions: usize,
     /// Base of the frequencies.
-    pub theta: f64,
+    pub(crate) theta: f64,
     /// Share of a head's dimensions that is rotated.
-    pub share: f64,
+    pub(crate) share: f64,
     /// Which dimensions form a pair.
-    pub style: RopeStyle,
+    pub(crate) style: RopeStyle,
 }
 
 /// The object that says how the rotary embedding is stretched, in either spelling.
@@ -137,7 +137,7 @@ pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
 ///
 /// # Errors
 /// As for [`read`].
-pub fn rope(fields: &Fields, parameters: Option<&Fields>, defaults: RopeDefaults) -> Result<Rope> {
+pub(crate) fn rope(fields: &Fields, parameters: Option<&Fields>, defaults: RopeDefaults) -> Result<Rope> {
     let inside = |name: &str| match parameters {
         Some(parameters) => parameters.positive(name),
         None => Ok(None),
@@ -227,7 +227,7 @@ impl Yarn {
 
     /// How much larger queries and keys get for a longer context, which keeps the entropy of attention: `get_mscale` of
     /// transformers.
-    pub fn magnitude(factor: f64, mscale: f64) -> f64 {
+    pub(crate) fn magnitude(factor: f64, mscale: f64) -> f64 {
         if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
     }
 }

@@ -13,28 +13,28 @@ use crate::engine::position_encoding::{AlibiTable, RopeTable};
 
 /// How scores become weights.
 #[derive(Debug, Clone, Copy)]
-pub struct Scores {
+pub(crate) struct Scores {
     /// The factor of the scores before anything else.
-    pub scale: f32,
+    pub(crate) scale: f32,
     /// Scores s become c · tanh(s / c).
-    pub softcap: Option<f32>,
+    pub(crate) softcap: Option<f32>,
     /// A query sees this many columns, its own included.
-    pub window: Option<usize>,
+    pub(crate) window: Option<usize>,
 }
 
 /// Where the new tokens are, and how a layer attends.
 #[derive(Clone, Copy)]
-pub struct Query<'a> {
+pub(crate) struct Query<'a> {
     /// How scores become weights.
-    pub scores: Scores,
+    pub(crate) scores: Scores,
     /// Rotations by position.
-    pub rope: Option<&'a RopeTable>,
+    pub(crate) rope: Option<&'a RopeTable>,
     /// Biases by head and position.
-    pub alibi: Option<&'a AlibiTable>,
+    pub(crate) alibi: Option<&'a AlibiTable>,
     /// Columns in the cache.
-    pub past: usize,
+    pub(crate) past: usize,
     /// Row r of the batch begins at column `starts[r]`.
-    pub starts: &'a [usize],
+    pub(crate) starts: &'a [usize],
 }
 
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ impl PanelCache {
     /// Stores the new keys and values and attends: `qkv` `(b · t, (h + 2 kv) · d)` gives `(b · t, h · d)`.
     ///
     /// The new tokens take the columns from `query.past` on.
-    pub fn attend(&self, qkv: &Tensor, query: Query<'_>) -> Result<Tensor> {
+    pub(crate) fn attend(&self, qkv: &Tensor, query: Query<'_>) -> Result<Tensor> {
         let step = Step { shape: self.shape, query };
         self.tensor.inplace_op2(qkv, &Store(step))?;
         qkv.apply_op2_no_bwd(&self.tensor, &Attend(step))

@@ -15,7 +15,7 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// eˣ to about 2e-7 relative (x = n · ln 2 + r, and the polynomial of the Cephes library for eʳ); below the smallest
 /// normal number it gives 0 or about 1e-38.
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.3);
     let rounded = multiply_add::<FMA>(x, LOG2_E, ROUND);
     let whole = rounded - ROUND;

@@ -10,7 +10,7 @@ use super::{threads_for, values, vectorised};
 const COST: usize = 16;
 
 /// silu(gate) · up for rows that hold gate and up side by side: `(m, 2 i)` gives `(m, i)`.
-pub fn silu_gate(gate_up: &Tensor) -> Result<Tensor> {
+pub(crate) fn silu_gate(gate_up: &Tensor) -> Result<Tensor> {
     gate_up.apply_op1_no_bwd(&SiluGate)
 }
 

@@ -9,7 +9,7 @@ use crate::engine::heads::Heads;
 
 /// The keys and values of one layer: for each row of the batch and each key head, keys in panels of 16 positions
 /// `(capacity / 16, width, 16)`, then values in panels of 16 dimensions `(width / 16, capacity, 16)`.
-pub struct PanelCache {
+pub(crate) struct PanelCache {
     /// All rows and heads in one, `(b · kv · head)` values.
     pub(super) tensor: Tensor,
     pub(super) shape: CacheShape,
@@ -18,9 +18,9 @@ pub struct PanelCache {
 /// Where the values of a cache lie.
 #[derive(Clone, Copy)]
 pub(super) struct CacheShape {
-    pub heads: Heads,
+    pub(crate) heads: Heads,
     /// Positions that there is room for, a multiple of 16.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
 }
 
 impl CacheShape {
@@ -30,17 +30,17 @@ impl CacheShape {
     }
 
     /// Values of one head, keys and values together.
-    pub fn head(self) -> usize {
+    pub(crate) fn head(self) -> usize {
         self.keys() + self.capacity * self.heads.width.next_multiple_of(WIDTH)
     }
 
     /// Where the first number of a position's key lies; the others follow 16 apart.
-    pub fn key_slot(self, position: usize) -> usize {
+    pub(crate) fn key_slot(self, position: usize) -> usize {
         (position / WIDTH) * self.heads.width * WIDTH + position % WIDTH
     }
 
     /// Where 16 numbers of a position's value lie.
-    pub fn value_slot(self, panel: usize, position: usize) -> usize {
+    pub(crate) fn value_slot(self, panel: usize, position: usize) -> usize {
         self.keys() + (panel * self.capacity + position) * WIDTH
     }
 }
@@ -54,7 +54,7 @@ impl PanelCache {
     }
 
     /// Row r becomes what row `rows[r]` was, up to column `length`; every row has to be one of the cache's.
-    pub fn reorder(&mut self, rows: &[usize], length: usize) -> Result<()> {
+    pub(crate) fn reorder(&mut self, rows: &[usize], length: usize) -> Result<()> {
         self.tensor = self.tensor.apply_op1_no_bwd(&Reorder { shape: self.shape, rows, length })?;
         Ok(())
     }

@@ -7,20 +7,20 @@ use rayon::prelude::*;
 use super::{multiply_add, threads_for, values, vectorised};
 
 /// Rows of the matrix in a panel.
-pub const WIDTH: usize = 16;
+pub(crate) const WIDTH: usize = 16;
 
 /// Rows of the other factor that go over a panel together.
-pub const TILE: usize = 4;
+pub(crate) const TILE: usize = 4;
 
 /// A matrix W `(n, k)` in panels `(n / 16, k, 16)`, the last one filled up with zeros.
-pub struct Panels {
+pub(crate) struct Panels {
     tensor: Tensor,
     rows: usize,
 }
 
 impl Panels {
     /// Packs a matrix `(n, k)`.
-    pub fn pack(matrix: &Tensor) -> Result<Self> {
+    pub(crate) fn pack(matrix: &Tensor) -> Result<Self> {
         let (rows, columns) = matrix.dims2()?;
         let (storage, layout) = matrix.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else {
@@ -32,12 +32,12 @@ impl Panels {
     }
 
     /// x · Wᵀ for x `(m, k)`: `(m, n)`.
-    pub fn multiply(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn multiply(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op2_no_bwd(&self.tensor, &Multiply { rows: self.rows })
     }
 
     /// The rows of W with these indices `(m)`: `(m, k)`.
-    pub fn select(&self, indices: &Tensor) -> Result<Tensor> {
+    pub(crate) fn select(&self, indices: &Tensor) -> Result<Tensor> {
         indices.apply_op2_no_bwd(&self.tensor, &Select)
     }
 }
@@ -99,13 +99,13 @@ fn multiply_parallel(x: Rows<'_>, w: &[f32], y: &mut [f32], n: usize) {
 
 /// Rows of equal length, `stride` apart.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     /// Where they lie.
-    pub data: &'a [f32],
+    pub(crate) data: &'a [f32],
     /// From one row to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// Values in a row.
-    pub length: usize,
+    pub(crate) length: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -117,11 +117,11 @@ impl<'a> Rows<'a> {
 
 /// Panels, `stride` apart, of which as many rows of 16 are read as the other factor is long.
 #[derive(Clone, Copy)]
-pub struct PanelView<'a> {
+pub(crate) struct PanelView<'a> {
     /// Where they lie.
-    pub data: &'a [f32],
+    pub(crate) data: &'a [f32],
     /// From one panel to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl<'a> PanelView<'a> {
@@ -133,12 +133,12 @@ impl<'a> PanelView<'a> {
 
 vectorised! {
     /// y = x · Wᵀ, one slice of `y` for each row of `x`; as many columns as the slices are long.
-    pub fn multiply(x: Rows<'_>, w: PanelView<'_>, y: &mut [&mut [f32]]) = multiply_body
+    pub(crate) fn multiply(x: Rows<'_>, w: PanelView<'_>, y: &mut [&mut [f32]]) = multiply_body
 }
 
 /// [`multiply`], to be inlined into a function with vector instructions.
 #[inline(always)]
-pub fn multiply_body<const FMA: bool>(x: Rows<'_>, w: PanelView<'_>, y: &mut [&mut [f32]]) {
+pub(crate) fn multiply_body<const FMA: bool>(x: Rows<'_>, w: PanelView<'_>, y: &mut [&mut [f32]]) {
     let columns = y.first().map_or(0, |row| row.len());
     let panels = columns.div_ceil(WIDTH);
     if let [row] = y {

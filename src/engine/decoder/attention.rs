@@ -20,21 +20,21 @@ use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
 /// Data that all layers of one forward pass share.
-pub struct Step<'a> {
+pub(crate) struct Step<'a> {
     /// First column of each row that isn't padding.
-    pub starts: &'a [usize],
+    pub(crate) starts: &'a [usize],
     /// Columns in the cache.
-    pub past: usize,
+    pub(crate) past: usize,
     /// Rotary embeddings.
-    pub tables: &'a [TableInUse],
+    pub(crate) tables: &'a [TableInUse],
     /// Linear biases.
-    pub alibi: Option<&'a AlibiTable>,
+    pub(crate) alibi: Option<&'a AlibiTable>,
     /// For the stock operations.
-    pub pass: Option<Pass<'a>>,
+    pub(crate) pass: Option<Pass<'a>>,
 }
 
 /// The attention of a layer.
-pub struct AttentionLayer {
+pub(crate) struct AttentionLayer {
     heads: Heads,
     scores: Scores,
     /// Index of the layer's rotary embedding.
@@ -84,7 +84,7 @@ impl AttentionLayer {
     }
 
     /// `(b · t, hidden)` to the same.
-    pub fn forward(&self, x: &Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
         let qkv = self.clipped(self.normalised(self.qkv.forward(x)?)?)?;
         let attended = match (cache, &step.pass) {
             (LayerCache::Stock(cache), Some(pass)) => self.attend(&qkv, step, pass, cache)?,
@@ -200,6 +200,6 @@ impl AttentionLayer {
 }
 
 /// c · tanh(x / c).
-pub fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
+pub(crate) fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
     Ok(((x / cap)?.tanh()? * cap)?)
 }

@@ -13,33 +13,33 @@ use crate::engine::position_encoding::AlibiTable;
 use crate::error::{Error, Result};
 
 /// A left-padded batch under way. All rows end at the same column; row r begins at column `starts[r]`.
-pub struct Sequences {
+pub(crate) struct Sequences {
     /// First column of each row that isn't padding.
-    pub starts: Vec<usize>,
+    pub(crate) starts: Vec<usize>,
     /// Columns that the cache holds.
-    pub length: usize,
+    pub(crate) length: usize,
     /// Columns that it has room for.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
     /// Rotary embeddings in use.
-    pub tables: Vec<TableInUse>,
+    pub(crate) tables: Vec<TableInUse>,
     /// Linear biases.
-    pub alibi: Option<Arc<AlibiTable>>,
+    pub(crate) alibi: Option<Arc<AlibiTable>>,
     /// The caches of each part of the model.
-    pub parts: Vec<PartState>,
+    pub(crate) parts: Vec<PartState>,
     /// All token ids so far, each `(b, t)`, for a model that may have to recompute them.
-    pub history: Vec<Tensor>,
+    pub(crate) history: Vec<Tensor>,
 }
 
 /// The caches of a part of a model.
-pub struct PartState {
+pub(crate) struct PartState {
     /// KV cache of each layer.
-    pub layers: Vec<LayerCache>,
+    pub(crate) layers: Vec<LayerCache>,
     /// Rotations and masks for the stock operations.
-    pub positions: Option<Positions>,
+    pub(crate) positions: Option<Positions>,
 }
 
 /// Keys and values of one layer.
-pub enum LayerCache {
+pub(crate) enum LayerCache {
     /// For candle's operations.
     Stock(StockCache),
     /// For the kernels of the CPU.
@@ -47,7 +47,7 @@ pub enum LayerCache {
 }
 
 /// Keys and values, each `(b, kv, capacity, d)`.
-pub struct StockCache {
+pub(crate) struct StockCache {
     keys: Tensor,
     values: Tensor,
 }
@@ -56,7 +56,7 @@ impl Sequences {
     /// Row r of the batch becomes what row `rows[r]` was; a row may go on several times or not at all.
     ///
     /// Copies the part of each layer's cache that is in use, and nothing if all rows stay as they are.
-    pub fn reorder(&mut self, rows: &[usize]) -> Result<()> {
+    pub(crate) fn reorder(&mut self, rows: &[usize]) -> Result<()> {
         if rows.iter().copied().eq(0..self.starts.len()) {
             return Ok(());
         }
@@ -79,13 +79,13 @@ impl Sequences {
 
 /// The columns of a batch that begins.
 #[derive(Clone, Copy)]
-pub struct Columns<'a> {
+pub(crate) struct Columns<'a> {
     /// First column of each row that isn't padding.
-    pub starts: &'a [usize],
+    pub(crate) starts: &'a [usize],
     /// Columns that there has to be room for.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
     /// Linear biases, if the model has them.
-    pub alibi: Option<&'a AlibiTable>,
+    pub(crate) alibi: Option<&'a AlibiTable>,
 }
 
 impl PartState {
@@ -147,7 +147,7 @@ impl StockCache {
 
     /// Stores keys and values `(b, kv, t, d)` from column `past` on, and gives back all up to there: views
     /// `(b, kv, past + t, d)` of the cache.
-    pub fn append(&mut self, keys: &Tensor, values: &Tensor, past: usize) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn append(&mut self, keys: &Tensor, values: &Tensor, past: usize) -> Result<(Tensor, Tensor)> {
         self.keys.slice_set(keys, 2, past)?;
         self.values.slice_set(values, 2, past)?;
         let length = past + keys.dim(2)?;

@@ -12,7 +12,7 @@ use crate::engine::weights::Weights;
 use crate::error::Result;
 
 /// A feed-forward with its weights.
-pub enum FeedForward {
+pub(crate) enum FeedForward {
     /// down(act(gate x) · up x).
     Gated(Gated),
     /// down(act(up x)).
@@ -29,7 +29,7 @@ pub enum FeedForward {
 }
 
 /// down(act(gate x) · up x).
-pub struct Gated {
+pub(crate) struct Gated {
     /// Gate and up in one product.
     gate_up: Linear,
     down: Linear,
@@ -38,7 +38,7 @@ pub struct Gated {
 }
 
 /// A mixture of experts.
-pub struct Mixture {
+pub(crate) struct Mixture {
     experts: Experts,
     router: Linear,
     weights: Vec<Gated>,
@@ -61,7 +61,7 @@ impl FeedForward {
     }
 
     /// `(m, hidden)` to the same.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gated(gated) => gated.forward(x),
             Self::Plain { up, down, activation } => down.forward(&activate(&up.forward(x)?, *activation)?),

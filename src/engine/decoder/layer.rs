@@ -13,7 +13,7 @@ use crate::engine::weights::Weights;
 use crate::error::Result;
 
 /// A layer with its weights.
-pub struct Layer {
+pub(crate) struct Layer {
     residual: Residual,
     residual_scale: f64,
     attention_norm: Option<Normalise>,
@@ -43,7 +43,7 @@ impl Layer {
     }
 
     /// `(b · t, hidden)` to the same.
-    pub fn forward(&self, x: Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: Tensor, step: &Step<'_>, cache: &mut LayerCache) -> Result<Tensor> {
         match self.residual {
             Residual::Sequential => {
                 let attended = self.attention.forward(&normalised(&self.attention_norm, &x)?, step, cache)?;

@@ -11,7 +11,7 @@ use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
 /// y = x · Wᵀ + b.
-pub struct Linear {
+pub(crate) struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
 }
@@ -45,7 +45,7 @@ impl Linear {
     }
 
     /// Loads the query, key and value projections as one: all queries, all keys, all values.
-    pub fn load_qkv(weights: &Weights, qkv: &QkvSpec, attention: &Attention, place: &Place) -> Result<Self> {
+    pub(crate) fn load_qkv(weights: &Weights, qkv: &QkvSpec, attention: &Attention, place: &Place) -> Result<Self> {
         match qkv {
             QkvSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
             QkvSpec::Fused(part, FusedOrder::Blocks) => Self::load(weights, &[part], place),
@@ -59,7 +59,7 @@ impl Linear {
     }
 
     /// Loads gate and up projection as one, the gate's rows first.
-    pub fn load_gate_up(weights: &Weights, gate_up: &GateUpSpec, place: &Place) -> Result<Self> {
+    pub(crate) fn load_gate_up(weights: &Weights, gate_up: &GateUpSpec, place: &Place) -> Result<Self> {
         match gate_up {
             GateUpSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
             GateUpSpec::Fused(part) => Self::load(weights, &[part], place),
@@ -76,7 +76,7 @@ impl Linear {
     }
 
     /// `(m, k)` to `(m, n)`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Matrix(matrix) => x.matmul(&matrix.t()?)?,
             Weight::Panels(panels) => panels.multiply(x)?,

@@ -20,10 +20,10 @@ use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
 /// Most attention scores that candle's operations hold at a time, of all rows and heads together: 1 GiB in f32.
-pub const LARGEST_SCORES: u64 = 1 << 28;
+pub(crate) const LARGEST_SCORES: u64 = 1 << 28;
 
 /// A model's weights, ready to run.
-pub struct Decoder {
+pub(crate) struct Decoder {
     largest_scores: u64,
     config: Config,
     embedding: Linear,
@@ -101,12 +101,12 @@ impl Decoder {
     }
 
     /// Where logits come out.
-    pub fn output_place(&self) -> &Place {
+    pub(crate) fn output_place(&self) -> &Place {
         &self.last
     }
 
     /// An empty batch for rows of up to `capacity` columns; row r begins at column `starts[r]`.
-    pub fn begin(&self, starts: Vec<usize>, capacity: usize) -> Result<Sequences> {
+    pub(crate) fn begin(&self, starts: Vec<usize>, capacity: usize) -> Result<Sequences> {
         let attention = &self.config.attention;
         let scale = self.config.layers.first().map_or(1.0, |layer| layer.scale);
         let alibi = attention.alibi.map(|alibi| Arc::new(AlibiTable::new(alibi, attention, scale, capacity)));
@@ -117,7 +117,7 @@ impl Decoder {
     }
 
     /// Runs new tokens `(b, t)` after those in the cache and gives what goes into the final norm: `(b · t, hidden)`.
-    pub fn hidden(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
+    pub(crate) fn hidden(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
         let Some(limit) = self.config.recompute_past else { return self.run(ids, sequences) };
         let (past, tokens) = (sequences.length, ids.dim(1)?);
         sequences.history.push(ids.clone());
@@ -133,7 +133,7 @@ impl Decoder {
     }
 
     /// Logits `(m, vocabulary)` for rows `(m, hidden)` of what [`Decoder::hidden`] gives.
-    pub fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+    pub(crate) fn logits(&self, rows: &Tensor) -> Result<Tensor> {
         let x = match &self.final_norm {
             Some(norm) => norm.forward(rows)?,
             None => rows.clone(),

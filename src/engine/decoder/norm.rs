@@ -10,7 +10,7 @@ use crate::engine::weights::Weights;
 use crate::error::Result;
 
 /// A norm with its weights.
-pub struct Normalise {
+pub(crate) struct Normalise {
     kind: NormKind,
     eps: f32,
     /// `(width)`, or `(heads, width)` if each head has its own.
@@ -43,7 +43,7 @@ impl Normalise {
     }
 
     /// `(rows, width)` to the same; with weights for each head, rows are `(m · heads, width)`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if !self.in_f32 {
             return Ok(self.normalise(x)?);
         }

@@ -13,7 +13,7 @@ pub enum Kernels {
 
 impl Kernels {
     /// The fastest for a device and a data type.
-    pub fn for_run(device: &Device, dtype: DType) -> Self {
+    pub(crate) fn for_run(device: &Device, dtype: DType) -> Self {
         match device.is_cpu() && dtype == DType::F32 {
             true => Kernels::Cpu,
             false => Kernels::Stock,
@@ -23,9 +23,9 @@ impl Kernels {
 
 /// On what, and in which type, a part of a model runs.
 #[derive(Debug, Clone)]
-pub struct Place {
-    pub device: Device,
+pub(crate) struct Place {
+    pub(crate) device: Device,
     /// Data type of weights and activations.
-    pub dtype: DType,
-    pub kernels: Kernels,
+    pub(crate) dtype: DType,
+    pub(crate) kernels: Kernels,
 }

@@ -13,10 +13,10 @@ use crate::error::Result;
 const MASKED: f32 = f32::MIN / 4.0;
 
 /// A rotary embedding's table in use, by which all parts of a model rotate.
-pub type TableInUse = (RopeKey, Arc<RopeTable>);
+pub(crate) type TableInUse = (RopeKey, Arc<RopeTable>);
 
 /// Positions of a left-padded batch by column. Row r begins at column `starts[r]`, where its position is 0.
-pub struct Positions {
+pub(crate) struct Positions {
     place: Place,
     starts: Vec<usize>,
     capacity: usize,
@@ -37,24 +37,24 @@ struct Rotation {
 }
 
 /// The part of one forward pass.
-pub struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     positions: &'a Positions,
     windows: &'a [Option<usize>],
     past: usize,
     /// Query tokens of a row that are attended for at a time.
-    pub block: usize,
+    pub(crate) block: usize,
     /// Cosines and sines of each rotary embedding, `(t, pairs)`, or `(b, t, pairs)` if rows are padded.
-    pub rotations: Vec<[Tensor; 2]>,
+    pub(crate) rotations: Vec<[Tensor; 2]>,
     /// One for each window of the model, if all queries go in one block.
     masks: Vec<Option<Tensor>>,
     /// `(b, h, 1, past + t)`.
-    pub alibi: Option<Tensor>,
+    pub(crate) alibi: Option<Tensor>,
 }
 
 impl Pass<'_> {
     /// The mask of a window for `count` query tokens from `first` on: broadcasts to
     /// `(b, h, count, past + first + count)`.
-    pub fn mask(&self, window: usize, first: usize, count: usize) -> Result<Option<Tensor>> {
+    pub(crate) fn mask(&self, window: usize, first: usize, count: usize) -> Result<Option<Tensor>> {
         match self.masks.get(window) {
             Some(mask) => Ok(mask.clone()),
             None => self.positions.mask(self.past + first, count, self.windows[window]),
@@ -78,12 +78,12 @@ impl Positions {
     }
 
     /// Numbers of rows `(b)` on the device.
-    pub fn index(&self, rows: &[usize]) -> Result<Tensor> {
+    pub(crate) fn index(&self, rows: &[usize]) -> Result<Tensor> {
         row_index(rows, &self.place.device)
     }
 
     /// Row r becomes what row `rows[r]` was; `index` is the same on the device.
-    pub fn reorder(&mut self, rows: &[usize], index: &Tensor) -> Result<()> {
+    pub(crate) fn reorder(&mut self, rows: &[usize], index: &Tensor) -> Result<()> {
         self.starts = rows.iter().filter_map(|row| self.starts.get(*row).copied()).collect();
         if let Some(alibi) = &mut self.alibi {
             *alibi = alibi.index_select(index, 0)?;
@@ -98,7 +98,7 @@ impl Positions {
     }
 
     /// Takes over the tables in use, if they have changed.
-    pub fn rotate_by(&mut self, tables: &[TableInUse]) -> Result<()> {
+    pub(crate) fn rotate_by(&mut self, tables: &[TableInUse]) -> Result<()> {
         for (index, (key, table)) in tables.iter().enumerate() {
             match self.rotations.get(index) {
                 Some(rotation) if rotation.key == *key => {}
@@ -123,7 +123,7 @@ impl Positions {
     }
 
     /// The part for `tokens` new columns after `past`, `block` of them attended for at a time.
-    pub fn pass<'a>(
+    pub(crate) fn pass<'a>(
         &'a self,
         past: usize,
         tokens: usize,
@@ -184,13 +184,13 @@ impl Positions {
 }
 
 /// Numbers of rows `(b)` on a device.
-pub fn row_index(rows: &[usize], device: &Device) -> Result<Tensor> {
+pub(crate) fn row_index(rows: &[usize], device: &Device) -> Result<Tensor> {
     let numbers = rows.iter().map(|row| *row as u32).collect::<Vec<u32>>();
     Ok(Tensor::from_vec(numbers, rows.len(), device)?)
 }
 
 /// Row indices of a table of learned positions for `tokens` new columns after `past`: `(b · t)`.
-pub fn learned(starts: &[usize], past: usize, tokens: usize, offset: usize, place: &Place) -> Result<Tensor> {
+pub(crate) fn learned(starts: &[usize], past: usize, tokens: usize, offset: usize, place: &Place) -> Result<Tensor> {
     let rows = starts
         .iter()
         .flat_map(|start| (past..past + tokens).map(move |column| (column.saturating_sub(*start) + offset) as u32));

@@ -6,20 +6,20 @@ use crate::engine::interface::Prompt;
 use crate::error::Result;
 
 /// Fed to rows that have ended and to the left of short ones; masked, so that any token would do.
-pub const PAD: u32 = 0;
+pub(crate) const PAD: u32 = 0;
 
 /// Token lists side by side, ending at the same column.
-pub struct LeftPadded {
+pub(crate) struct LeftPadded {
     ids: Vec<u32>,
     /// First column of each row that isn't padding.
-    pub starts: Vec<usize>,
+    pub(crate) starts: Vec<usize>,
     /// Number of columns.
-    pub width: usize,
+    pub(crate) width: usize,
 }
 
 impl LeftPadded {
     /// Pads prompts to the longest.
-    pub fn prompts(batch: &[Prompt]) -> Self {
+    pub(crate) fn prompts(batch: &[Prompt]) -> Self {
         Self::new(batch.iter().map(|prompt| prompt.ids.as_slice()))
     }
 

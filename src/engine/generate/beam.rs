@@ -33,7 +33,7 @@ const UNWANTED: f32 = -1e9;
 ///
 /// # Errors
 /// Fewer tokens to choose from than there are beams, logits that aren't numbers, or a failure of the device.
-pub fn beam_search(
+pub(crate) fn beam_search(
     model: &Runner,
     batch: &[Prompt],
     options: GenerateOptions,

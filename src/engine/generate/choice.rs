@@ -6,18 +6,18 @@ use crate::error::{Error, Result};
 
 /// The token chosen for one row at one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choice {
+pub(crate) struct Choice {
     /// Chosen among all tokens.
-    pub any: u32,
+    pub(crate) any: u32,
     /// Chosen without the end-of-sequence tokens; the same as `any` unless that is one of them.
-    pub not_eos: u32,
+    pub(crate) not_eos: u32,
 }
 
 /// Brings logits `(m, vocabulary)` to the host, in f32, row after row: 4 bytes for each token of the vocabulary.
-pub fn to_host(logits: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn to_host(logits: &Tensor) -> Result<Vec<f32>> {
     Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-pub fn not_numbers() -> Error {
+pub(crate) fn not_numbers() -> Error {
     Error::new("the model's logits aren't numbers").hint("run it with `dtype: f32` (or bf16)")
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::record::{Decoding, OutputLength};
 
 /// A strategy that decides on each token before the next.
-pub enum Chooser {
+pub(crate) enum Chooser {
     Greedy(Picker),
     Sample(Sampler),
 }
@@ -32,7 +32,7 @@ impl Chooser {
     }
 
     /// One choice for each row of the logits `(b, vocabulary)`.
-    pub fn choose(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
+    pub(crate) fn choose(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
         match self {
             Chooser::Greedy(picker) => picker.pick(logits),
             Chooser::Sample(sampler) => sampler.draw(logits),
@@ -41,7 +41,7 @@ impl Chooser {
 }
 
 /// The tokens that may not be chosen: in `fixed` length those that end a sequence.
-pub fn masked(eos: &[u32], length: OutputLength) -> &[u32] {
+pub(crate) fn masked(eos: &[u32], length: OutputLength) -> &[u32] {
     match length {
         OutputLength::Natural => &[],
         OutputLength::Fixed => eos,

@@ -6,7 +6,7 @@ use super::choice::{Choice, not_numbers};
 use crate::error::Result;
 
 /// Chooses tokens; knows the end-of-sequence tokens of a model.
-pub struct Picker {
+pub(crate) struct Picker {
     eos: Vec<u32>,
     /// For devices other than the CPU.
     device: Option<OnDevice>,
@@ -35,7 +35,7 @@ impl Picker {
     ///
     /// # Errors
     /// Logits that aren't numbers.
-    pub fn pick(&self, logits: &Tensor) -> Result<Vec<Choice>> {
+    pub(crate) fn pick(&self, logits: &Tensor) -> Result<Vec<Choice>> {
         let logits = logits.to_dtype(DType::F32)?;
         let vocabulary = logits.dim(1)? as u32;
         let choices = match &self.device {

@@ -6,7 +6,7 @@ use crate::engine::interface::{GenerateOptions, Generation};
 use crate::record::{Finish, OutputLength};
 
 /// The answers of a batch so far.
-pub struct Progress<'a> {
+pub(crate) struct Progress<'a> {
     eos: &'a [u32],
     options: GenerateOptions,
     rows: Vec<Row>,
@@ -27,7 +27,7 @@ impl<'a> Progress<'a> {
     }
 
     /// Takes the choices of one step, one for each row.
-    pub fn push(&mut self, choices: &[Choice]) {
+    pub(crate) fn push(&mut self, choices: &[Choice]) {
         self.steps += 1;
         for (row, choice) in self.rows.iter_mut().zip(choices) {
             let is_eos = self.eos.contains(&choice.any);
@@ -48,12 +48,12 @@ impl<'a> Progress<'a> {
     }
 
     /// Whether every row has ended or is at the limit.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.steps == self.options.max_new_tokens || self.rows.iter().all(|row| row.ended)
     }
 
     /// The next input of each row.
-    pub fn inputs(&self) -> Vec<u32> {
+    pub(crate) fn inputs(&self) -> Vec<u32> {
         let input = |row: &Row| if row.ended { PAD } else { row.ids.last().copied().unwrap_or(PAD) };
         self.rows.iter().map(input).collect()
     }

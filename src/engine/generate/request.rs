@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// No new tokens are asked for, settings of the decoding that can't be used, or as for [`check_batch`].
-pub fn check_request(batch: &[Prompt], options: GenerateOptions, vocabulary: usize, limit: usize) -> Result<()> {
+pub(crate) fn check_request(batch: &[Prompt], options: GenerateOptions, vocabulary: usize, limit: usize) -> Result<()> {
     if options.max_new_tokens == 0 {
         return Err(Error::input("`max_new_tokens` has to be at least 1"));
     }
@@ -19,7 +19,7 @@ pub fn check_request(batch: &[Prompt], options: GenerateOptions, vocabulary: usi
 ///
 /// # Errors
 /// An empty batch or prompt, a token id outside the vocabulary, or more tokens than there are positions.
-pub fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: usize, limit: usize) -> Result<()> {
+pub(crate) fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: usize, limit: usize) -> Result<()> {
     if batch.is_empty() {
         return Err(Error::input("the batch is empty"));
     }
@@ -40,7 +40,7 @@ pub fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: usize, l
 ///
 /// # Errors
 /// As said; the message names the first wrong id.
-pub fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
+pub(crate) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
     if ids.is_empty() {
         return Err(Error::input("it has no tokens"));
     }

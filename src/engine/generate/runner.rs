@@ -7,16 +7,16 @@ use crate::engine::decoder::{Decoder, Place, Sequences};
 use crate::error::Result;
 
 /// A loaded model.
-pub struct Runner {
-    pub config: Config,
-    pub decoder: Decoder,
+pub(crate) struct Runner {
+    pub(crate) config: Config,
+    pub(crate) decoder: Decoder,
     /// Where logits come out.
-    pub place: Place,
+    pub(crate) place: Place,
 }
 
 impl Runner {
     /// Runs new tokens `(b, t)`: the logits `(b, vocabulary)` that follow the last of each row.
-    pub fn next_logits(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
+    pub(crate) fn next_logits(&self, ids: &Tensor, sequences: &mut Sequences) -> Result<Tensor> {
         let (batch, tokens) = ids.dims2()?;
         let hidden = self.decoder.hidden(ids, sequences)?;
         if tokens == 1 {

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::record::Sampling;
 
 /// Draws the tokens of a batch.
-pub struct Sampler {
+pub(crate) struct Sampler {
     sampling: Sampling,
     /// Tokens that end an answer and may not.
     masked: Vec<u32>,

@@ -31,7 +31,7 @@ struct TokenScore {
 ///
 /// # Errors
 /// An empty batch, context or continuation, a token id outside the vocabulary, or more tokens than positions.
-pub fn check_continuations(batch: &[Continuation], config: &Config) -> Result<()> {
+pub(crate) fn check_continuations(batch: &[Continuation], config: &Config) -> Result<()> {
     if batch.is_empty() {
         return Err(Error::input("the batch is empty"));
     }
@@ -54,7 +54,7 @@ pub fn check_continuations(batch: &[Continuation], config: &Config) -> Result<()
 ///
 /// # Errors
 /// Logits that aren't numbers, or a failure of the device.
-pub fn log_likelihoods(model: &Runner, batch: &[Continuation]) -> Result<Vec<Score>> {
+pub(crate) fn log_likelihoods(model: &Runner, batch: &[Continuation]) -> Result<Vec<Score>> {
     let inputs: Vec<Vec<u32>> = batch.iter().map(inputs).collect();
     let padded = LeftPadded::new(inputs.iter().map(Vec::as_slice));
     let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width)?;

@@ -4,10 +4,10 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 /// The code of candle-transformers, as records name it.
-pub const LIBRARY: &str = "candle-transformers";
+pub(crate) const LIBRARY: &str = "candle-transformers";
 
 /// A causal language model that runs sequences of one length at a time.
-pub trait Model {
+pub(crate) trait Model {
     /// Forgets what came before. What comes next are `rows` sequences of up to `columns` tokens, prompt and answer.
     fn begin(&mut self, rows: usize, columns: usize) -> candle_core::Result<()>;
 
@@ -16,42 +16,42 @@ pub trait Model {
 }
 
 /// Makes a model from its tensors.
-pub type Build = Box<dyn Fn(VarBuilder<'_>) -> candle_core::Result<Box<dyn Model>>>;
+pub(crate) type Build = Box<dyn Fn(VarBuilder<'_>) -> candle_core::Result<Box<dyn Model>>>;
 
 /// What an architecture's reader makes of `config.json`: everything that loading and recording the model needs.
-pub struct Definition {
+pub(crate) struct Definition {
     /// The code that runs it, as records name it.
-    pub engine: &'static str,
+    pub(crate) engine: &'static str,
     /// Token ids are below this.
-    pub vocab_size: usize,
+    pub(crate) vocab_size: usize,
     /// Longest sequence; `None` if there is no limit.
-    pub max_positions: Option<usize>,
-    pub layers: usize,
+    pub(crate) max_positions: Option<usize>,
+    pub(crate) layers: usize,
     /// Experts of a layer, if each token goes through only some of them.
-    pub experts: Option<usize>,
+    pub(crate) experts: Option<usize>,
     /// Keys and values that are kept for each token.
-    pub cache: KvCache,
+    pub(crate) cache: KvCache,
     /// Name of the embedding table's tensor.
-    pub embedding: &'static str,
+    pub(crate) embedding: &'static str,
     /// Names that the code asks for, and what else they are called in files.
-    pub renamed: &'static [(&'static str, &'static str)],
+    pub(crate) renamed: &'static [(&'static str, &'static str)],
     /// Tensors whose names begin so aren't part of the model.
-    pub ignored: Option<String>,
+    pub(crate) ignored: Option<String>,
     /// It can decode only one sequence at a time.
-    pub one_row: bool,
+    pub(crate) one_row: bool,
     /// Why it can't run in half precision, if it can't.
-    pub only_f32: Option<&'static str>,
+    pub(crate) only_f32: Option<&'static str>,
     /// Notes for the record.
-    pub notes: Vec<String>,
-    pub build: Build,
+    pub(crate) notes: Vec<String>,
+    pub(crate) build: Build,
 }
 
 /// Size of the KV cache; all zero if there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KvCache {
+pub(crate) struct KvCache {
     /// Layers that keep keys and values.
-    pub layers: usize,
+    pub(crate) layers: usize,
     /// Key and value heads of such a layer.
-    pub heads: usize,
-    pub head_dim: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
 }

@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::json::Fields;
 
 /// Far above the layers of any model; keeps lists of layers short.
-pub const MOST_LAYERS: usize = 1 << 12;
+pub(crate) const MOST_LAYERS: usize = 1 << 12;
 
 /// Refuses a field that isn't what the code computes. A field that is left out has the default of transformers.
-pub fn only<T: PartialEq + Display>(fields: &Fields<'_>, field: &str, value: T, supported: T) -> Result<()> {
+pub(crate) fn only<T: PartialEq + Display>(fields: &Fields<'_>, field: &str, value: T, supported: T) -> Result<()> {
     match value == supported {
         true => Ok(()),
         false => Err(fields.error(field, format!("`{value}` isn't supported; `{supported}` is"))),
@@ -21,17 +21,17 @@ pub fn only<T: PartialEq + Display>(fields: &Fields<'_>, field: &str, value: T, 
 }
 
 /// Refuses a flag that isn't what the code computes.
-pub fn only_flag(fields: &Fields<'_>, field: &str, default: bool, supported: bool) -> Result<()> {
+pub(crate) fn only_flag(fields: &Fields<'_>, field: &str, default: bool, supported: bool) -> Result<()> {
     only(fields, field, fields.flag(field)?.unwrap_or(default), supported)
 }
 
 /// Refuses another activation.
-pub fn only_activation(fields: &Fields<'_>, field: &str, default: &str, supported: &str) -> Result<()> {
+pub(crate) fn only_activation(fields: &Fields<'_>, field: &str, default: &str, supported: &str) -> Result<()> {
     only(fields, field, fields.text(field)?.unwrap_or(default), supported)
 }
 
 /// A size that has to be a multiple of another one; gives their quotient.
-pub fn split(fields: &Fields<'_>, field: &str, size: usize, parts: usize) -> Result<usize> {
+pub(crate) fn split(fields: &Fields<'_>, field: &str, size: usize, parts: usize) -> Result<usize> {
     match size.is_multiple_of(parts) {
         true => Ok(size / parts),
         false => Err(fields.error(field, format!("{parts} doesn't divide {size}"))),
@@ -39,7 +39,7 @@ pub fn split(fields: &Fields<'_>, field: &str, size: usize, parts: usize) -> Res
 }
 
 /// Base of a rotary embedding that isn't stretched, in the spellings of transformers 4 and 5.
-pub fn plain_rope(fields: &Fields<'_>, default_theta: f64) -> Result<f64> {
+pub(crate) fn plain_rope(fields: &Fields<'_>, default_theta: f64) -> Result<f64> {
     let rope = rope::parameters(fields)?;
     if let Some(rope) = &rope {
         let kind = rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default");
@@ -53,7 +53,7 @@ pub fn plain_rope(fields: &Fields<'_>, default_theta: f64) -> Result<f64> {
 }
 
 /// The kind of each layer, from a list of names.
-pub fn layer_types<T>(
+pub(crate) fn layer_types<T>(
     fields: &Fields<'_>,
     layers: usize,
     default: &str,

@@ -12,12 +12,12 @@ use crate::json::{Fields, read_object};
 const MOST_POSITIONS: usize = 1 << 20;
 
 /// A model outside the decoder, as its configuration describes it.
-pub struct GroupedConfig {
+pub(crate) struct GroupedConfig {
     /// As `config.json` names it.
-    pub architecture: String,
+    pub(crate) architecture: String,
     /// Token ids that end a sequence.
-    pub eos_ids: Vec<u32>,
-    pub definition: Definition,
+    pub(crate) eos_ids: Vec<u32>,
+    pub(crate) definition: Definition,
 }
 
 /// Reads the fields of one architecture.

@@ -12,44 +12,44 @@ use super::routing::{Expertise, Router};
 /// Sizes and variants that the model is built from.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
     /// Width inside the feed-forward of the first layers.
-    pub intermediate_size: usize,
-    pub layers: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) layers: usize,
     /// Layers that come before those with experts.
-    pub dense_layers: usize,
-    pub heads: usize,
+    pub(crate) dense_layers: usize,
+    pub(crate) heads: usize,
     /// Rank of the query's latent, if it has one.
-    pub query_rank: Option<usize>,
+    pub(crate) query_rank: Option<usize>,
     /// Rank of the latent of keys and values.
-    pub latent: usize,
+    pub(crate) latent: usize,
     /// Width of the part of a head's key that has no position.
-    pub plain: usize,
+    pub(crate) plain: usize,
     /// Width of the rotated key that all heads share.
-    pub rotated: usize,
+    pub(crate) rotated: usize,
     /// Width of a head's value.
-    pub value: usize,
-    pub attention_bias: bool,
-    pub norm_eps: f64,
+    pub(crate) value: usize,
+    pub(crate) attention_bias: bool,
+    pub(crate) norm_eps: f64,
     /// The output layer is the embedding table.
-    pub tied: bool,
-    pub rotation: Rotation,
+    pub(crate) tied: bool,
+    pub(crate) rotation: Rotation,
     /// Factor of the scores.
-    pub scale: f64,
-    pub experts: Expertise,
+    pub(crate) scale: f64,
+    pub(crate) experts: Expertise,
 }
 
 /// Rotary embedding of the shared key.
 #[derive(Debug, Clone)]
 pub(super) struct Rotation {
     /// Angle per position of each pair.
-    pub frequencies: Vec<f64>,
+    pub(crate) frequencies: Vec<f64>,
     /// Factor of sine and cosine.
-    pub magnitude: f64,
+    pub(crate) magnitude: f64,
     /// Pairs are neighbours; else a pair is an element of each half.
-    pub interleaved: bool,
-    pub positions: usize,
+    pub(crate) interleaved: bool,
+    pub(crate) positions: usize,
 }
 
 impl Rotation {

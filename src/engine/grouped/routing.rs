@@ -8,27 +8,27 @@ use candle_nn::{VarBuilder, ops};
 /// The experts of a layer and how they are chosen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expertise {
-    pub experts: usize,
+    pub(crate) experts: usize,
     /// Experts that a token meets.
-    pub chosen: usize,
+    pub(crate) chosen: usize,
     /// Width inside an expert.
-    pub inner: usize,
+    pub(crate) inner: usize,
     /// Experts that every token meets, stored as one.
-    pub shared: usize,
-    pub scoring: Scoring,
+    pub(crate) shared: usize,
+    pub(crate) scoring: Scoring,
     /// Groups of experts, and how many of them a token may choose from.
-    pub groups: Option<Groups>,
+    pub(crate) groups: Option<Groups>,
     /// Weights are made to sum to one.
-    pub normalised: bool,
+    pub(crate) normalised: bool,
     /// Factor of the weights.
-    pub scale: f32,
+    pub(crate) scale: f32,
 }
 
 /// Groups of neighbouring experts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Groups {
-    pub groups: usize,
-    pub chosen: usize,
+    pub(crate) groups: usize,
+    pub(crate) chosen: usize,
 }
 
 /// How the scores of the experts come about.
@@ -64,7 +64,7 @@ impl Router {
     }
 
     /// Assigns tokens `(n, hidden)` to experts, in the order of the experts; waits for the device.
-    pub fn choose(&self, x: &Tensor) -> Result<Vec<Assignment>> {
+    pub(crate) fn choose(&self, x: &Tensor) -> Result<Vec<Assignment>> {
         let logits = x.to_dtype(DType::F32)?.matmul(&self.weight)?;
         let scores = match self.expertise.scoring {
             Scoring::Softmax => ops::softmax_last_dim(&logits)?,

@@ -10,23 +10,23 @@ use super::definition::Model;
 /// Sizes and variants of a model, Mamba or Mamba-2.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub layers: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) layers: usize,
     /// Width inside the mixer.
-    pub inner: usize,
+    pub(crate) inner: usize,
     /// Width of the state of a channel.
-    pub state: usize,
+    pub(crate) state: usize,
     /// Tokens that the convolution sees.
-    pub kernel: usize,
-    pub norm_eps: f64,
+    pub(crate) kernel: usize,
+    pub(crate) norm_eps: f64,
     /// Whether the projections have a bias.
-    pub bias: bool,
+    pub(crate) bias: bool,
     /// Whether the convolution has one.
-    pub conv_bias: bool,
+    pub(crate) conv_bias: bool,
     /// The output layer is the embedding table.
-    pub tied: bool,
-    pub kind: Kind,
+    pub(crate) tied: bool,
+    pub(crate) kind: Kind,
 }
 
 /// The generations, with the sizes that only one of them has.

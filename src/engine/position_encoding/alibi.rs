@@ -9,7 +9,7 @@ use crate::error::Result;
 /// Biases of each head by position, on the host. Positions count from the start of the sequence: what is the same for
 /// all keys of a query doesn't change its softmax.
 #[derive(Debug)]
-pub struct AlibiTable {
+pub(crate) struct AlibiTable {
     biases: Vec<f32>,
     positions: usize,
 }
@@ -32,12 +32,12 @@ impl AlibiTable {
 
     /// Biases of one head from position 0 on.
     #[inline(always)]
-    pub fn head(&self, head: usize) -> &[f32] {
+    pub(crate) fn head(&self, head: usize) -> &[f32] {
         &self.biases[head * self.positions..][..self.positions]
     }
 
     /// Biases by column of a left-padded batch: `(b, h, 1, capacity)`.
-    pub fn by_column(&self, starts: &[usize], capacity: usize, device: &Device) -> Result<Tensor> {
+    pub(crate) fn by_column(&self, starts: &[usize], capacity: usize, device: &Device) -> Result<Tensor> {
         let heads = self.biases.len() / self.positions;
         let mut columns = Vec::with_capacity(starts.len() * heads * capacity);
         for start in starts {

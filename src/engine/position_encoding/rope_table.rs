@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// Cosines and sines of the positions from 0 on, each `(positions, pairs)`, on the host.
 #[derive(Debug)]
-pub struct RopeTable {
+pub(crate) struct RopeTable {
     cos: Vec<f32>,
     sin: Vec<f32>,
     pairs: usize,
@@ -19,11 +19,11 @@ pub struct RopeTable {
 
 /// Which frequencies a rotary embedding uses at a length: lengths with equal keys use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RopeKey(usize);
+pub(crate) struct RopeKey(usize);
 
 impl Rope {
     /// Which frequencies are used once the longest sequence of a batch has this length.
-    pub fn key(&self, length: usize) -> RopeKey {
+    pub(crate) fn key(&self, length: usize) -> RopeKey {
         RopeKey(match &self.scaling {
             RopeScaling::Dynamic { original_positions, .. } => length.max(*original_positions as usize),
             RopeScaling::Long { original_positions, .. } => usize::from(length > *original_positions),
@@ -32,7 +32,7 @@ impl Rope {
     }
 
     /// The table of positions 0 to `positions - 1` with the frequencies of a key.
-    pub fn table(&self, key: RopeKey, positions: usize) -> RopeTable {
+    pub(crate) fn table(&self, key: RopeKey, positions: usize) -> RopeTable {
         let frequencies = self.frequencies(key);
         let factor = self.attention_factor();
         // transformers multiplies position and frequency in f32, and far positions show the rounding
@@ -61,7 +61,7 @@ impl Rope {
     }
 
     /// Angle per position of each pair of dimensions, the fastest first.
-    pub fn exact_frequencies(&self, key: RopeKey) -> Vec<f64> {
+    pub(crate) fn exact_frequencies(&self, key: RopeKey) -> Vec<f64> {
         let dims = self.dims as f64;
         let plain = |theta: f64| (0..self.dims / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / dims));
         match &self.scaling {
@@ -123,12 +123,12 @@ impl Yarn {
 
 impl RopeTable {
     /// How many positions the table has.
-    pub fn positions(&self) -> usize {
+    pub(crate) fn positions(&self) -> usize {
         self.cos.len() / self.pairs
     }
 
     /// Which dimensions form a pair.
-    pub fn style(&self) -> RopeStyle {
+    pub(crate) fn style(&self) -> RopeStyle {
         self.style
     }
 
@@ -140,7 +140,7 @@ impl RopeTable {
     }
 
     /// Cosines and sines of the first `positions` on a device, each `(positions, pairs)`.
-    pub fn to_device(&self, positions: usize, dtype: DType, device: &Device) -> Result<[Tensor; 2]> {
+    pub(crate) fn to_device(&self, positions: usize, dtype: DType, device: &Device) -> Result<[Tensor; 2]> {
         let upload = |values: &[f32]| -> Result<Tensor> {
             let values = &values[..positions * self.pairs];
             Ok(Tensor::from_slice(values, (positions, self.pairs), device)?.to_dtype(dtype)?)

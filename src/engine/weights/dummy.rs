@@ -19,13 +19,13 @@ const CHUNK: usize = 1 << 16;
 /// Matrices and tables are uniform with mean 0 and standard deviation 0.02; biases are 0; norms leave their input's
 /// scale as it is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dummy {
+pub(crate) struct Dummy {
     /// Varies the numbers.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Data type that the weights would have on disk.
-    pub dtype: DType,
+    pub(crate) dtype: DType,
     /// Norms add 1 to their weights.
-    pub norms_add_one: bool,
+    pub(crate) norms_add_one: bool,
 }
 
 impl Dummy {

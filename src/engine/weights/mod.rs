@@ -16,13 +16,13 @@ use super::config::Config;
 use super::layout::{Layout, TensorSpec};
 use crate::error::{Error, Result};
 
-pub use adapter::Adapter;
-pub use dummy::Dummy;
-pub use gguf::{Gguf, config_json};
-pub use safetensors::Safetensors;
+pub(crate) use adapter::Adapter;
+pub(crate) use dummy::Dummy;
+pub(crate) use gguf::{Gguf, config_json};
+pub(crate) use safetensors::Safetensors;
 
 /// The weights of a model and the layout that they follow.
-pub struct Weights {
+pub(crate) struct Weights {
     source: Source,
     adapter: Option<Adapter>,
     layout: Layout,
@@ -30,7 +30,7 @@ pub struct Weights {
 }
 
 /// Where weights come from.
-pub enum Source {
+pub(crate) enum Source {
     /// Files of a folder.
     Safetensors(Safetensors),
     /// A GGUF file.
@@ -60,13 +60,13 @@ impl Weights {
     }
 
     /// Names and shapes.
-    pub fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Whether the output layer has weights of its own. A stored copy of the embedding table doesn't count if the
     /// config ties the two, as in transformers 5.
-    pub fn has_own_output(&self) -> bool {
+    pub(crate) fn has_own_output(&self) -> bool {
         self.own_output
     }
 
@@ -76,7 +76,7 @@ impl Weights {
     }
 
     /// The files, in the order of reading.
-    pub fn paths(&self) -> Vec<&Path> {
+    pub(crate) fn paths(&self) -> Vec<&Path> {
         let mut paths: Vec<&Path> = match &self.source {
             Source::Safetensors(files) => files.paths().collect(),
             Source::Gguf(file) => vec![file.path()],
@@ -87,7 +87,7 @@ impl Weights {
     }
 
     /// Bytes of all tensors on disk.
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.source {
             Source::Safetensors(files) => files.stored_bytes(),
             Source::Gguf(file) => file.stored_bytes(),
@@ -110,7 +110,7 @@ impl Weights {
     }
 
     /// The type that most of the weights are stored in, as records name it.
-    pub fn stored_type(&self) -> String {
+    pub(crate) fn stored_type(&self) -> String {
         match &self.source {
             Source::Gguf(file) => file.stored_dtype().to_lowercase(),
             Source::Safetensors(_) | Source::Dummy(_) => self.stored_dtype().as_str().to_owned(),
@@ -118,12 +118,12 @@ impl Weights {
     }
 
     /// Whether matrices stay quantised in memory.
-    pub fn are_quantised(&self) -> bool {
+    pub(crate) fn are_quantised(&self) -> bool {
         matches!(&self.source, Source::Gguf(file) if !matches!(file.stored_dtype(), "F32" | "F16" | "BF16"))
     }
 
     /// Bytes of a tensor as it is stored.
-    pub fn stored_bytes_of(&self, tensor: &TensorSpec) -> u64 {
+    pub(crate) fn stored_bytes_of(&self, tensor: &TensorSpec) -> u64 {
         let plain = || tensor.elements() * self.stored_dtype().size_in_bytes() as u64;
         match &self.source {
             Source::Gguf(file) => file
@@ -134,12 +134,12 @@ impl Weights {
     }
 
     /// Whether the weights are dummies.
-    pub fn are_dummy(&self) -> bool {
+    pub(crate) fn are_dummy(&self) -> bool {
         matches!(self.source, Source::Dummy(_))
     }
 
     /// The adapter that is merged into them.
-    pub fn adapter(&self) -> Option<&Adapter> {
+    pub(crate) fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
     }
 
@@ -162,7 +162,7 @@ impl Weights {
     ///
     /// # Errors
     /// As for [`Weights::load`].
-    pub fn load_quantised(&self, tensors: &[&TensorSpec], device: &Device) -> Result<Option<QMatMul>> {
+    pub(crate) fn load_quantised(&self, tensors: &[&TensorSpec], device: &Device) -> Result<Option<QMatMul>> {
         let Source::Gguf(file) = &self.source else { return Ok(None) };
         for tensor in tensors {
             if file.dtype(&tensor.name)?.is_plain()
@@ -176,7 +176,7 @@ impl Weights {
     }
 
     /// Asks the system to read the files ahead, so that the disk works while tensors are cast and uploaded.
-    pub fn read_ahead(&self) {
+    pub(crate) fn read_ahead(&self) {
         for path in self.paths() {
             read_ahead(path);
         }
@@ -186,7 +186,7 @@ impl Weights {
     ///
     /// # Errors
     /// As said, with the first names.
-    pub fn check_all_merged(&self) -> Result<()> {
+    pub(crate) fn check_all_merged(&self) -> Result<()> {
         self.adapter.as_ref().map_or(Ok(()), Adapter::check_all_used)
     }
 
@@ -301,7 +301,7 @@ fn read_ahead(_: &Path) {}
 
 impl TensorSpec {
     /// Number of values.
-    pub fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         self.shape.iter().map(|size| *size as u64).product()
     }
 }

@@ -14,7 +14,7 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The safetensors files of a model, mapped into memory, and what is in them.
-pub struct Safetensors {
+pub(crate) struct Safetensors {
     files: Vec<File>,
     tensors: BTreeMap<String, Stored>,
 }
@@ -50,22 +50,22 @@ impl Safetensors {
     }
 
     /// The files, in the order of reading.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
 
     /// Bytes of all tensors on disk.
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.bytes).sum()
     }
 
     /// Names and shapes of all tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape.as_slice()))
     }
 
     /// Whether there is a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
@@ -73,7 +73,7 @@ impl Safetensors {
     ///
     /// # Errors
     /// There is none of this name; the message names the files.
-    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.find(name)?.shape)
     }
 
@@ -143,7 +143,7 @@ impl Safetensors {
     }
 
     /// The bytes of a tensor as they lie in the file.
-    pub fn data(&self, name: &str) -> Result<&[u8]> {
+    pub(crate) fn data(&self, name: &str) -> Result<&[u8]> {
         let stored = self.find(name)?;
         Ok(self.files[stored.file].mapped.get(name)?.data())
     }
@@ -156,7 +156,7 @@ impl Safetensors {
     ///
     /// # Errors
     /// A tensor can't be read.
-    pub fn same_data(&self, name: &str, other: &str) -> Result<bool> {
+    pub(crate) fn same_data(&self, name: &str, other: &str) -> Result<bool> {
         Ok(self.has(name) && self.has(other) && self.data(name)? == self.data(other)?)
     }
 
@@ -175,7 +175,7 @@ impl Safetensors {
     }
 
     /// An error about a tensor, with its file.
-    pub fn error(&self, name: &str, message: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, name: &str, message: impl Into<String>) -> Error {
         match self.find(name) {
             Ok(stored) => Error::input(message).at(self.place_of(name, stored)),
             Err(missing) => missing,
@@ -187,7 +187,7 @@ impl Safetensors {
 ///
 /// # Errors
 /// The file can't be read, or isn't a complete safetensors file.
-pub fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
+pub(crate) fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
     // SAFETY: the mapping is sound as long as nobody truncates the file while the model is loaded, which holds for any
     // program that maps model files.
     let mapped = unsafe { MmapedSafetensors::new(path) };

@@ -33,7 +33,7 @@ const STUCK_AT_LEAST_AT_END: Seconds = Seconds(0.2);
 ///
 /// # Errors
 /// The counter went backwards or stood still inside the window, or its readings don't reach both edges.
-pub fn counter_energy(
+pub(crate) fn counter_energy(
     source: &SourceTrace,
     power: Option<&SourceTrace>,
     t0: Seconds,
@@ -76,7 +76,7 @@ fn between(
 /// stamped with the middle of that interval. If some ticks are known much more closely than others (the counter was
 /// read closely around the edges of a window), only those are returned. Without a stated tick the readings themselves
 /// are returned.
-pub fn ticks(source: &SourceTrace) -> Vec<Sample> {
+pub(crate) fn ticks(source: &SourceTrace) -> Vec<Sample> {
     let seen = seen_ticks(source);
     let closest = seen.iter().map(|(gap, _)| *gap).fold(f64::INFINITY, f64::min);
     let enough = (closest * CLOSE_ENOUGH).max(source.tick.map_or(0.0, |tick| tick.0 * CLOSE_SHARE));

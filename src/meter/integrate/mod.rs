@@ -6,10 +6,12 @@ mod ept_bench;
 mod power;
 mod window;
 
-pub use counter::{counter_energy, ticks};
+pub(crate) use counter::{counter_energy, ticks};
 pub use ept_bench::ept_bench_sum;
-pub use power::{PowerIntegral, derived_power, power_energy};
-pub use window::{mean_power, window_energy, window_evidence};
+pub use power::power_energy;
+pub(crate) use power::{PowerIntegral, derived_power};
+pub use window::window_energy;
+pub(crate) use window::{mean_power, window_evidence};
 
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,9 @@ pub struct PowerIntegral {
     /// The energy, gaps bridged linearly and edges without samples held at the nearest one.
     pub energy: Joules,
     /// Share of the window that lies close enough to a sample.
-    pub coverage: f64,
+    pub(crate) coverage: f64,
     /// Longest time inside the window without a sample.
-    pub max_gap: Seconds,
+    pub(crate) max_gap: Seconds,
 }
 
 /// Energy between `t0` and `t1` by the trapezoid rule over every sample, interpolated linearly at both edges.
@@ -75,7 +75,7 @@ pub(super) fn max_gap(source: &SourceTrace) -> Seconds {
 /// Power averaged over intervals of at least `spacing` of a counter, stamped at their middles: for figures.
 ///
 /// It keeps the counter's method, which says that it is no second source.
-pub fn derived_power(counter: &SourceTrace, spacing: Seconds) -> SourceTrace {
+pub(crate) fn derived_power(counter: &SourceTrace, spacing: Seconds) -> SourceTrace {
     let mut samples = Vec::new();
     let mut readings = counter.samples.iter();
     if let Some(mut from) = readings.next() {

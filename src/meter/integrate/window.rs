@@ -16,7 +16,12 @@ pub fn window_energy(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) 
 }
 
 /// The same, and for each charged domain what its sources showed; nothing for an empty window.
-pub fn window_evidence(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> (WindowEnergy, Vec<Evidence>) {
+pub(crate) fn window_evidence(
+    trace: &Trace,
+    info: &MeterInfo,
+    t0: Seconds,
+    t1: Seconds,
+) -> (WindowEnergy, Vec<Evidence>) {
     if t1 <= t0 || info.domains.is_empty() {
         return (WindowEnergy::default(), Vec::new());
     }
@@ -33,7 +38,7 @@ pub fn window_evidence(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds
 /// there are any, else counters.
 ///
 /// `None` if a domain has neither.
-pub fn mean_power(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<Watts> {
+pub(crate) fn mean_power(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> Option<Watts> {
     let energy = |domain: &Domain| {
         let reading = Reading::of(trace, domain, t0, t1);
         reading.power.map(|power| power.integral.energy).or_else(|| Some(reading.energy()?.energy_j))

@@ -13,10 +13,10 @@ const LARGEST_PENALTY: f64 = 5.0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSetting {
     /// `sample` or `beam`.
-    pub method: &'static str,
-    pub key: &'static str,
-    pub message: String,
-    pub hint: &'static str,
+    pub(crate) method: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) message: String,
+    pub(crate) hint: &'static str,
 }
 
 impl Decoding {

@@ -4,7 +4,7 @@ mod check;
 mod settings;
 mod written;
 
-pub use check::BadSetting;
+pub(crate) use check::BadSetting;
 pub use settings::{BeamSearch, Decoding, EarlyStopping, Sampling};
 
 #[cfg(test)]

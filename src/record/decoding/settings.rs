@@ -71,7 +71,7 @@ impl Default for Sampling {
 
 impl Decoding {
     /// Sequences that are computed side by side for one prompt.
-    pub fn sequences_per_prompt(&self) -> usize {
+    pub(crate) fn sequences_per_prompt(&self) -> usize {
         match self {
             Decoding::Greedy | Decoding::Sample(_) => 1,
             Decoding::Beam(beam) => beam.num_beams,
@@ -80,7 +80,7 @@ impl Decoding {
 
     /// Whether an answer to a longer limit begins with the answer to a shorter one. A beam search may choose another
     /// sequence.
-    pub fn prolongs(&self) -> bool {
+    pub(crate) fn prolongs(&self) -> bool {
         !matches!(self, Decoding::Beam(_))
     }
 }

@@ -7,7 +7,7 @@ use crate::report::table::{Cell, Column, FilledColumn, Table};
 type Get = fn(&CellSummary) -> Option<Estimate>;
 
 /// Energy of a pass by component; `None` unless the processor was measured in addition to the GPUs.
-pub fn components(study: &Study) -> Option<Table> {
+pub(crate) fn components(study: &Study) -> Option<Table> {
     let both = |cell: &&CellSummary| cell.domains.gpu_j.is_some() && cell.domains.cpu_j.is_some();
     let cells: Vec<&CellSummary> = study.cells.iter().filter(both).collect();
     let parts: [(&str, Get); 4] = [

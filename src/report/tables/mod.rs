@@ -1,9 +1,9 @@
 //! The tables of a report, one file for each of its sections.
 
 pub mod accuracy;
-pub mod components;
+pub(crate) mod components;
 pub mod phases;
-pub mod results;
+pub(crate) mod results;
 pub mod savings;
 pub mod validity;
 pub mod windows;

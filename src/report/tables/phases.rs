@@ -5,7 +5,7 @@ use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, FilledColumn, Table};
 
 /// Goes above the table.
-pub const TEXT: &str = "The methods need not agree: back-to-back prefill, as in windows of one new token, runs at a \
+pub(crate) const TEXT: &str = "The methods need not agree: back-to-back prefill, as in windows of one new token, runs at a \
     different clock and power state from prefill inside a generate call, where decoding comes before and after it.";
 
 /// The names of the methods, as they end the title of a column.

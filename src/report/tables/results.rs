@@ -12,7 +12,7 @@ struct EstimateColumn {
     get: fn(&CellSummary) -> Option<Estimate>,
 }
 
-pub fn results(study: &Study) -> Table {
+pub(crate) fn results(study: &Study) -> Table {
     let estimates = estimate_columns(study);
     let mut columns = vec![
         Column::words("Model"),
@@ -94,6 +94,6 @@ fn remarks(cell: &CellSummary) -> Cell {
 }
 
 /// The codes of reasons as words.
-pub fn spelled_out(reasons: &[Reason]) -> String {
+pub(crate) fn spelled_out(reasons: &[Reason]) -> String {
     reasons.iter().map(|reason| reason.code().replace('_', " ")).collect::<Vec<_>>().join(", ")
 }

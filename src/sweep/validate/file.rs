@@ -11,13 +11,13 @@ pub(super) const LARGEST: usize = 1 << 20;
 
 /// What is checked.
 pub(super) struct File<'a> {
-    pub spec: &'a SweepSpec,
-    pub source: &'a Source<'a>,
+    pub(crate) spec: &'a SweepSpec,
+    pub(crate) source: &'a Source<'a>,
 }
 
 impl File<'_> {
     /// A finding about the node at `path`.
-    pub fn fail(&self, path: &[Step<'_>], message: impl Display, hint: impl Into<String>) -> Error {
+    pub(crate) fn fail(&self, path: &[Step<'_>], message: impl Display, hint: impl Into<String>) -> Error {
         self.source.error_at(path, message).hint(hint)
     }
 }

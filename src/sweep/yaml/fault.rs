@@ -14,8 +14,8 @@ use serde_yaml::Value;
 #[derive(Debug, PartialEq)]
 pub(super) struct Fault {
     /// The node that it is in, as in `sweep.batch_size[1]`; empty for the document.
-    pub path: String,
-    pub cause: Cause,
+    pub(crate) path: String,
+    pub(crate) cause: Cause,
 }
 
 #[derive(Debug, PartialEq)]
@@ -28,8 +28,8 @@ pub(super) enum Cause {
 /// A name that isn't known.
 #[derive(Debug, PartialEq)]
 pub(super) struct Unknown {
-    pub name: String,
-    pub known: &'static [&'static str],
+    pub(crate) name: String,
+    pub(crate) known: &'static [&'static str],
 }
 
 /// The fault for which `document` isn't a `T`; `None` if it is one, or if this reading is less exact than the real one.

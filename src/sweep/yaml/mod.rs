@@ -16,16 +16,16 @@ use crate::error::Error;
 
 /// A text with its name, for errors that point into it.
 #[derive(Debug, Clone, Copy)]
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     /// The file as the user named it.
-    pub file: &'a Path,
+    pub(crate) file: &'a Path,
     /// Its text.
-    pub text: &'a str,
+    pub(crate) text: &'a str,
 }
 
 /// One step from a node to a node inside it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step<'a> {
+pub(crate) enum Step<'a> {
     /// The value of a key.
     Key(&'a str),
     /// An item of a list.
@@ -42,7 +42,7 @@ impl Source<'_> {
     }
 
     /// An error about the node at `path`, pointing at it where it can be found.
-    pub fn error_at(&self, path: &[Step<'_>], message: impl fmt::Display) -> Error {
+    pub(crate) fn error_at(&self, path: &[Step<'_>], message: impl fmt::Display) -> Error {
         // a path can name a key that the file leaves to its default: then the nearest node around it is shown
         let found = (0..=path.len()).rev().find_map(|length| self.locate(&path[..length]));
         self.point(found, &message.to_string())
@@ -113,7 +113,7 @@ fn caret_width(line: &str, column: usize) -> usize {
 }
 
 /// The known name that a misspelt one most likely stands for.
-pub fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate));
     let (distance, candidate) = scored.min_by_key(|(distance, _)| *distance)?;
     (distance <= 2.max(candidate.len() / 3)).then_some(candidate)

@@ -11,39 +11,39 @@ use crate::json::Fields;
 
 /// No model has more layers or experts: a larger number is damage, and would only fill memory.
 const MOST_LAYERS: usize = 4096;
-pub const MOST_EXPERTS: usize = 4096;
+pub(crate) const MOST_EXPERTS: usize = 4096;
 
 /// Longest sequence if the rotary embedding sets no limit.
 const OPEN_ENDED: usize = 1 << 20;
 
 /// A family's values for what `config.json` leaves out.
-pub struct Defaults {
+pub(crate) struct Defaults {
     /// Longest sequence.
-    pub positions: usize,
+    pub(crate) positions: usize,
     /// Field of the norm's epsilon.
-    pub eps_field: &'static str,
+    pub(crate) eps_field: &'static str,
     /// Epsilon of the norms.
-    pub eps: f64,
+    pub(crate) eps: f64,
     /// Base of the rotary embedding.
-    pub theta: f64,
+    pub(crate) theta: f64,
     /// Share of a head that is rotated.
-    pub rotated: f64,
+    pub(crate) rotated: f64,
     /// Which dimensions are rotated together.
-    pub style: RopeStyle,
+    pub(crate) style: RopeStyle,
     /// Key and value heads if `num_key_value_heads` is left out; as many as query heads for `None`.
-    pub kv_heads: Option<usize>,
+    pub(crate) kv_heads: Option<usize>,
     /// Width of a head if `head_dim` is left out; the hidden size over the heads for `None`.
-    pub head_dim: Option<usize>,
+    pub(crate) head_dim: Option<usize>,
     /// Field of the activation.
-    pub activation_field: &'static str,
-    pub activation: &'static str,
+    pub(crate) activation_field: &'static str,
+    pub(crate) activation: &'static str,
     /// The output layer is the embedding table.
-    pub tied: bool,
+    pub(crate) tied: bool,
     /// Tokens that end a sequence.
-    pub eos: &'static [u32],
+    pub(crate) eos: &'static [u32],
 }
 
-pub const DEFAULTS: Defaults = Defaults {
+pub(crate) const DEFAULTS: Defaults = Defaults {
     positions: 2048,
     eps_field: "rms_norm_eps",
     eps: 1e-6,
@@ -59,7 +59,7 @@ pub const DEFAULTS: Defaults = Defaults {
 };
 
 /// The part that most families share: Llama's graph, with pre-norm RMSNorm, rotary embedding and a gated feed-forward.
-pub fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
+pub(crate) fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
     let hidden_size = fields.required_size("hidden_size")?;
     let heads = fields.required_size("num_attention_heads")?;
     let kv_heads = match (fields.spelled("num_key_value_heads"), defaults.kv_heads) {
@@ -112,39 +112,39 @@ pub fn decoder(fields: &Fields, defaults: &Defaults) -> Result<Config> {
 }
 
 /// The factor of the scores, unless a family has its own.
-pub fn default_scale(head_dim: usize) -> f64 {
+pub(crate) fn default_scale(head_dim: usize) -> f64 {
     1.0 / (head_dim as f64).sqrt()
 }
 
-pub fn plain_embedding(width: usize) -> Embedding {
+pub(crate) fn plain_embedding(width: usize) -> Embedding {
     Embedding { width, scale: 1.0, round_scale: false, positions: None, norm: false }
 }
 
-pub fn plain_output(fields: &Fields, tied: bool) -> Result<Output> {
+pub(crate) fn plain_output(fields: &Fields, tied: bool) -> Result<Output> {
     let tied = fields.flag("tie_word_embeddings")?.unwrap_or(tied);
     Ok(Output { tied, bias: false, scale: 1.0, softcap: None })
 }
 
 /// Number of layers.
-pub fn layers(fields: &Fields, field: &str) -> Result<usize> {
+pub(crate) fn layers(fields: &Fields, field: &str) -> Result<usize> {
     at_most(fields, field, MOST_LAYERS)
 }
 
-pub fn at_most(fields: &Fields, field: &str, most: usize) -> Result<usize> {
+pub(crate) fn at_most(fields: &Fields, field: &str, most: usize) -> Result<usize> {
     match fields.required_size(field)? {
         size if size <= most => Ok(size),
         size => Err(fields.error(field, format!("{size} is more than the {most} that are supported"))),
     }
 }
 
-pub fn eos_ids(fields: &Fields, default: &[u32]) -> Result<Vec<u32>> {
+pub(crate) fn eos_ids(fields: &Fields, default: &[u32]) -> Result<Vec<u32>> {
     match fields.spelled("eos_token_id") {
         None => Ok(default.to_vec()),
         Some(_) => Ok(fields.token_ids("eos_token_id")?.unwrap_or_default()),
     }
 }
 
-pub fn activation(fields: &Fields, field: &str, default: &str) -> Result<Activation> {
+pub(crate) fn activation(fields: &Fields, field: &str, default: &str) -> Result<Activation> {
     match fields.text(field)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
@@ -160,20 +160,20 @@ pub fn activation(fields: &Fields, field: &str, default: &str) -> Result<Activat
 
 impl Config {
     /// Sets the biases of the projections of attention.
-    pub fn attention_biases(&mut self, qkv: bool, output: bool) {
+    pub(crate) fn attention_biases(&mut self, qkv: bool, output: bool) {
         self.attention.qkv_bias = qkv;
         self.attention.output_bias = output;
     }
 
     /// Sets every layer's feed-forward.
-    pub fn feed_forward(&mut self, feed_forward: FeedForward) {
+    pub(crate) fn feed_forward(&mut self, feed_forward: FeedForward) {
         for layer in &mut self.layers {
             layer.feed_forward = feed_forward.clone();
         }
     }
 
     /// Sets what the scores of every layer are multiplied by.
-    pub fn attention_scale(&mut self, scale: f64) {
+    pub(crate) fn attention_scale(&mut self, scale: f64) {
         for layer in &mut self.layers {
             layer.scale = scale;
         }

@@ -19,7 +19,7 @@ const COHERE: Defaults = Defaults {
 };
 
 /// Command R.
-pub fn cohere(fields: &Fields) -> Result<Config> {
+pub(crate) fn cohere(fields: &Fields) -> Result<Config> {
     let mut config = common(fields, &COHERE)?;
     if fields.flag("use_qk_norm")?.unwrap_or(false) {
         config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::EachHead });
@@ -28,7 +28,7 @@ pub fn cohere(fields: &Fields) -> Result<Config> {
 }
 
 /// Command R7B: windows, and no rotation in the layers without one.
-pub fn cohere2(fields: &Fields) -> Result<Config> {
+pub(crate) fn cohere2(fields: &Fields) -> Result<Config> {
     let mut config = common(fields, &Defaults { theta: 10_000.0, ..COHERE })?;
     let pattern = match fields.size("sliding_window_pattern")? {
         Some(pattern) => pattern,

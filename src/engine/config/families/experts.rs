@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::json::Fields;
 
 /// Mixtral: Mistral with experts in every layer.
-pub fn mixtral(fields: &Fields) -> Result<Config> {
+pub(crate) fn mixtral(fields: &Fields) -> Result<Config> {
     let defaults = Defaults { positions: 4096 * 32, kv_heads: Some(8), eps: 1e-5, theta: 1_000_000.0, ..DEFAULTS };
     let mut config = decoder(fields, &defaults)?;
     config.feed_forward(FeedForward::Experts(Experts {
@@ -25,7 +25,7 @@ pub fn mixtral(fields: &Fields) -> Result<Config> {
 }
 
 /// Qwen 1.5 and 2 MoE: an expert that every token goes through, and some layers without experts.
-pub fn qwen2_moe(fields: &Fields) -> Result<Config> {
+pub(crate) fn qwen2_moe(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 32_768, kv_heads: Some(16), eos: &[], ..DEFAULTS })?;
     config.attention_biases(fields.flag("qkv_bias")?.unwrap_or(true), false);
     let experts = Experts {
@@ -43,7 +43,7 @@ pub fn qwen2_moe(fields: &Fields) -> Result<Config> {
 }
 
 /// Qwen 3 MoE: norms of queries and keys, and some layers without experts.
-pub fn qwen3_moe(fields: &Fields) -> Result<Config> {
+pub(crate) fn qwen3_moe(fields: &Fields) -> Result<Config> {
     let defaults = Defaults { positions: 32_768, kv_heads: Some(4), eos: &[], ..DEFAULTS };
     let mut config = decoder(fields, &defaults)?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);
@@ -63,7 +63,7 @@ pub fn qwen3_moe(fields: &Fields) -> Result<Config> {
 }
 
 /// OLMoE: norms of queries and keys over all heads, clamped projections.
-pub fn olmoe(fields: &Fields) -> Result<Config> {
+pub(crate) fn olmoe(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 4096, eps: 1e-5, eos: &[50_279], ..DEFAULTS })?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);
     config.attention_biases(bias, bias);

@@ -18,7 +18,7 @@ const GEMMA: Defaults = Defaults {
 };
 
 /// Gemma: a scaled embedding, norms that add 1 to their weights.
-pub fn gemma(fields: &Fields) -> Result<Config> {
+pub(crate) fn gemma(fields: &Fields) -> Result<Config> {
     let mut config = common(fields, &Defaults { kv_heads: Some(16), ..GEMMA })?;
     if config.activation == Activation::Gelu {
         // an old value of the official releases, which meant the approximation
@@ -28,7 +28,7 @@ pub fn gemma(fields: &Fields) -> Result<Config> {
 }
 
 /// Gemma 2: norms on both sides, soft caps, a window in every other layer.
-pub fn gemma2(fields: &Fields) -> Result<Config> {
+pub(crate) fn gemma2(fields: &Fields) -> Result<Config> {
     let mut config = sandwich(fields, &Defaults { kv_heads: Some(4), activation_field: "hidden_activation", ..GEMMA })?;
     config.attention.softcap = cap(fields, "attn_logit_softcapping", Some(50.0))?;
     config.output.softcap = cap(fields, "final_logit_softcapping", Some(30.0))?;
@@ -38,7 +38,7 @@ pub fn gemma2(fields: &Fields) -> Result<Config> {
 }
 
 /// Gemma 3: norms of queries and keys, and one rotary embedding for layers with a window, another for those without.
-pub fn gemma3(fields: &Fields) -> Result<Config> {
+pub(crate) fn gemma3(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 131_072,
         kv_heads: Some(4),

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::json::Fields;
 
 /// GLM.
-pub fn glm(fields: &Fields) -> Result<Config> {
+pub(crate) fn glm(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 131_072,
         kv_heads: Some(2),
@@ -26,7 +26,7 @@ pub fn glm(fields: &Fields) -> Result<Config> {
 }
 
 /// GLM 4: further norms behind attention and feed-forward.
-pub fn glm4(fields: &Fields) -> Result<Config> {
+pub(crate) fn glm4(fields: &Fields) -> Result<Config> {
     let mut config = glm(fields)?;
     config.names.attended_norm = Some("post_self_attn_layernorm");
     config.names.fed_norm = Some("post_mlp_layernorm");

@@ -105,7 +105,7 @@ impl Gpt {
 }
 
 /// GPT-2.
-pub fn gpt2(fields: &Fields) -> Result<Config> {
+pub(crate) fn gpt2(fields: &Fields) -> Result<Config> {
     let mut config = GPT2.read(fields)?;
     config.embedding.positions = Some(LearnedPositions { rows: config.max_positions, offset: 0 });
     let base = match fields.flag("scale_attn_weights")?.unwrap_or(true) {
@@ -120,7 +120,7 @@ pub fn gpt2(fields: &Fields) -> Result<Config> {
 }
 
 /// StarCoder 1 (GPT-BigCode): GPT-2 with one key head.
-pub fn gpt_bigcode(fields: &Fields) -> Result<Config> {
+pub(crate) fn gpt_bigcode(fields: &Fields) -> Result<Config> {
     let bigcode = Gpt {
         activation: ("activation_function", "gelu_pytorch_tanh"),
         names: Names { transposed: false, ..GPT2.names },
@@ -139,7 +139,7 @@ pub fn gpt_bigcode(fields: &Fields) -> Result<Config> {
 }
 
 /// GPT-J: parallel layers, the first dimensions of a head rotated in neighbouring pairs.
-pub fn gpt_j(fields: &Fields) -> Result<Config> {
+pub(crate) fn gpt_j(fields: &Fields) -> Result<Config> {
     let names = Names {
         attention_norm: Some("ln_1"),
         feed_forward_norm: None,
@@ -169,7 +169,7 @@ pub fn gpt_j(fields: &Fields) -> Result<Config> {
 }
 
 /// GPT-NeoX and Pythia: a part of each head rotated, usually parallel layers.
-pub fn gpt_neox(fields: &Fields) -> Result<Config> {
+pub(crate) fn gpt_neox(fields: &Fields) -> Result<Config> {
     let neox = Gpt {
         hidden: &["hidden_size"],
         heads: &["num_attention_heads"],
@@ -205,7 +205,7 @@ pub fn gpt_neox(fields: &Fields) -> Result<Config> {
 }
 
 /// OPT: learned positions from row 2 on, optionally norms after the addition and a narrower embedding.
-pub fn opt(fields: &Fields) -> Result<Config> {
+pub(crate) fn opt(fields: &Fields) -> Result<Config> {
     let bias = fields.flag("enable_bias")?.unwrap_or(true);
     let before = fields.flag("do_layer_norm_before")?.unwrap_or(true);
     let last = before && !fields.flag("_remove_final_layer_norm")?.unwrap_or(false);
@@ -255,7 +255,7 @@ pub fn opt(fields: &Fields) -> Result<Config> {
 const FUSED_BY_HEAD: QkvNames = QkvNames::Fused("self_attention.query_key_value", FusedOrder::ByKeyHead);
 
 /// Falcon: one norm or two before parallel layers, few key heads, rotation; or linear biases and sequential layers.
-pub fn falcon(fields: &Fields) -> Result<Config> {
+pub(crate) fn falcon(fields: &Fields) -> Result<Config> {
     let bias = fields.flag("bias")?.unwrap_or(false);
     let falcon = Gpt {
         hidden: &["hidden_size"],
@@ -305,7 +305,7 @@ pub fn falcon(fields: &Fields) -> Result<Config> {
 }
 
 /// BLOOM: linear biases and a norm after the embedding.
-pub fn bloom(fields: &Fields) -> Result<Config> {
+pub(crate) fn bloom(fields: &Fields) -> Result<Config> {
     let bloom = Gpt {
         hidden: &["hidden_size", "n_embed"],
         heads: &["n_head", "num_attention_heads"],

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::json::Fields;
 
 /// Llama 1 to 3, and what is saved as such.
-pub fn llama(fields: &Fields) -> Result<Config> {
+pub(crate) fn llama(fields: &Fields) -> Result<Config> {
     with_biases(fields, &DEFAULTS)
 }
 
@@ -25,14 +25,14 @@ fn with_biases(fields: &Fields, defaults: &Defaults) -> Result<Config> {
 }
 
 /// Mistral: a sliding window in every layer.
-pub fn mistral(fields: &Fields) -> Result<Config> {
+pub(crate) fn mistral(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 4096 * 32, kv_heads: Some(8), ..DEFAULTS })?;
     windows::on_all_layers(&mut config, fields, Some(4096))?;
     Ok(config)
 }
 
 /// Qwen 2 and 2.5: biases of queries, keys and values; a window from some layer on.
-pub fn qwen2(fields: &Fields) -> Result<Config> {
+pub(crate) fn qwen2(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 32_768, kv_heads: Some(32), eos: &[], ..DEFAULTS })?;
     config.attention_biases(true, false);
     qwen_windows(&mut config, fields)?;
@@ -40,7 +40,7 @@ pub fn qwen2(fields: &Fields) -> Result<Config> {
 }
 
 /// Qwen 3: norms of queries and keys.
-pub fn qwen3(fields: &Fields) -> Result<Config> {
+pub(crate) fn qwen3(fields: &Fields) -> Result<Config> {
     let defaults = Defaults { positions: 32_768, kv_heads: Some(32), head_dim: Some(128), eos: &[], ..DEFAULTS };
     let mut config = decoder(fields, &defaults)?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);
@@ -60,7 +60,7 @@ fn qwen_windows(config: &mut Config, fields: &Fields) -> Result<()> {
 }
 
 /// Granite 3: four multipliers.
-pub fn granite(fields: &Fields) -> Result<Config> {
+pub(crate) fn granite(fields: &Fields) -> Result<Config> {
     let mut config = with_biases(fields, &DEFAULTS)?;
     config.embedding.scale = fields.positive("embedding_multiplier")?.unwrap_or(1.0);
     config.residual_scale = fields.positive("residual_multiplier")?.unwrap_or(1.0);
@@ -70,7 +70,7 @@ pub fn granite(fields: &Fields) -> Result<Config> {
 }
 
 /// Arcee: a plain feed-forward with squared ReLU.
-pub fn arcee(fields: &Fields) -> Result<Config> {
+pub(crate) fn arcee(fields: &Fields) -> Result<Config> {
     let defaults = Defaults { positions: 4096, eps: 1e-5, activation: "relu2", eos: &[128_001], ..DEFAULTS };
     let mut config = with_biases(fields, &defaults)?;
     let bias = fields.flag("mlp_bias")?.unwrap_or(false);
@@ -79,7 +79,7 @@ pub fn arcee(fields: &Fields) -> Result<Config> {
 }
 
 /// SmolLM 3: some layers without rotation.
-pub fn smollm3(fields: &Fields) -> Result<Config> {
+pub(crate) fn smollm3(fields: &Fields) -> Result<Config> {
     let defaults =
         Defaults { positions: 32_768, kv_heads: Some(4), theta: 2_000_000.0, tied: true, eos: &[128_001], ..DEFAULTS };
     let mut config = with_biases(fields, &defaults)?;
@@ -102,7 +102,7 @@ pub fn smollm3(fields: &Fields) -> Result<Config> {
 }
 
 /// StableLM: LayerNorm, a part of each head rotated, optionally norms of each head and parallel layers.
-pub fn stablelm(fields: &Fields) -> Result<Config> {
+pub(crate) fn stablelm(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 4096,
         kv_heads: Some(32),
@@ -128,7 +128,7 @@ pub fn stablelm(fields: &Fields) -> Result<Config> {
 }
 
 /// StarCoder 2: LayerNorm, biases everywhere, a plain feed-forward, a sliding window.
-pub fn starcoder2(fields: &Fields) -> Result<Config> {
+pub(crate) fn starcoder2(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 4096,
         kv_heads: Some(2),
@@ -150,7 +150,7 @@ pub fn starcoder2(fields: &Fields) -> Result<Config> {
 }
 
 /// Seed-OSS: the output projection of attention has its own switch for a bias.
-pub fn seed_oss(fields: &Fields) -> Result<Config> {
+pub(crate) fn seed_oss(fields: &Fields) -> Result<Config> {
     let defaults = Defaults { positions: 524_288, kv_heads: Some(8), head_dim: Some(128), ..DEFAULTS };
     let mut config = with_biases(fields, &defaults)?;
     let qkv = fields.flag("attention_bias")?.unwrap_or(true);
@@ -159,7 +159,7 @@ pub fn seed_oss(fields: &Fields) -> Result<Config> {
 }
 
 /// ERNIE 4.5: rotation of neighbouring pairs, one switch for all biases.
-pub fn ernie4_5(fields: &Fields) -> Result<Config> {
+pub(crate) fn ernie4_5(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 131_072,
         eps: 1e-5,
@@ -178,7 +178,7 @@ pub fn ernie4_5(fields: &Fields) -> Result<Config> {
 }
 
 /// Helium: rotation of neighbouring pairs.
-pub fn helium(fields: &Fields) -> Result<Config> {
+pub(crate) fn helium(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 4096,
         eps: 1e-8,
@@ -194,7 +194,7 @@ pub fn helium(fields: &Fields) -> Result<Config> {
 }
 
 /// Ministral: Mistral with a window in some layers.
-pub fn ministral(fields: &Fields) -> Result<Config> {
+pub(crate) fn ministral(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 131_072, kv_heads: Some(8), ..DEFAULTS })?;
     let window = windows::size(fields, Some(4096))?;
     windows::on_some_layers(&mut config, fields, window, |_| true)?;
@@ -202,7 +202,7 @@ pub fn ministral(fields: &Fields) -> Result<Config> {
 }
 
 /// Code World Model: Llama 3 with a window in three of four layers.
-pub fn cwm(fields: &Fields) -> Result<Config> {
+pub(crate) fn cwm(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 131_072,
         eps: 1e-5,
@@ -220,7 +220,7 @@ pub fn cwm(fields: &Fields) -> Result<Config> {
 }
 
 /// Nemotron: LayerNorm that adds 1 to its weights, a plain feed-forward with squared ReLU, half of each head rotated.
-pub fn nemotron(fields: &Fields) -> Result<Config> {
+pub(crate) fn nemotron(fields: &Fields) -> Result<Config> {
     let defaults = Defaults {
         positions: 4096,
         eps_field: "norm_eps",

@@ -19,7 +19,7 @@ use crate::json::Fields;
 type Read = fn(&Fields) -> Result<Config>;
 
 /// Every architecture of the decoder, as `config.json` names it, with the function that reads it.
-pub const FAMILIES: [(&str, Read); 39] = [
+pub(crate) const FAMILIES: [(&str, Read); 39] = [
     ("ArceeForCausalLM", llama::arcee),
     ("BloomForCausalLM", gpt::bloom),
     ("CohereForCausalLM", cohere::cohere),

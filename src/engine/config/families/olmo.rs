@@ -19,7 +19,7 @@ const NORMS_BEHIND: Names = Names {
 };
 
 /// OLMo: LayerNorm without parameters, clamped projections.
-pub fn olmo(fields: &Fields) -> Result<Config> {
+pub(crate) fn olmo(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { eos: &[50_279], ..DEFAULTS })?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);
     config.attention_biases(bias, bias);
@@ -29,7 +29,7 @@ pub fn olmo(fields: &Fields) -> Result<Config> {
 }
 
 /// OLMo 2: norms behind attention and feed-forward in place of those before, and norms of queries and keys.
-pub fn olmo2(fields: &Fields) -> Result<Config> {
+pub(crate) fn olmo2(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { eps: 1e-5, eos: &[50_279], ..DEFAULTS })?;
     let bias = fields.flag("attention_bias")?.unwrap_or(false);
     config.attention_biases(bias, bias);
@@ -40,7 +40,7 @@ pub fn olmo2(fields: &Fields) -> Result<Config> {
 
 /// OLMo 3: OLMo 2 with a window in three of four layers, and a rotary embedding for those with a window, another for
 /// those without.
-pub fn olmo3(fields: &Fields) -> Result<Config> {
+pub(crate) fn olmo3(fields: &Fields) -> Result<Config> {
     const THETA: f64 = 500_000.0;
     let nested = fields.object("rope_parameters")?.filter(|ropes| ropes.get("full_attention").is_some());
     let without_ropes = fields.without(&["rope_parameters", "rope_scaling"]);
@@ -63,7 +63,7 @@ pub fn olmo3(fields: &Fields) -> Result<Config> {
 
 /// EXAONE 4: norms of each query and key head; a window and rotation in three of four layers, or rotation in all where
 /// there is no window.
-pub fn exaone4(fields: &Fields) -> Result<Config> {
+pub(crate) fn exaone4(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { eps: 1e-5, kv_heads: Some(32), ..DEFAULTS })?;
     config.attention.qk_norm = Some(QkNorm { norm: config.norm, span: QkSpan::SharedByHeads });
     config.names = NORMS_BEHIND;

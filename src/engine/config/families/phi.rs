@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::json::Fields;
 
 /// Phi 1 to 2: LayerNorm, biases everywhere, parallel layers, a part of each head rotated.
-pub fn phi(fields: &Fields) -> Result<Config> {
+pub(crate) fn phi(fields: &Fields) -> Result<Config> {
     let defaults =
         Defaults { eps_field: "layer_norm_eps", eps: 1e-5, rotated: 0.5, activation: "gelu_new", ..DEFAULTS };
     let mut config = decoder(fields, &defaults)?;
@@ -34,7 +34,7 @@ pub fn phi(fields: &Fields) -> Result<Config> {
 }
 
 /// Phi 3 to 4: fused projections, a sliding window, LongRoPE.
-pub fn phi3(fields: &Fields) -> Result<Config> {
+pub(crate) fn phi3(fields: &Fields) -> Result<Config> {
     let mut config = decoder(fields, &Defaults { positions: 4096, eps: 1e-5, eos: &[32_000], ..DEFAULTS })?;
     windows::on_all_layers(&mut config, fields, None)?;
     config.names = Names {

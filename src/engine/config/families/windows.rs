@@ -8,7 +8,7 @@ use crate::json::Fields;
 ///
 /// # Errors
 /// A window that is no size.
-pub fn on_all_layers(config: &mut Config, fields: &Fields, default: Option<usize>) -> Result<()> {
+pub(crate) fn on_all_layers(config: &mut Config, fields: &Fields, default: Option<usize>) -> Result<()> {
     let window = size(fields, default)?;
     config.layers.iter_mut().for_each(|layer| layer.window = window);
     Ok(())
@@ -19,7 +19,7 @@ pub fn on_all_layers(config: &mut Config, fields: &Fields, default: Option<usize
 ///
 /// # Errors
 /// A window that is no size, or a list of types that doesn't fit the layers.
-pub fn on_some_layers(
+pub(crate) fn on_some_layers(
     config: &mut Config,
     fields: &Fields,
     window: Option<usize>,
@@ -39,7 +39,7 @@ pub fn on_some_layers(
 ///
 /// # Errors
 /// A value that is no size.
-pub fn size(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
+pub(crate) fn size(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
     match fields.spelled("sliding_window") {
         None => Ok(default),
         Some(_) => fields.size("sliding_window"),
@@ -50,7 +50,7 @@ pub fn size(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
 ///
 /// # Errors
 /// A field with a wrong value.
-pub fn switched_size(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
+pub(crate) fn switched_size(fields: &Fields, default: Option<usize>) -> Result<Option<usize>> {
     match fields.flag("use_sliding_window")?.unwrap_or(false) {
         true => size(fields, default),
         false => Ok(None),

@@ -18,7 +18,7 @@ pub(super) const PICKLED: &str = "adapter_model.bin";
 
 /// An opened adapter. [`merge`](Self::merge) is called once for each tensor of the base model; afterwards
 /// [`unused`](Self::unused) has to be empty, or the adapter isn't one for this model.
-pub struct Adapter {
+pub(crate) struct Adapter {
     config_file: PathBuf,
     pub(super) weights_file: PathBuf,
     pub(super) settings: Settings,
@@ -35,13 +35,13 @@ pub struct Adapter {
 #[derive(Default)]
 pub(super) struct Update {
     /// A: (rank, in).
-    pub down: Option<String>,
+    pub(crate) down: Option<String>,
     /// B: (out, rank).
-    pub up: Option<String>,
+    pub(crate) up: Option<String>,
     /// DoRA's magnitudes: (out).
-    pub magnitude: Option<String>,
+    pub(crate) magnitude: Option<String>,
     /// Of an embedding table, (tokens, width): A is (rank, tokens) and B is (width, rank).
-    pub embedding: bool,
+    pub(crate) embedding: bool,
 }
 
 impl Adapter {
@@ -78,12 +78,12 @@ impl Adapter {
 
     /// Says whether the base stores the weights of its linear layers transposed, as GPT-2's `Conv1D` does. Shapes
     /// decide where they can; this decides for square matrices, and without it `fan_in_fan_out` does.
-    pub fn set_conv1d(&mut self, conv1d: bool) {
+    pub(crate) fn set_conv1d(&mut self, conv1d: bool) {
         self.conv1d = conv1d;
     }
 
     /// Whether merging changes the tensor with this name.
-    pub fn touches(&self, name: &str) -> bool {
+    pub(crate) fn touches(&self, name: &str) -> bool {
         let updated = name.strip_suffix(".weight").is_some_and(|module| self.updates.contains_key(module));
         updated || self.replacements.contains_key(name)
     }
@@ -94,12 +94,12 @@ impl Adapter {
     ///
     /// That is what the adapter was trained as. PEFT's merge of a low-rank update into a tied table moves both, and
     /// PEFT warns about it.
-    pub fn unties(&self, embedding: &str, output: &str) -> bool {
+    pub(crate) fn unties(&self, embedding: &str, output: &str) -> bool {
         self.touches(output) || (self.touches(embedding) && !self.settings.keeps_tied)
     }
 
     /// Tensors of the adapter that no call of [`merge`](Self::merge) has used.
-    pub fn unused(&self) -> Vec<String> {
+    pub(crate) fn unused(&self) -> Vec<String> {
         let used = self.used.borrow();
         self.mapped.tensors().into_iter().map(|(name, _)| name).filter(|name| !used.contains(name)).collect()
     }
@@ -108,7 +108,7 @@ impl Adapter {
     ///
     /// # Errors
     /// As said, with the first name.
-    pub fn check_targets(&self, names: &BTreeSet<String>) -> Result<()> {
+    pub(crate) fn check_targets(&self, names: &BTreeSet<String>) -> Result<()> {
         let updated = self.updates.keys().map(|module| format!("{module}.weight"));
         let foreign: Vec<String> =
             updated.chain(self.replacements.keys().cloned()).filter(|name| !names.contains(name)).collect();
@@ -119,7 +119,7 @@ impl Adapter {
     ///
     /// # Errors
     /// As said, with the first names.
-    pub fn check_all_used(&self) -> Result<()> {
+    pub(crate) fn check_all_used(&self) -> Result<()> {
         let mut unused = self.unused();
         unused.sort();
         self.nothing_left(&unused)
@@ -140,12 +140,12 @@ impl Adapter {
     }
 
     /// The base model, as the adapter names it.
-    pub fn base_model(&self) -> Option<&str> {
+    pub(crate) fn base_model(&self) -> Option<&str> {
         self.settings.base_model.as_deref()
     }
 
     /// The files that were read.
-    pub fn files(&self) -> [&Path; 2] {
+    pub(crate) fn files(&self) -> [&Path; 2] {
         [&self.config_file, &self.weights_file]
     }
 

@@ -11,7 +11,7 @@ impl Adapter {
     ///
     /// # Errors
     /// Shapes that don't fit the base, a rank that isn't the configuration's, or a result that isn't finite.
-    pub fn merge(&self, name: &str, base: Tensor) -> Result<Tensor> {
+    pub(crate) fn merge(&self, name: &str, base: Tensor) -> Result<Tensor> {
         let mut weight = base.to_dtype(DType::F32)?;
         if let Some(key) = self.replacements.get(name) {
             weight = self.replacement(key, &weight)?;

@@ -10,7 +10,7 @@ mod merge;
 mod names;
 mod settings;
 
-pub use files::Adapter;
+pub(crate) use files::Adapter;
 
 #[cfg(test)]
 mod tests;

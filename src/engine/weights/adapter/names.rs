@@ -16,7 +16,7 @@ pub enum Part {
 
 /// A part of a low-rank update.
 #[derive(Debug, PartialEq)]
-pub enum Factor {
+pub(crate) enum Factor {
     /// A: from the inputs to the rank.
     Down,
     /// B: from the rank to the outputs.
@@ -27,7 +27,7 @@ pub enum Factor {
 
 /// Reads a name such as `base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight`. The prefix and the name of
 /// the adapter (`default`) may be absent, as in files that PEFT writes.
-pub fn classify(name: &str) -> Result<Part> {
+pub(crate) fn classify(name: &str) -> Result<Part> {
     let path = name.strip_prefix(PREFIX).unwrap_or(name);
     let words: Vec<&str> = path.split('.').collect();
     let kinds = [

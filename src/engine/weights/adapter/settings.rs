@@ -48,19 +48,19 @@ const PATTERN_BYTES: usize = 1 << 16;
 const MOST_PATTERNS: usize = 4096;
 
 /// The settings of `adapter_config.json` that merging follows.
-pub struct Settings {
+pub(crate) struct Settings {
     file: PathBuf,
-    pub rank: usize,
-    pub alpha: f64,
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
     /// Updates are scaled by α/√r and not by α/r.
-    pub rank_stabilised: bool,
-    pub dora: bool,
+    pub(crate) rank_stabilised: bool,
+    pub(crate) dora: bool,
     /// The base stores its matrices as (in, out).
-    pub fan_in_fan_out: bool,
+    pub(crate) fan_in_fan_out: bool,
     /// An update of the embedding table changes a tied output layer, too.
-    pub keeps_tied: bool,
+    pub(crate) keeps_tied: bool,
     /// The base model, as the adapter names it.
-    pub base_model: Option<String>,
+    pub(crate) base_model: Option<String>,
     ranks: Vec<Pattern>,
     alphas: Vec<Pattern>,
 }
@@ -105,7 +105,7 @@ impl Settings {
     }
 
     /// Whether modules have ranks or alphas of their own.
-    pub fn has_patterns(&self) -> bool {
+    pub(crate) fn has_patterns(&self) -> bool {
         !self.ranks.is_empty() || !self.alphas.is_empty()
     }
 
@@ -113,7 +113,7 @@ impl Settings {
     ///
     /// # Errors
     /// A pattern's value that is no rank.
-    pub fn rank_of(&self, module: &str) -> Result<usize> {
+    pub(crate) fn rank_of(&self, module: &str) -> Result<usize> {
         match self.matching(&self.ranks, module)? {
             None => Ok(self.rank),
             Some(value) => as_rank(value)
@@ -125,7 +125,7 @@ impl Settings {
     ///
     /// # Errors
     /// A pattern that can't be matched.
-    pub fn scale_of(&self, module: &str, rank: usize) -> Result<f64> {
+    pub(crate) fn scale_of(&self, module: &str, rank: usize) -> Result<f64> {
         let alpha = self.matching(&self.alphas, module)?.unwrap_or(self.alpha);
         let rank = rank as f64;
         Ok(if self.rank_stabilised { alpha / rank.sqrt() } else { alpha / rank })

@@ -1,7 +1,7 @@
 //! Bytes at an address that blocks can be read from.
 
 /// Bytes at an address that is right for every type of block: candle panics at others.
-pub enum Aligned<'a> {
+pub(crate) enum Aligned<'a> {
     AsIs(&'a [u8]),
     Moved { buffer: Vec<u8>, start: usize },
 }
@@ -21,7 +21,7 @@ impl<'a> Aligned<'a> {
         Aligned::Moved { buffer, start }
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Aligned::AsIs(bytes) => bytes,
             Aligned::Moved { buffer, start } => buffer.get(*start..).unwrap_or_default(),

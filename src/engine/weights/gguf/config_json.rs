@@ -17,7 +17,7 @@ use crate::gguf::GgufFile;
 ///
 /// # Errors
 /// A key that is missing or of another type; the message names file and key.
-pub fn config_json(gguf: &Gguf) -> Result<Map<String, Value>> {
+pub(crate) fn config_json(gguf: &Gguf) -> Result<Map<String, Value>> {
     let reader = Keys { gguf, arch: gguf.family.arch };
     let mut config = reader.common()?;
     reader.rope(&mut config)?;

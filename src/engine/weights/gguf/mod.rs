@@ -17,5 +17,5 @@ mod names;
 mod tensors;
 mod types;
 
-pub use config_json::config_json;
-pub use tensors::Gguf;
+pub(crate) use config_json::config_json;
+pub(crate) use tensors::Gguf;

@@ -8,11 +8,11 @@
 #[derive(Debug)]
 pub(super) struct Family {
     /// Value of `general.architecture`.
-    pub arch: &'static str,
+    pub(crate) arch: &'static str,
     /// transformers' class, `architectures[0]` of a `config.json`.
-    pub class: &'static str,
+    pub(crate) class: &'static str,
     /// transformers' `model_type`.
-    pub model_type: &'static str,
+    pub(crate) model_type: &'static str,
     /// Prefix of a layer's number in transformers.
     layers: &'static str,
     /// Stems outside the layers, in addition to those of [`TOP`].
@@ -65,10 +65,10 @@ pub(super) enum Undo {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Source {
     /// Name in the GGUF file.
-    pub tensor: String,
+    pub(crate) tensor: String,
     /// Which of the matrices (or rows) that are stacked in it.
-    pub part: Option<usize>,
-    pub undo: Undo,
+    pub(crate) part: Option<usize>,
+    pub(crate) undo: Undo,
 }
 
 const TOP: Names = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
@@ -228,12 +228,12 @@ const FALCON_40B_FAMILY: Family = family("falcon", "FalconForCausalLM", "falcon"
 /// Sizes that decide between families with one architecture, and by which rows are grouped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
-    pub heads: usize,
-    pub kv_heads: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
     /// Experts of a layer; 0 if there are none.
-    pub experts: usize,
+    pub(crate) experts: usize,
     /// Layers have a norm for attention and one for the feed-forward, both before.
-    pub two_norms: bool,
+    pub(crate) two_norms: bool,
 }
 
 /// The family of an architecture.
@@ -308,7 +308,7 @@ fn lookup(stem: &str, tables: &[Names]) -> Option<&'static str> {
 impl Undo {
     /// For each row in transformers' order, which of the `rows` stored ones it is; `None` if the order is the same or
     /// `rows` doesn't divide as it has to.
-    pub fn row_order(self, rows: usize) -> Option<Vec<usize>> {
+    pub(crate) fn row_order(self, rows: usize) -> Option<Vec<usize>> {
         match self {
             Undo::Deinterleave { heads } => {
                 let width = whole(rows, heads)?;
@@ -336,7 +336,7 @@ impl Undo {
     }
 
     /// Whether rows are in another order.
-    pub fn reorders_rows(self) -> bool {
+    pub(crate) fn reorders_rows(self) -> bool {
         matches!(self, Undo::Deinterleave { .. } | Undo::Regroup { .. })
     }
 }

@@ -22,7 +22,7 @@ pub(super) const ROPE_LONG: &str = "rope_factors_long.weight";
 pub(super) const ROPE_SHORT: &str = "rope_factors_short.weight";
 
 /// The weights of an opened GGUF file.
-pub struct Gguf {
+pub(crate) struct Gguf {
     pub(super) file: GgufFile,
     pub(super) family: &'static Family,
     /// Tensors by transformers' names.
@@ -43,12 +43,12 @@ impl Gguf {
         Ok(Self { file, family, tensors })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
     /// Bytes of all tensors.
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         self.file.tensors().values().map(|stored| stored.bytes.len() as u64).sum()
     }
 
@@ -62,12 +62,12 @@ impl Gguf {
     }
 
     /// Transformers' names of all tensors.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// Whether the file holds the tensor with this name in transformers.
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
@@ -75,7 +75,7 @@ impl Gguf {
     ///
     /// # Errors
     /// No such tensor.
-    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
         let (source, stored) = self.find(name)?;
         let mut shape = slice_shape(source, stored);
         match source.undo {
@@ -131,7 +131,7 @@ impl Gguf {
     ///
     /// # Errors
     /// No such tensor, one that isn't a matrix, or a device that is full.
-    pub fn load_stacked_matmul(&self, names: &[&str], device: &Device) -> Result<Option<QMatMul>> {
+    pub(crate) fn load_stacked_matmul(&self, names: &[&str], device: &Device) -> Result<Option<QMatMul>> {
         let found = names.iter().map(|name| self.find(name)).collect::<Result<Vec<_>>>()?;
         let Some((_, first)) = found.first() else { return Ok(None) };
         let (dtype, columns) = (first.dtype, first.row_len());
@@ -167,7 +167,7 @@ impl Gguf {
     ///
     /// # Errors
     /// A tensor that isn't a vector of finite numbers above 0.
-    pub fn rope_divisors(&self) -> Result<Option<Vec<f32>>> {
+    pub(crate) fn rope_divisors(&self) -> Result<Option<Vec<f32>>> {
         self.vector(ROPE_DIVISORS)
     }
 

@@ -6,7 +6,7 @@ use candle_core::quantized::GgmlDType;
 use crate::gguf::BlockType;
 
 /// candle's name of a type.
-pub fn ggml_dtype(kind: BlockType) -> GgmlDType {
+pub(crate) fn ggml_dtype(kind: BlockType) -> GgmlDType {
     match kind {
         BlockType::F32 => GgmlDType::F32,
         BlockType::F16 => GgmlDType::F16,
@@ -27,7 +27,7 @@ pub fn ggml_dtype(kind: BlockType) -> GgmlDType {
 }
 
 /// The data type of numbers that are stored one by one.
-pub fn plain_dtype(kind: BlockType) -> Option<DType> {
+pub(crate) fn plain_dtype(kind: BlockType) -> Option<DType> {
     match kind {
         BlockType::F32 => Some(DType::F32),
         BlockType::F16 => Some(DType::F16),
