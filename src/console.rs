@@ -163,7 +163,7 @@ impl Progress {
     }
 
     /// Ends the progress, whether all steps are done or not.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 

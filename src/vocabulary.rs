@@ -27,19 +27,20 @@ macro_rules! vocabulary {
             )+
         }
 
+        #[allow(dead_code, reason = "not every enum needs all that each of them offers")]
         impl $name {
             /// In the order in which they are defined.
-            pub const ALL: [Self; [$($code),+].len()] = [$(Self::$variant),+];
+            $vis const ALL: [Self; [$($code),+].len()] = [$(Self::$variant),+];
 
             /// The stable code, as stored.
-            pub const fn code(self) -> &'static str {
+            $vis const fn code(self) -> &'static str {
                 match self {
                     $(Self::$variant => $code,)+
                 }
             }
 
             /// The words that a reader sees.
-            pub const fn words(self) -> &'static str {
+            $vis const fn words(self) -> &'static str {
                 match self {
                     $(Self::$variant => $words,)+
                 }
@@ -47,7 +48,7 @@ macro_rules! vocabulary {
 
             /// The variant of a code or of one of its aliases.
             #[deny(unreachable_patterns)]
-            pub fn from_code(code: &str) -> Option<Self> {
+            $vis fn from_code(code: &str) -> Option<Self> {
                 match code {
                     $($code $(| $alias)* => Some(Self::$variant),)+
                     _ => None,

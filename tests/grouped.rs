@@ -193,7 +193,7 @@ fn the_cache_is_sized_by_what_is_kept_of_a_token() {
 fn refused(name: &str, changes: Value) -> Error {
     let golden = Golden::read(&format!("library/{name}.json"));
     let folder = golden.model();
-    let mut config = golden.config.clone();
+    let mut config = golden.config;
     config.extend(changes.as_object().unwrap().clone());
     folder.write("config.json", &Value::Object(config).to_string());
     error_of(&folder)

@@ -34,13 +34,13 @@ pub(crate) struct Evaluations<'a>(Vec<&'a Evaluation>);
 
 impl<'a> Evaluations<'a> {
     /// Leaves out evaluations that failed or have no prompts.
-    pub fn of(evaluations: impl IntoIterator<Item = &'a Evaluation>) -> Self {
+    pub(super) fn of(evaluations: impl IntoIterator<Item = &'a Evaluation>) -> Self {
         let usable = |evaluation: &&Evaluation| evaluation.error.is_none() && !evaluation.items.is_empty();
         Self(evaluations.into_iter().filter(usable).collect())
     }
 
     /// That of a model, data type and output length.
-    pub fn find(&self, model: &str, dtype: &str, max_new_tokens: usize) -> Option<&'a Evaluation> {
+    pub(super) fn find(&self, model: &str, dtype: &str, max_new_tokens: usize) -> Option<&'a Evaluation> {
         self.of_model(model).find(|e| e.dtype == dtype && e.max_new_tokens == max_new_tokens)
     }
 
@@ -85,7 +85,7 @@ pub(crate) fn of_compared_cells<'a>(
 }
 
 /// Accuracy of each model at each output length, in the order of the run's models.
-pub fn accuracies(run: &RunInfo, evaluations: &Evaluations<'_>) -> Vec<Accuracy> {
+pub(super) fn accuracies(run: &RunInfo, evaluations: &Evaluations<'_>) -> Vec<Accuracy> {
     let position = |label: &str| run.models.iter().position(|model| model.label == label);
     let mut evaluations = evaluations.0.clone();
     evaluations.sort_by_key(|e| (position(&e.model).unwrap_or(usize::MAX), e.max_new_tokens));
@@ -111,7 +111,7 @@ fn accuracy(evaluation: &Evaluation, role: Role) -> Option<Accuracy> {
 }
 
 /// Share of exact matches with Wilson's interval; `None` without prompts.
-pub fn exact_match(evaluation: &Evaluation) -> Option<Estimate> {
+pub(super) fn exact_match(evaluation: &Evaluation) -> Option<Estimate> {
     Some(Scores::of(evaluation)?.exact_match)
 }
 

@@ -38,7 +38,11 @@ vocabulary! {
 }
 
 /// Output tokens until `training` is paid back by `saved` (joules per output token, obtained by `method`).
-pub fn break_even(training: Option<&TrainingCost>, saved: Option<Estimate>, method: Option<EnergyMethod>) -> BreakEven {
+pub(super) fn break_even(
+    training: Option<&TrainingCost>,
+    saved: Option<Estimate>,
+    method: Option<EnergyMethod>,
+) -> BreakEven {
     let Some((energy_j, training_method)) = training.and_then(energy_of) else {
         return BreakEven::Unknown(BreakEvenUnknown::NoTrainingEnergy);
     };

@@ -109,7 +109,7 @@ impl Comparing<'_> {
     ///
     /// # Errors
     /// A table lacks a column.
-    pub fn models(&self, base: &str, new: &str) -> Result<Compared> {
+    pub(super) fn models(&self, base: &str, new: &str) -> Result<Compared> {
         let matched = self.base.matched(base, self.new, new)?;
         let effects: Vec<Option<Effect>> = matched.pairs.iter().map(|pair| self.effect(pair)).collect();
         let comparisons = compare_family(&effects, self.floor);

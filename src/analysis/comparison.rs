@@ -92,7 +92,7 @@ pub(crate) struct Effect {
 
 impl Unit {
     /// A unit with one energy; `None` where it isn't positive.
-    pub fn of(joules: f64) -> Option<Self> {
+    pub(super) fn of(joules: f64) -> Option<Self> {
         ln(joules).map(|log| Self { log, joules })
     }
 
@@ -160,7 +160,7 @@ pub(crate) fn compare_one(effect: Option<Effect>, floor: f64) -> Comparison {
 }
 
 /// A comparison of which nothing is known.
-pub fn unknown() -> Comparison {
+pub(super) fn unknown() -> Comparison {
     Comparison {
         ratio: None,
         saving: None,

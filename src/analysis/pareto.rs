@@ -28,7 +28,7 @@ pub struct Point {
 
 /// One point for each cell with an energy per output token and an accuracy of the same model, data type and output
 /// length, in the order of the cells. Points of different energy methods don't dominate each other.
-pub fn points(cells: &[CellSummary], scores: &Evaluations<'_>) -> Vec<Point> {
+pub(super) fn points(cells: &[CellSummary], scores: &Evaluations<'_>) -> Vec<Point> {
     let mut points: Vec<(Point, Option<EnergyMethod>)> =
         cells.iter().filter_map(|cell| Some((point(cell, scores)?, cell.method))).collect();
     let on_front: Vec<bool> = points

@@ -66,7 +66,7 @@ const ROUNDING: f64 = 1e-9;
 
 /// One entry for each model and batch size of which something is known, in the order of the plan. (a) and (b) need
 /// `fixed` length, where the number of decoding steps is known beforehand.
-pub fn phases<'a>(cells: impl Iterator<Item = &'a CellTrials<'a>>) -> Vec<Phases> {
+pub(super) fn phases<'a>(cells: impl Iterator<Item = &'a CellTrials<'a>>) -> Vec<Phases> {
     let mut groups: Vec<Vec<&CellTrials<'_>>> = Vec::new();
     for cell in cells {
         match groups.iter_mut().find(|group| differs_in_length_alone(group[0], cell)) {

@@ -69,7 +69,13 @@ pub(crate) enum Unit {
 
 impl WindowRow {
     /// Compares a window with itself, recomputed.
-    pub fn new(key: &TrialKey, stored: Drawn, recomputed: Drawn, residual: Option<f64>, validity: Validity) -> Self {
+    pub(crate) fn new(
+        key: &TrialKey,
+        stored: Drawn,
+        recomputed: Drawn,
+        residual: Option<f64>,
+        validity: Validity,
+    ) -> Self {
         let power = |drawn: Drawn| drawn.energy.map(|energy| energy / drawn.duration);
         let energies = stored.energy.zip(recomputed.energy);
         Self {

@@ -66,7 +66,7 @@ pub struct OverallSaving {
 ///
 /// # Errors
 /// The frame lacks a column.
-pub fn savings(
+pub(super) fn savings(
     run: &RunInfo,
     frame: &Frame,
     cells: &[CellSummary],

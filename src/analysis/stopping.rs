@@ -32,7 +32,7 @@ impl Stopping {
 }
 
 /// Which cells of a run with adaptive repeats have an interval as narrow as it asked for.
-pub fn stopping(run: &RunInfo, cells: &[CellTrials<'_>]) -> Option<Stopping> {
+pub(super) fn stopping(run: &RunInfo, cells: &[CellTrials<'_>]) -> Option<Stopping> {
     let adaptive = run.protocol.adaptive?;
     let values = |cell: &CellTrials<'_>| -> Vec<f64> {
         cell.valid().filter_map(|(_, window)| window.ept_out.map(JoulesPerToken::get)).collect()

@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::measuring::{BenchArgs, MeterArgs, PlaceArgs, PlanArgs, RunArgs};
+pub(crate) use self::measuring::{BenchArgs, MeterArgs, PlanArgs, RunArgs};
 pub(crate) use self::reading::{DiffArgs, ExplainArgs, RecomputeArgs, ReportArgs};
 pub(crate) use self::values::Format;
 

@@ -15,7 +15,7 @@ use crate::record::Decoding;
 ///
 /// # Errors
 /// There is no such run or model.
-pub fn diff(arguments: &DiffArgs) -> Result<Exit> {
+pub(super) fn diff(arguments: &DiffArgs) -> Result<Exit> {
     let runs: Vec<Analysed> = arguments.runs.iter().map(|root| analyse(root)).collect::<Result<_>>()?;
     let diff = compare(&runs, arguments)?;
     match arguments.format {

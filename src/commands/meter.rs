@@ -43,7 +43,7 @@ struct PresetReport {
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn meter(arguments: &MeterArgs) -> Result<Exit> {
+pub(super) fn meter(arguments: &MeterArgs) -> Result<Exit> {
     let gpu = DeviceChoice::Auto.gpu_index();
     let engine_gpus = gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect();
     let options = MeterOptions { engine_gpus, ..MeterOptions::default() };

@@ -15,7 +15,7 @@ pub(crate) struct Heads {
 
 impl Heads {
     /// The heads of a model.
-    pub fn of(attention: &Attention) -> Self {
+    pub(super) fn of(attention: &Attention) -> Self {
         Self { queries: attention.heads, keys: attention.kv_heads, width: attention.head_dim }
     }
 

@@ -142,7 +142,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// The tensors of a model. `has` says whether the files hold a name, which decides between several ways
     /// to name the same tensor.
-    pub fn new(config: &Config, has: impl Fn(&str) -> bool) -> Self {
+    pub(super) fn new(config: &Config, has: impl Fn(&str) -> bool) -> Self {
         let named = |prefix: &str| has(&format!("{prefix}{}.weight", config.names.embedding));
         // some checkpoints hold only the inner model, whose names lack the first part of the prefix
         let inner = config.names.prefix.split_once('.').map_or("", |(_, rest)| rest);

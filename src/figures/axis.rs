@@ -151,7 +151,7 @@ impl Panel {
     }
 
     /// The place of a point.
-    pub fn at(&self, x: f64, y: f64) -> At {
+    pub(crate) fn at(&self, x: f64, y: f64) -> At {
         (self.x_at(x), self.y_at(y))
     }
 
@@ -200,7 +200,7 @@ impl Panel {
     }
 
     /// The name of the panel, bold above its left edge.
-    pub fn name(&self, picture: &mut Picture, name: &str) {
+    pub(crate) fn name(&self, picture: &mut Picture, name: &str) {
         let at = (self.left, self.top - 5.0);
         picture.text(Text { bold: true, size: MEDIUM, ..Text::new(name, at) });
     }

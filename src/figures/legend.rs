@@ -9,7 +9,7 @@ const MARKER_SPACE: f64 = 2.0 * MARKER + 4.0;
 const LONGEST: f64 = 170.0;
 
 /// Draws the caveat at the top right and the models from the top left; returns the height that they take.
-pub fn draw(picture: &mut Picture, models: &[ModelStyle], lines: bool, caveat: Option<&str>) -> f64 {
+pub(crate) fn draw(picture: &mut Picture, models: &[ModelStyle], lines: bool, caveat: Option<&str>) -> f64 {
     let reserved = caveat.map_or(0.0, |text| pill(picture, text) + GAP);
     let right = picture.width - MARGIN;
     let mut row = 0;

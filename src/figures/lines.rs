@@ -83,7 +83,7 @@ impl Curve {
 }
 
 /// The cells with a known energy per output token; `None` if they don't differ along the axis.
-pub fn series(study: &Study, along: Along) -> Option<LinesData> {
+pub(crate) fn series(study: &Study, along: Along) -> Option<LinesData> {
     let styles = Styles::of(study);
     let known = |cell: &&CellSummary| cell.ept_out_j.is_some_and(|e| e.value.is_finite());
     let cells: Vec<&CellSummary> = study.cells.iter().filter(known).collect();

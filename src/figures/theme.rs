@@ -74,7 +74,7 @@ pub(crate) struct ModelStyle {
 
 impl ModelStyle {
     /// The label with the role, unless the label contains it.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let role = self.role.words();
         if self.role == Role::Model || self.label.contains(role) {
             return self.label.clone();
@@ -89,7 +89,7 @@ pub(crate) struct Styles(Vec<ModelStyle>);
 
 impl Styles {
     /// Gives each model of `study` its colour and marker; models that appear nowhere else come last.
-    pub fn of(study: &Study) -> Self {
+    pub(crate) fn of(study: &Study) -> Self {
         let cells = study.cells.iter().map(|cell| (cell.model.as_str(), cell.role));
         let others = study.accuracies.iter().map(|a| (a.model.as_str(), a.role));
         let saved = study.savings.iter().map(|s| (s.student.as_str(), s.role));

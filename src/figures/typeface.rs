@@ -15,7 +15,7 @@ pub(crate) const FAMILY: &str = "Noto Sans, Helvetica Neue, Helvetica, Arial, Li
 pub(crate) const LINE_HEIGHT: f64 = 1.362;
 
 /// Makes the embedded typeface known to plotters; does so once.
-pub fn load() {
+pub(super) fn load() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         for bold in [false, true] {

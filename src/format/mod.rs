@@ -18,7 +18,7 @@ pub(crate) use number::{
 };
 pub use quantity::coverage;
 pub(crate) use quantity::{
-    bytes, celsius, celsius_range, duration, joules, joules_per_token, megahertz, passes, seconds, signed_watts, watts,
+    bytes, celsius_range, duration, joules, joules_per_token, megahertz, passes, seconds, signed_watts, watts,
     window_length,
 };
 pub(crate) use scale::Scale;

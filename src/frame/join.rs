@@ -62,7 +62,7 @@ impl<'a> Row<'a> {
     }
 
     /// Mean power of the window.
-    pub fn power(&self) -> Option<Watts> {
+    pub(super) fn power(&self) -> Option<Watts> {
         let measurement = self.measurement()?;
         Some(measurement.energy.total_j? / measurement.window.duration())
     }
@@ -112,7 +112,7 @@ impl<'a> Row<'a> {
 
     /// Share of the window in which each clock event was active, on the GPU where it was active longest; `None` without
     /// telemetry.
-    pub fn clock_events(&self) -> Option<BTreeMap<ClockEvent, f64>> {
+    pub(super) fn clock_events(&self) -> Option<BTreeMap<ClockEvent, f64>> {
         let conditions = &self.measurement()?.conditions;
         let mut shares: BTreeMap<ClockEvent, f64> = BTreeMap::new();
         for (event, share) in conditions.iter().flat_map(|gpu| &gpu.clock_events) {

@@ -9,9 +9,10 @@ mod scores;
 mod tables;
 mod view;
 
-pub(crate) use self::columns::{COLUMNS, Definition};
-pub(crate) use self::pairs::{CellSide, Energy, Matched, Pair, Side};
+pub(crate) use self::pairs::{CellSide, Energy, Pair, Side};
 pub(crate) use self::scores::Scores;
 pub use self::scores::rouge_l;
 pub use self::tables::Frame;
-pub(crate) use self::view::{CellTrials, PhaseRow, TrialOutcome, TrialRow, WindowRow};
+#[cfg(test)]
+pub(crate) use self::view::PhaseRow;
+pub(crate) use self::view::{CellTrials, TrialOutcome, TrialRow, WindowRow};

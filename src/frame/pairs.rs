@@ -63,7 +63,7 @@ pub(crate) struct Matched {
 impl Side {
     /// # Errors
     /// A table lacks a column.
-    pub fn new(runs: &[&Frame]) -> Result<Self> {
+    pub(crate) fn new(runs: &[&Frame]) -> Result<Self> {
         let mut plan: Option<DataFrame> = None;
         let mut energies = HashMap::new();
         for (run, frame) in (0u32..).zip(runs) {

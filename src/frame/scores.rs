@@ -18,7 +18,7 @@ pub(crate) struct Scores {
 
 impl Scores {
     /// `None` if the evaluation failed or has no prompts.
-    pub fn of(evaluation: &Evaluation) -> Option<Self> {
+    pub(crate) fn of(evaluation: &Evaluation) -> Option<Self> {
         let items = evaluation.error.is_none().then_some(&evaluation.items)?;
         let (matches, rouge_l) = (exact_matches(items), rouge_l(items));
         let spread = Contrast::of_mean(&rouge_l)?.spread;

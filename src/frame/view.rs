@@ -11,7 +11,7 @@ use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
 
 /// A cell of the plan with its trials.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CellTrials<'a> {
+pub(crate) struct CellTrials<'a> {
     pub(crate) spec: &'a CellSpec,
     /// `None` if the run lists no such model.
     pub(crate) model: Option<&'a ModelMeta>,
@@ -41,7 +41,7 @@ pub(crate) enum TrialOutcome {
 
 /// One measured window. Its columns are described in [`super::COLUMNS`].
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct WindowRow {
+pub(crate) struct WindowRow {
     pub(crate) method: Option<EnergyMethod>,
     pub(crate) energy: Option<Joules>,
     pub(crate) net_energy: Option<Joules>,
@@ -94,7 +94,7 @@ pub(crate) struct PhaseRow {
 
 impl CellTrials<'_> {
     /// The valid trials with their blocks.
-    pub fn valid(&self) -> impl Iterator<Item = (u32, &WindowRow)> {
+    pub(crate) fn valid(&self) -> impl Iterator<Item = (u32, &WindowRow)> {
         self.trials.iter().filter_map(|trial| match &trial.outcome {
             TrialOutcome::Measured(window, true) => Some((trial.block, &**window)),
             _ => None,
@@ -102,7 +102,7 @@ impl CellTrials<'_> {
     }
 
     /// The measured windows, valid or not.
-    pub fn measured(&self) -> impl Iterator<Item = &WindowRow> {
+    pub(crate) fn measured(&self) -> impl Iterator<Item = &WindowRow> {
         self.trials.iter().filter_map(|trial| match &trial.outcome {
             TrialOutcome::Measured(window, _) => Some(&**window),
             _ => None,
@@ -110,7 +110,7 @@ impl CellTrials<'_> {
     }
 
     /// How the energy was obtained, if all valid trials with an energy agree.
-    pub fn method(&self) -> Option<EnergyMethod> {
+    pub(crate) fn method(&self) -> Option<EnergyMethod> {
         let mut methods = self.valid().filter(|(_, window)| window.energy.is_some()).map(|(_, window)| window.method);
         let first = methods.next()??;
         methods.all(|method| method == Some(first)).then_some(first)

@@ -40,7 +40,7 @@ pub(super) struct Cache {
 
 impl Cache {
     /// The folder of a repository in the cache at `root`; it doesn't have to be there.
-    pub fn new(root: &Path, kind: Kind, repository: &str) -> Self {
+    pub(super) fn new(root: &Path, kind: Kind, repository: &str) -> Self {
         let kind = match kind {
             Kind::Model => "models",
             Kind::Dataset => "datasets",

@@ -70,7 +70,7 @@ pub(super) struct Remote {
 impl Remote {
     /// The digest that the contents must have: a large file's ETag is its SHA-256. A small file's ETag is git's own
     /// digest, so only its length is checked.
-    pub fn sha256(&self) -> Option<&str> {
+    pub(super) fn sha256(&self) -> Option<&str> {
         let digest = self.etag.len() == 64 && self.etag.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
         digest.then_some(self.etag.as_str())
     }
@@ -91,7 +91,7 @@ impl From<Error> for Failure {
 }
 
 impl Hub {
-    pub fn new(environment: Environment) -> Result<Self> {
+    pub(super) fn new(environment: Environment) -> Result<Self> {
         check_endpoint(&environment.endpoint)?;
         if environment.token.as_ref().is_some_and(|token| HeaderValue::from_str(token).is_err()) {
             return Err(Error::input("the token of the hub has characters that no token has")

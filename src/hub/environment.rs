@@ -24,7 +24,7 @@ pub(super) struct Environment {
 
 impl Environment {
     /// The environment of this process.
-    pub fn read() -> Self {
+    pub(super) fn read() -> Self {
         Self::from(|name| std::env::var(name).ok(), std::env::home_dir().unwrap_or_default())
     }
 

@@ -24,7 +24,7 @@ use download::Download;
 use environment::Environment;
 use files::Needed;
 
-pub(crate) use source::{Gguf, Source, is_gguf};
+pub(crate) use source::{Source, is_gguf};
 pub(crate) use watch::{Event, Watch};
 
 use crate::error::{Context, Error, Result};

@@ -24,7 +24,7 @@ vocabulary! {
 
 impl Method {
     /// The energy of a window by this method; `None` if its source has no readings for it.
-    pub fn energy(self, window: &WindowEnergy) -> Option<Joules> {
+    pub(crate) fn energy(self, window: &WindowEnergy) -> Option<Joules> {
         match self {
             Method::Counter => window.total_j,
             Method::Power => window.integral_j,
@@ -49,7 +49,7 @@ impl Cut {
     ///
     /// # Errors
     /// Nothing is left, or the part would reach beyond the window: work of another kind may lie there.
-    pub fn of(self, t0: Seconds, t1: Seconds) -> Result<(Seconds, Seconds)> {
+    pub(crate) fn of(self, t0: Seconds, t1: Seconds) -> Result<(Seconds, Seconds)> {
         let (from, to) = match self {
             Cut::Whole => return Ok((t0, t1)),
             Cut::Trim(edge) => (t0 + edge, t1 - edge),

@@ -64,7 +64,7 @@ impl Codec {
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
         match self {
             Codec::Text(text) => text.prompter.tokenizer().decode(ids),
             Codec::Words => Ok(synthetic::ids_to_text(ids)),

@@ -20,7 +20,7 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    pub fn new(offline: bool, watch: hub::Watch) -> Self {
+    pub(super) fn new(offline: bool, watch: hub::Watch) -> Self {
         Self { offline, watch, found: RefCell::default() }
     }
 
@@ -33,7 +33,7 @@ impl Finder {
     ///
     /// # Errors
     /// The folder or file doesn't exist, or the hub can't give the model.
-    pub fn find(&self, base: &Path, source: &str, revision: Option<&str>) -> Result<Location> {
+    pub(super) fn find(&self, base: &Path, source: &str, revision: Option<&str>) -> Result<Location> {
         let hint = "a local source starts with `./`, `../`, `~/` or `/` and is relative to the sweep file; \
                     a hub id has the form `owner/name`";
         match place(base, source) {

@@ -37,7 +37,7 @@ pub(crate) struct Loader {
 
 impl Loader {
     /// A loader for the sources of a file in the folder `base`; `watch` is notified of downloads from the hub.
-    pub fn new(base: PathBuf, device: DeviceChoice, offline: bool, watch: hub::Watch) -> Self {
+    pub(crate) fn new(base: PathBuf, device: DeviceChoice, offline: bool, watch: hub::Watch) -> Self {
         Self { base, device, finder: Finder::new(offline, watch), prompts: None }
     }
 
@@ -66,7 +66,7 @@ impl Loader {
     ///
     /// # Errors
     /// The model or its adapter can't be found or isn't supported.
-    pub fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
+    pub(crate) fn inspect(&self, model: &ModelSpec) -> Result<Option<ModelSummary>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         let location = self.locate(model)?;
         let Some((path, commit)) = location.files() else { return Ok(None) };
@@ -125,7 +125,7 @@ impl Loader {
     }
 
     /// The data type that a model will run in, given what its weights are stored in.
-    pub fn dtype(&self, model: &ModelSpec, summary: Option<&ModelSummary>) -> String {
+    pub(crate) fn dtype(&self, model: &ModelSpec, summary: Option<&ModelSummary>) -> String {
         let asked = model.dtype.map(Dtype::name);
         let only = summary.and_then(|summary| summary.only_dtype);
         let stored = summary.map(|summary| summary.stored_dtype.as_str());
@@ -141,7 +141,7 @@ impl Loader {
     ///
     /// # Errors
     /// Its files are missing, malformed or not supported, or it doesn't fit.
-    pub fn engine(&self, model: &ModelSpec, clock: &Clock) -> Result<Box<dyn Engine>> {
+    pub(crate) fn engine(&self, model: &ModelSpec, clock: &Clock) -> Result<Box<dyn Engine>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         if let ModelSource::Synthetic(spec) = &model.source {
             return Ok(Box::new(Synthetic::new(spec.clone(), device(clock)?).map_err(at)?));
@@ -184,7 +184,7 @@ impl Loader {
     ///
     /// # Errors
     /// As for [`Loader::engine`] and [`Loader::codec`].
-    pub fn load(&self, model: &ModelSpec, clock: &Clock) -> Result<Model> {
+    pub(crate) fn load(&self, model: &ModelSpec, clock: &Clock) -> Result<Model> {
         Ok(Model { engine: self.engine(model, clock)?, codec: self.codec(model)? })
     }
 }

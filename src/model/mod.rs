@@ -6,6 +6,6 @@ mod loader;
 mod location;
 mod prompting;
 
-pub(crate) use codec::{Codec, RandomCodec, TextCodec, TokenizedPrompts, check_lengths};
+pub(crate) use codec::{Codec, TokenizedPrompts, check_lengths};
 pub(crate) use loader::{Loader, Model};
 pub(crate) use location::Location;

@@ -34,7 +34,7 @@ impl Row {
 }
 
 /// Reads one JSON object per line; blank lines are skipped.
-pub fn parse(text: &str) -> Result<Vec<Row>> {
+pub(super) fn parse(text: &str) -> Result<Vec<Row>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| serde_json::from_str(line).map_err(|error| bad_row(index + 1, &error))).collect()
 }

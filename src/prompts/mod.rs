@@ -7,5 +7,4 @@ mod set;
 
 pub use dolly::Row;
 pub(crate) use item::PromptItem;
-pub(crate) use numpy::permutation;
 pub use set::PromptSet;

@@ -14,7 +14,7 @@ pub(crate) struct Around<'a> {
 
 impl<'a> Around<'a> {
     /// The last baseline counts if one was measured twice.
-    pub fn of(trial: &Trial, baselines: &'a [Baseline]) -> Self {
+    pub(crate) fn of(trial: &Trial, baselines: &'a [Baseline]) -> Self {
         let at = |time: BaselineTime| {
             let own = |line: &&Baseline| {
                 (line.model.as_str(), line.block, line.part) == (trial.cell.model.as_str(), trial.block, trial.part)
@@ -30,7 +30,7 @@ impl<'a> Around<'a> {
     }
 
     /// The mean of the two, or the only one, or the one that the trial recorded.
-    pub fn power(&self) -> Option<Watts> {
+    pub(crate) fn power(&self) -> Option<Watts> {
         match (self.before, self.after) {
             (Some(before), Some(after)) => Some((before.idle.power_w + after.idle.power_w) * 0.5),
             (Some(only), None) | (None, Some(only)) => Some(only.idle.power_w),

@@ -20,7 +20,6 @@ pub use crate::host::Host;
 pub(crate) use self::baseline::Around;
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
-pub(crate) use self::decoding::BadSetting;
 pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, PhaseSplit, WindowEnergy};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};

@@ -48,7 +48,7 @@ const FORMULAS: [Formula; 6] = [
 ///
 /// # Errors
 /// A template uses a name that it isn't given.
-pub fn method(run: &RunInfo, study: &Study) -> Result<Method> {
+pub(super) fn method(run: &RunInfo, study: &Study) -> Result<Method> {
     let meters = distinct_meters(run);
     let mut conclusions = template::paragraphs("limits.txt", limits(run, study, &meters))?;
     conclusions.extend(meters.iter().flat_map(|meter| meter.notes.iter().cloned()));

@@ -76,7 +76,7 @@ impl Page {
     ///
     /// # Errors
     /// A template of prose uses a name that it isn't given.
-    pub fn new(run: &RunInfo, study: &Study, figures: &[FigureFile]) -> Result<Self> {
+    pub(super) fn new(run: &RunInfo, study: &Study, figures: &[FigureFile]) -> Result<Self> {
         let answer = headline::answer(run, study);
         let validity: Vec<Table> = validity::reasons(study).into_iter().chain(validity::failures(study)).collect();
         Ok(Self {

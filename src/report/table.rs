@@ -85,17 +85,17 @@ impl Column {
 }
 
 impl TableRow {
-    pub fn new(cells: Vec<Cell>) -> Self {
+    pub(super) fn new(cells: Vec<Cell>) -> Self {
         Self { cells, total: false }
     }
 }
 
 impl Cell {
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(super) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
-    pub fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         Self::new(format::UNKNOWN)
     }
 
@@ -130,7 +130,7 @@ pub(crate) struct FilledColumn {
 }
 
 impl FilledColumn {
-    pub fn new<T>(head: Column, rows: &[T], cell: impl Fn(&T) -> Option<Cell>) -> Self {
+    pub(super) fn new<T>(head: Column, rows: &[T], cell: impl Fn(&T) -> Option<Cell>) -> Self {
         Self { head, cells: rows.iter().map(cell).collect(), note: None }
     }
 

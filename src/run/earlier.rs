@@ -19,7 +19,7 @@ pub(crate) struct Earlier {
 
 impl Earlier {
     /// Reads the run in `root`, if it was measured by the same meter.
-    pub fn find(root: &Path, meter: &MeterInfo) -> Self {
+    pub(crate) fn find(root: &Path, meter: &MeterInfo) -> Self {
         let none = |why: String| Self { known: Known::default(), spread: None, source: Err(why) };
         if !root.join("run.json").exists() {
             return none(format!("no earlier run in `{}`", root.display()));

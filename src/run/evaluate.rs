@@ -45,7 +45,7 @@ impl<'a> Scoring<'a> {
     ///
     /// # Errors
     /// An interruption, or a failure of the disk.
-    pub fn score(&self, dir: &mut RunDir) -> Result<()> {
+    pub(super) fn score(&self, dir: &mut RunDir) -> Result<()> {
         let dataset_sha256 = self.set.sha256();
         for missing in &self.missing {
             let start = Instant::now();

@@ -20,7 +20,7 @@ pub(super) struct Finished {
 
 impl Finished {
     /// A trial that ran on a model.
-    pub fn new(cell: &CellSpec, started_at: String, measured: Measured, loaded: &Loaded) -> Self {
+    pub(super) fn new(cell: &CellSpec, started_at: String, measured: Measured, loaded: &Loaded) -> Self {
         let lines = generation_lines(cell, &loaded.prompts, &measured);
         Self { started_at, outcome: measured.outcome, lines, trace: measured.trace }
     }
@@ -40,7 +40,7 @@ impl Finished {
     }
 
     /// One line for the progress.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match &self.outcome {
             Outcome::Measured(measurement) => {
                 let per_token = format::joules_per_token(measurement.ept_out());

@@ -22,7 +22,7 @@ pub(crate) struct Device {
 
 impl Device {
     /// The device of a model, as it is now.
-    pub fn of(loader: &Loader, model: &ModelSpec) -> Self {
+    pub(crate) fn of(loader: &Loader, model: &ModelSpec) -> Self {
         Self { free: loader.free_memory(model), is_gpu: loader.first_device(model).is_gpu() }
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Learned {
 
 impl Learned {
     /// What earlier trials show. `begun` are blocks beyond the planned ones that are under way.
-    pub fn new<'a>(trials: impl Iterator<Item = &'a Trial>, begun: impl Iterator<Item = u32>) -> Self {
+    pub(super) fn new<'a>(trials: impl Iterator<Item = &'a Trial>, begun: impl Iterator<Item = u32>) -> Self {
         let further = begun.map(|block| (block, true)).collect();
         let mut learned = Self { fit: Fit::default(), spread: Spread::default(), further, misfits: BTreeMap::new() };
         for trial in trials {

@@ -37,7 +37,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub fn new(kind: FailureKind, error: Error) -> Self {
+    pub(super) fn new(kind: FailureKind, error: Error) -> Self {
         // a meter fails in its own way, whatever it was measuring. Running out of memory doesn't: while a model is
         // loaded it says nothing about the cells, since another process may hold the memory
         let kind = if error.kind_of() == Kind::Meter { FailureKind::Meter } else { kind };
@@ -47,7 +47,7 @@ impl Failure {
 
 impl Encoder {
     /// Opens the model's tokenizer and encodes the prompts of the energy windows.
-    pub fn new(prepared: &Prepared, spec: &ModelSpec) -> Result<Self, Failure> {
+    pub(super) fn new(prepared: &Prepared, spec: &ModelSpec) -> Result<Self, Failure> {
         let codec = prepared.loader.codec(spec).map_err(|error| Failure::new(FailureKind::Load, error))?;
         let texts = prepared.prompts.items.iter().map(|item| item.text.as_str());
         let encoded = codec.prompts(texts).map_err(|error| Failure::new(FailureKind::Prompt, error))?;
@@ -60,7 +60,7 @@ impl Encoder {
     }
 
     /// Loads the weights.
-    pub fn load(
+    pub(super) fn load(
         self,
         prepared: &Prepared,
         spec: &ModelSpec,

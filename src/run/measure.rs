@@ -31,7 +31,7 @@ pub(super) struct Measuring<'a> {
 
 impl<'a> Measuring<'a> {
     /// Gets ready to measure what remains.
-    pub fn new(setup: Setup<'a>, meter: &'a mut dyn Meter, dir: &'a mut RunDir, remaining: Remaining) -> Self {
+    pub(super) fn new(setup: Setup<'a>, meter: &'a mut dyn Meter, dir: &'a mut RunDir, remaining: Remaining) -> Self {
         let progress = setup.console.progress(remaining.done + remaining.trials(), remaining.done);
         let Remaining { sessions, learned, .. } = remaining;
         Self { setup, meter, dir, sessions, learned, progress, kept: None }

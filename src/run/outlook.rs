@@ -54,7 +54,7 @@ pub(crate) struct CellOutlook {
 
 impl<'a> Outlook<'a> {
     /// Looks at the meter, the models and the prompts, collecting problems.
-    pub fn new(prepared: &'a Prepared) -> Self {
+    pub(crate) fn new(prepared: &'a Prepared) -> Self {
         let mut outlook = Self {
             prepared,
             meter: None,

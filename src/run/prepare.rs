@@ -42,7 +42,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The sweep file, a prompt file or the plan is wrong.
-    pub fn new(file: &Path, device: DeviceChoice, offline: bool, watch: Watch) -> Result<Self> {
+    pub(crate) fn new(file: &Path, device: DeviceChoice, offline: bool, watch: Watch) -> Result<Self> {
         device.check()?;
         let (spec, yaml) = SweepSpec::read(file)?;
         let base = file.parent().unwrap_or(Path::new("")).to_owned();

@@ -40,7 +40,7 @@ pub(crate) struct Recomputed {
 ///
 /// # Errors
 /// Nothing measured matches, or the method's source was never recorded.
-pub fn windows(stored: &Stored, request: Request<'_>) -> Result<Recomputed> {
+pub(crate) fn windows(stored: &Stored, request: Request<'_>) -> Result<Recomputed> {
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     let wanted = |trial: &&Trial| request.only.is_none_or(|filter| filter.matches(&trial.cell.id));
     for trial in stored.trials.iter().filter(wanted) {

@@ -21,7 +21,7 @@ pub(super) struct Remaining {
 
 impl Remaining {
     /// Takes the done trials out of the plan.
-    pub fn new(setup: Setup<'_>, run: &RunInfo, trials: &[Trial], retry_failed: bool) -> Self {
+    pub(super) fn new(setup: Setup<'_>, run: &RunInfo, trials: &[Trial], retry_failed: bool) -> Self {
         let done = done_trials(trials, retry_failed);
         let kept = trials.iter().filter(|trial| done.contains(&trial.key()));
         let learned = Learned::new(kept, begun(&done, run.blocks));
@@ -31,7 +31,7 @@ impl Remaining {
     }
 
     /// How many trials are left, those included that may turn out not to be needed.
-    pub fn trials(&self) -> usize {
+    pub(super) fn trials(&self) -> usize {
         self.sessions.iter().map(|session| session.cells.len()).sum()
     }
 

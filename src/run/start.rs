@@ -22,7 +22,7 @@ pub(crate) struct Start<'a> {
 impl<'a> Start<'a> {
     /// Compares the plan with what earlier starts did. `info` describes the run as this start sees it; trials that
     /// failed count as left if `retry_failed`.
-    pub fn new(
+    pub(crate) fn new(
         setup: Setup<'a>,
         info: RunInfo,
         trials: &[Trial],

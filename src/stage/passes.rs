@@ -40,7 +40,7 @@ pub(crate) struct Totals {
 }
 
 impl<'a> Batches<'a> {
-    pub fn new(
+    pub(super) fn new(
         prompts: &'a [Prompt],
         batch_size: usize,
         options: GenerateOptions,
@@ -97,7 +97,7 @@ impl<'a> Batches<'a> {
     }
 
     /// When the engine did what, as a source of the trace; `None` if it doesn't report that.
-    pub fn phases(&mut self) -> Option<SourceTrace> {
+    pub(super) fn phases(&mut self) -> Option<SourceTrace> {
         let samples = std::mem::take(&mut self.marks);
         (!samples.is_empty()).then(|| SourceTrace {
             domain: WORK.into(),

@@ -101,7 +101,7 @@ impl Contrast {
     }
 
     /// The two-sided interval of a given confidence.
-    pub fn interval(&self, confidence: f64) -> Option<Interval> {
+    pub(crate) fn interval(&self, confidence: f64) -> Option<Interval> {
         let spread = self.spread?;
         let half = t_quantile(0.5 + confidence / 2.0, spread.freedom) * spread.standard_error;
         Some(Interval { low: self.value - half, high: self.value + half })

@@ -10,7 +10,7 @@ mod proportion;
 pub use self::estimate::{Estimate, Interval};
 pub(crate) use self::holm::holm_known;
 pub use self::mean::mean;
-pub(crate) use self::mean::{Contrast, Spread, ln, paired_difference, t_quantile};
+pub(crate) use self::mean::{Contrast, ln, paired_difference, t_quantile};
 pub(crate) use self::polynomial::{WeightedPoint, weighted_polynomial};
 pub(crate) use self::precision::{Precision, precision};
 pub(crate) use self::proportion::{paired_proportions, proportion, proportion_stderr};

@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 ///
 /// # Errors
 /// The file can't be read or written, or a line before the last one is damaged.
-pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
+pub(super) fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
     let what = || format!("can't open `{}`", path.display());
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context(what)?;
     let mut bytes = Vec::new();
@@ -30,7 +30,7 @@ pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>)> {
 ///
 /// # Errors
 /// The file can't be read, or a line before the last one is damaged.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let bytes = std::fs::read(path).context(|| format!("can't read `{}`", path.display()))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     parse(path, &bytes[..whole])

@@ -59,7 +59,7 @@ impl Design {
     ///
     /// # Errors
     /// The cells of the sweep contradict one another.
-    pub fn of(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Self> {
+    pub(crate) fn of(spec: &SweepSpec, meter: &MeterInfo, known: &Known) -> Result<Self> {
         let cells = cells(spec)?;
         Ok(Self::with(spec.clone(), &cells, meter, known))
     }
@@ -209,9 +209,9 @@ fn thinnings(spec: &SweepSpec) -> Vec<SweepSpec> {
     let mut all = vec![spec.clone()];
     while batch > 2 || length > 2 {
         if length >= batch {
-            length -= 1
+            length -= 1;
         } else {
-            batch -= 1
+            batch -= 1;
         }
         all.push(thinned(spec, batch, length));
     }

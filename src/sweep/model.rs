@@ -88,7 +88,7 @@ impl fmt::Display for Dtype {
 
 impl Dtype {
     /// The name, as in the sweep file.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "f32",
             Dtype::F16 => "f16",
@@ -99,7 +99,7 @@ impl Dtype {
 
 impl ModelSource {
     /// How the sweep file names it.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             ModelSource::Name(name) => name,
             ModelSource::Synthetic(_) => "synthetic",

@@ -94,7 +94,7 @@ impl CellFilter {
     ///
     /// # Errors
     /// The glob is malformed.
-    pub fn new(glob: &str) -> Result<Self> {
+    pub(crate) fn new(glob: &str) -> Result<Self> {
         let bad = |error: globset::Error| {
             Error::input(format!("bad glob `{glob}`: {}", error.kind())).hint("for example `teacher.b8.*` or `*.n32`")
         };

@@ -8,10 +8,10 @@ use crate::record::{Decoding, OutputLength};
 use crate::sweep::default::default_seed;
 use crate::sweep::measure::MeasureSpec;
 
-pub(crate) use crate::sweep::axis::{Axes, Axis, ModelAxes};
+pub(crate) use crate::sweep::axis::Axes;
 pub(crate) use crate::sweep::default::Auto;
 pub(crate) use crate::sweep::model::{Dtype, ModelSource, ModelSpec, WeightsChoice};
-pub(crate) use crate::sweep::prompts::{PromptSpec, RandomPrompts, TemplateChoice, Variables};
+pub(crate) use crate::sweep::prompts::{PromptSpec, TemplateChoice};
 
 /// A whole sweep file.
 #[derive(Debug, Clone, PartialEq, DeriveDeserialize, Serialize)]

@@ -41,7 +41,7 @@ impl Compiled {
     ///
     /// # Errors
     /// The template isn't valid; the message says where.
-    pub fn new(source: &str, date: Date) -> Result<Self> {
+    pub(crate) fn new(source: &str, date: Date) -> Result<Self> {
         if source.len() > LONGEST_SOURCE {
             return Err(Error::input(format!("a template of {} bytes is too long", source.len())));
         }
@@ -56,7 +56,7 @@ impl Compiled {
     ///
     /// # Errors
     /// The template calls `raise_exception`, uses a value that isn't there, or does too much work.
-    pub fn render(&self, context: impl Serialize) -> Result<String> {
+    pub(crate) fn render(&self, context: impl Serialize) -> Result<String> {
         let context = Value::from(Serde(context));
         let rendered = on_large_stack(|| self.environment.get_template(NAME)?.render(context));
         rendered?.map_err(|cause| explain(&cause))

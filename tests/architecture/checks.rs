@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use crate::source::{Kind, Named, SourceFile, Token, Tree};
 
 /// The rooms of `docs/design.md`, read from its table.
-pub struct Rooms {
+pub(crate) struct Rooms {
     /// From the top of the import order to its end.
     pub order: Vec<String>,
     /// Third-party crate → the rooms that may use it.
@@ -16,7 +16,7 @@ pub struct Rooms {
 
 impl Rooms {
     /// Reads the table under the heading that begins with `## Rooms`, and the sentence that states the size budget.
-    pub fn read(design: &str) -> Self {
+    pub(crate) fn read(design: &str) -> Self {
         let section = design.split("\n## ").find(|section| section.starts_with("Rooms")).expect("a section `Rooms`");
         let section = section.split("\n### ").next().unwrap_or(section);
         let (mut order, mut doors) = (vec![], BTreeMap::<String, BTreeSet<String>>::new());
@@ -45,7 +45,7 @@ fn in_backticks(cell: &str) -> Vec<String> {
 }
 
 /// The names of `[dependencies]`, as code writes them.
-pub fn dependencies(manifest: &str) -> BTreeSet<String> {
+pub(crate) fn dependencies(manifest: &str) -> BTreeSet<String> {
     let section = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]"));
     let lines = section.expect("a section `[dependencies]`").lines();
     let names = lines.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
@@ -66,7 +66,7 @@ fn imports(tree: &Tree) -> impl Iterator<Item = (&SourceFile, &Named, Vec<String
 }
 
 /// Rooms without a row, and rows without a room.
-pub fn missing_rooms(tree: &Tree, rooms: &Rooms) -> Vec<String> {
+pub(crate) fn missing_rooms(tree: &Tree, rooms: &Rooms) -> Vec<String> {
     let there: BTreeSet<&str> =
         tree.files.iter().filter(|file| !file.test && file.path != "lib.rs").map(SourceFile::room).collect();
     let without_row = there.iter().filter(|room| rooms.place(room).is_none());
@@ -81,7 +81,7 @@ pub fn missing_rooms(tree: &Tree, rooms: &Rooms) -> Vec<String> {
 }
 
 /// Imports of a room further down.
-pub fn upward_imports(tree: &Tree, rooms: &Rooms) -> Vec<String> {
+pub(crate) fn upward_imports(tree: &Tree, rooms: &Rooms) -> Vec<String> {
     let mut found = vec![];
     for (file, named, path) in imports(tree) {
         let (from, Some(to)) = (file.room(), path.first()) else { continue };
@@ -107,7 +107,7 @@ const MEASURING: [&str; 10] =
     ["prompts", "text", "hub", "engine", "meter", "sweep", "model", "store", "stage", "evaluate"];
 
 /// Imports of measuring in reporting, whatever their order is.
-pub fn through_the_wall(tree: &Tree) -> Vec<String> {
+pub(crate) fn through_the_wall(tree: &Tree) -> Vec<String> {
     let crossing = imports(tree).filter(|(file, _, path)| {
         REPORTING.contains(&file.room()) && path.first().is_some_and(|room| MEASURING.contains(&room.as_str()))
     });
@@ -126,7 +126,12 @@ pub fn through_the_wall(tree: &Tree) -> Vec<String> {
 
 /// Third-party crates in rooms that aren't their door. Tests inside of `src` count as well: a crate can only be
 /// exchanged behind its door if nothing else was written against it.
-pub fn second_doors(tree: &Tree, rooms: &Rooms, dependencies: &BTreeSet<String>, anywhere: &[&str]) -> Vec<String> {
+pub(crate) fn second_doors(
+    tree: &Tree,
+    rooms: &Rooms,
+    dependencies: &BTreeSet<String>,
+    anywhere: &[&str],
+) -> Vec<String> {
     let mut found = BTreeSet::new();
     for file in &tree.files {
         for named in &file.named {
@@ -151,7 +156,7 @@ pub fn second_doors(tree: &Tree, rooms: &Rooms, dependencies: &BTreeSet<String>,
 }
 
 /// Crates that have no door, and doors to crates that aren't there.
-pub fn doors_and_dependencies(rooms: &Rooms, dependencies: &BTreeSet<String>, anywhere: &[&str]) -> Vec<String> {
+pub(crate) fn doors_and_dependencies(rooms: &Rooms, dependencies: &BTreeSet<String>, anywhere: &[&str]) -> Vec<String> {
     let undecided =
         dependencies.iter().filter(|name| !rooms.doors.contains_key(*name) && !anywhere.contains(&name.as_str()));
     let undecided = undecided.map(|name| {
@@ -164,7 +169,7 @@ pub fn doors_and_dependencies(rooms: &Rooms, dependencies: &BTreeSet<String>, an
 }
 
 /// Circles of files inside a room, each with the line of every step.
-pub fn circles(tree: &Tree) -> Vec<String> {
+pub(crate) fn circles(tree: &Tree) -> Vec<String> {
     let mut steps: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
     for (index, file) in tree.files.iter().enumerate().filter(|(_, file)| !file.test) {
         for named in file.named.iter().filter(|named| !named.test) {
@@ -220,7 +225,7 @@ fn shortest_circle(steps: &BTreeMap<usize, BTreeMap<usize, usize>>, start: usize
 /// Numbers that are rounded into a string outside of `format`: a precision or an exponent in a format string, or
 /// `round().to_string()`. Errors may, since what they repeat are limits and what somebody wrote; `exempt` has files
 /// whose numbers aren't measured ones.
-pub fn rounded_for_people(tree: &Tree, exempt: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn rounded_for_people(tree: &Tree, exempt: &[(&str, &str)]) -> Vec<String> {
     let files = tree.files.iter().filter(|file| file.room() != "format");
     let files = files.filter(|file| !exempt.iter().any(|(path, _)| *path == file.path));
     files
@@ -280,7 +285,7 @@ fn has_precision(text: &str) -> bool {
 }
 
 /// Files with more lines than the budget, their tests not counted.
-pub fn large_files(tree: &Tree, budget: usize) -> Vec<String> {
+pub(crate) fn large_files(tree: &Tree, budget: usize) -> Vec<String> {
     let large = tree.files.iter().filter(|file| !file.test && file.lines > budget);
     large
         .map(|file| {
@@ -293,7 +298,7 @@ pub fn large_files(tree: &Tree, budget: usize) -> Vec<String> {
 }
 
 /// What prints or writes in the room of single trials, which gives back everything that it finds.
-pub fn loud_stage(tree: &Tree) -> Vec<String> {
+pub(crate) fn loud_stage(tree: &Tree) -> Vec<String> {
     let loud = ["println", "eprintln", "print", "eprint", "File", "OpenOptions"];
     let stage = tree.files.iter().filter(|file| file.room() == "stage");
     stage

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// An identifier, a keyword or a number.
     Word,
     /// A string literal of any kind, without its quotes.
@@ -13,7 +13,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug)]
-pub struct Token {
+pub(crate) struct Token {
     pub kind: Kind,
     pub text: String,
     pub line: usize,
@@ -29,7 +29,7 @@ impl Token {
 
 /// A path that code names, in an import or elsewhere, also inside of macro calls and attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// As written, `crate`, `self` and `super` included; a glob import ends in `*`.
     pub segments: Vec<String>,
     pub line: usize,
@@ -42,14 +42,14 @@ pub struct Named {
 
 /// A module that a file declares, with or without a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
+pub(crate) struct Declared {
     pub module: Vec<String>,
     pub test: bool,
     /// The file that a `#[path]` names, relative to the folder of the file that declares it.
     pub path: Option<String>,
 }
 
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// Relative to `src`, with `/` between folders.
     pub path: String,
     pub module: Vec<String>,
@@ -73,12 +73,12 @@ impl SourceFile {
     }
 
     /// The first part of its module path; `lib` and `main` for the roots of the library and of the program.
-    pub fn room(&self) -> &str {
+    pub(crate) fn room(&self) -> &str {
         self.module.first().map_or_else(|| self.path.trim_end_matches(".rs"), String::as_str)
     }
 
     /// Tokens outside of tests.
-    pub fn code(&self) -> impl Iterator<Item = &Token> {
+    pub(crate) fn code(&self) -> impl Iterator<Item = &Token> {
         self.tokens.iter().filter(|token| !self.test && !token.test)
     }
 }
@@ -107,14 +107,14 @@ fn moved(file: &SourceFile) -> Vec<(String, Vec<String>)> {
 }
 
 /// The files of a crate, and where its modules are.
-pub struct Tree {
+pub(crate) struct Tree {
     pub files: Vec<SourceFile>,
     /// Module path → index of the file that holds it.
     modules: HashMap<Vec<String>, usize>,
 }
 
 impl Tree {
-    pub fn of(files: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(crate) fn of(files: impl IntoIterator<Item = (String, String)>) -> Self {
         let texts: Vec<(String, String)> = files.into_iter().collect();
         let parse = |(path, text): &(String, String)| SourceFile::parse(path, text, module_of(path));
         let mut files: Vec<SourceFile> = texts.iter().map(parse).collect();
@@ -138,7 +138,7 @@ impl Tree {
     }
 
     /// A path from the crate's root; `None` if it isn't of this crate, or of a child of the module it is written in.
-    pub fn absolute(&self, named: &Named) -> Option<Vec<String>> {
+    pub(crate) fn absolute(&self, named: &Named) -> Option<Vec<String>> {
         let first = named.segments[0].as_str();
         let mut rest = &named.segments[..];
         let mut module = match first {
@@ -165,7 +165,7 @@ impl Tree {
     }
 
     /// The file that defines what an absolute path names, through imports and re-exports by name.
-    pub fn definition(&self, path: &[String]) -> Option<usize> {
+    pub(crate) fn definition(&self, path: &[String]) -> Option<usize> {
         self.follow(path, 8)
     }
 
@@ -340,7 +340,7 @@ impl Reader {
 }
 
 /// The tokens of Rust source, without its comments.
-pub fn tokens(text: &str) -> Vec<Token> {
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut lexer = Lexer { rest: text, line: 1, tokens: vec![] };
     while !lexer.rest.is_empty() {
         lexer.step();

@@ -15,7 +15,7 @@ use super::{Folder, repository};
 
 /// A tiny model, and what the reference makes of it in f32 on the CPU.
 #[derive(Deserialize)]
-pub struct Golden {
+pub(crate) struct Golden {
     /// The file's name without its ending.
     #[serde(skip)]
     pub name: String,
@@ -50,11 +50,11 @@ pub struct Golden {
 
 /// Name, shape, offset and scale of a tensor.
 #[derive(Deserialize)]
-pub struct TensorRule(pub String, pub Vec<usize>, pub f32, pub f32);
+pub(crate) struct TensorRule(pub String, pub Vec<usize>, pub f32, pub f32);
 
 impl Golden {
     /// `tests/golden/<file>`.
-    pub fn read(file: &str) -> Self {
+    pub(crate) fn read(file: &str) -> Self {
         let path = goldens().join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let golden = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -62,7 +62,7 @@ impl Golden {
     }
 
     /// Every golden of `tests/golden/<folder>/`, in the order of their names.
-    pub fn all(folder: &str) -> Vec<Self> {
+    pub(crate) fn all(folder: &str) -> Vec<Self> {
         let entries = fs::read_dir(goldens().join(folder)).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
         files.sort();
@@ -71,7 +71,7 @@ impl Golden {
     }
 
     /// Writes the model folder: `config.json`, `generation_config.json` with the end-of-sequence ids, and the weights.
-    pub fn model(&self) -> Folder {
+    pub(crate) fn model(&self) -> Folder {
         let folder = Folder::new();
         folder.write("config.json", &serde_json::to_string_pretty(&self.config).unwrap());
         folder.write("generation_config.json", &json!({ "eos_token_id": self.eos_ids }).to_string());
@@ -80,7 +80,7 @@ impl Golden {
     }
 
     /// Writes the weights, f32, as a safetensors file.
-    pub fn write_weights(&self, path: &Path) {
+    pub(crate) fn write_weights(&self, path: &Path) {
         let mut header = Map::new();
         let mut data: Vec<u8> = vec![];
         for (number, rule) in (0..).zip(&self.tensors) {
@@ -96,24 +96,24 @@ impl Golden {
     }
 
     /// The prompts as an engine takes them.
-    pub fn batch(&self) -> Vec<Prompt> {
+    pub(crate) fn batch(&self) -> Vec<Prompt> {
         self.prompts.iter().map(|ids| Prompt { text: String::new(), ids: ids.clone() }).collect()
     }
 
     /// The natural answer to a prompt: its greedy tokens up to and with the first end of the sequence.
-    pub fn natural(&self, row: usize) -> &[u32] {
+    pub(crate) fn natural(&self, row: usize) -> &[u32] {
         let greedy = &self.greedy[row];
         let end = self.natural_length(row).unwrap_or(greedy.len());
         &greedy[..end]
     }
 
     /// Tokens of the natural answer, its end-of-sequence token included; `None` where it doesn't end by itself.
-    pub fn natural_length(&self, row: usize) -> Option<usize> {
+    pub(crate) fn natural_length(&self, row: usize) -> Option<usize> {
         self.greedy[row].iter().position(|id| self.eos_ids.contains(id)).map(|at| at + 1)
     }
 
     /// Largest difference to the reference's logits of a row, relative to its largest logit.
-    pub fn logit_error(&self, row: usize, logits: &[f32]) -> f32 {
+    pub(crate) fn logit_error(&self, row: usize, logits: &[f32]) -> f32 {
         let reference = &self.prompt_logits[row];
         assert_eq!(logits.len(), reference.len(), "{}, row {row}: size of the vocabulary", self.name);
         let scale = reference.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));

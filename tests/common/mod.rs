@@ -2,8 +2,8 @@
 
 #![expect(dead_code, reason = "each test file uses a part")]
 
-pub mod generated;
-pub mod records;
+pub(crate) mod generated;
+pub(crate) mod records;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder that is removed with the value.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ept-sweep-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -22,11 +22,11 @@ impl Folder {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
         path
@@ -40,40 +40,40 @@ impl Drop for Folder {
 }
 
 /// The program, as it was built for this test.
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ept-sweep"))
 }
 
-pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     program().args(arguments).output().unwrap()
 }
 
 /// Runs a sweep file into `out` and expects it to end well.
-pub fn sweep(file: &Path, out: &Path) -> Output {
+pub(crate) fn sweep(file: &Path, out: &Path) -> Output {
     let output = program().arg(file).arg("--out").arg(out).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     output
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// The repository's root.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub fn experiment(name: &str) -> PathBuf {
+pub(crate) fn experiment(name: &str) -> PathBuf {
     repository().join("experiments").join(name)
 }
 
 /// The rows of `results.csv`, each by column name.
-pub fn results(out: &Path) -> Vec<std::collections::BTreeMap<String, String>> {
+pub(crate) fn results(out: &Path) -> Vec<std::collections::BTreeMap<String, String>> {
     let text = fs::read_to_string(out.join("results.csv")).unwrap();
     let mut lines = text.lines();
     let header: Vec<String> = lines.next().unwrap().split(',').map(str::to_owned).collect();
@@ -94,12 +94,12 @@ fn split_csv(line: &str) -> Vec<String> {
 }
 
 /// The lines of `records.jsonl`.
-pub fn records(out: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn records(out: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(out.join("records.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// The trials among them.
-pub fn trials(out: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn trials(out: &Path) -> Vec<serde_json::Value> {
     records(out).into_iter().filter(|record| record["kind"] == "trial").collect()
 }

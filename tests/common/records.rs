@@ -8,7 +8,7 @@ use ept_sweep::record::{
 use ept_sweep::units::{Joules, Seconds, Tokens, Watts};
 
 /// A greedy cell of fixed output length in f32.
-pub fn cell(model: &str, batch_size: usize, max_new_tokens: usize) -> CellSpec {
+pub(crate) fn cell(model: &str, batch_size: usize, max_new_tokens: usize) -> CellSpec {
     CellSpec {
         id: CellId(format!("{model}.b{batch_size}.n{max_new_tokens}")),
         model: model.to_owned(),
@@ -23,7 +23,7 @@ pub fn cell(model: &str, batch_size: usize, max_new_tokens: usize) -> CellSpec {
 }
 
 /// A run named `synthetic` without models, cells and parts, over a list of 20 prompts.
-pub fn run_info(blocks: u32) -> RunInfo {
+pub(crate) fn run_info(blocks: u32) -> RunInfo {
     RunInfo {
         format: FORMAT,
         name: "synthetic".to_owned(),
@@ -44,7 +44,7 @@ pub fn run_info(blocks: u32) -> RunInfo {
 }
 
 /// Windows of 5 s in random order, none added.
-pub fn protocol() -> Protocol {
+pub(crate) fn protocol() -> Protocol {
     Protocol {
         min_window_s: Seconds(5.0),
         guard_s: Seconds(0.2),
@@ -61,7 +61,7 @@ pub fn protocol() -> Protocol {
 }
 
 /// A meter whose counters are its domains.
-pub fn meter(name: &str, domains: &[&str]) -> MeterInfo {
+pub(crate) fn meter(name: &str, domains: &[&str]) -> MeterInfo {
     let domain = |name: &&str| Domain { name: (*name).to_owned(), description: String::new() };
     MeterInfo {
         name: name.to_owned(),
@@ -80,7 +80,7 @@ pub fn meter(name: &str, domains: &[&str]) -> MeterInfo {
 }
 
 /// A part of a run on an unknown machine.
-pub fn part(meter: MeterInfo) -> Part {
+pub(crate) fn part(meter: MeterInfo) -> Part {
     Part {
         started_at: "2025-01-01T00:00:00Z".to_owned(),
         version: "0.1.0".to_owned(),
@@ -93,7 +93,7 @@ pub fn part(meter: MeterInfo) -> Part {
 }
 
 /// A window of 10 s with 100 output tokens a second, in two passes over 20 prompts, read from a counter; 50 W idle.
-pub fn measurement(watts: f64) -> Measurement {
+pub(crate) fn measurement(watts: f64) -> Measurement {
     Measurement {
         window: Window {
             t0_s: Seconds(100.0),
@@ -122,12 +122,12 @@ pub fn measurement(watts: f64) -> Measurement {
 }
 
 /// 20 s of waiting at a constant power.
-pub fn idle(watts: f64) -> IdleBaseline {
+pub(crate) fn idle(watts: f64) -> IdleBaseline {
     IdleBaseline { power_w: Watts(watts), duration_s: Seconds(20.0), segments_w: vec![], temperature_c: None }
 }
 
 /// A source from pairs of seconds and value, without a known tick and without a lag.
-pub fn source(
+pub(crate) fn source(
     domain: &str,
     quantity: Quantity,
     method: EnergyMethod,

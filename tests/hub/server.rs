@@ -16,11 +16,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 /// The commit that `main` stands for.
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What happens to one answer, in place of the right one.
 #[derive(Debug, Clone)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// Another status, with `X-Error-Code` and `X-Error-Message` where they are named.
     Status(u16, Option<&'static str>, Option<&'static str>),
     /// 429 with `Retry-After`.
@@ -43,14 +43,14 @@ pub enum Trouble {
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
@@ -75,7 +75,7 @@ struct State {
 }
 
 /// A hub; it ends with the value.
-pub struct Hub {
+pub(crate) struct Hub {
     state: Arc<Mutex<State>>,
     ended: Arc<AtomicBool>,
     addresses: [SocketAddr; 2],
@@ -83,7 +83,7 @@ pub struct Hub {
 
 impl Hub {
     /// A hub without repositories.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (state, ended) = (Arc::new(Mutex::new(State::default())), Arc::new(AtomicBool::new(false)));
         let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = [0, 1].map(|index: usize| listeners[index].local_addr().unwrap());
@@ -99,19 +99,19 @@ impl Hub {
     }
 
     /// Its address, as `HF_ENDPOINT` has it.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         self.state.lock().unwrap().hub.clone()
     }
 
     /// Adds a repository with these files at `main`; a data set's id begins with `datasets/`.
-    pub fn add(&self, id: &str, files: &[(&str, Vec<u8>)]) {
+    pub(crate) fn add(&self, id: &str, files: &[(&str, Vec<u8>)]) {
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
         let revisions = [("main".to_owned(), COMMIT.to_owned())].into();
         self.state.lock().unwrap().repositories.insert(id.to_owned(), Repository { files, revisions });
     }
 
     /// Adds a repository with the files of a folder.
-    pub fn add_folder(&self, id: &str, folder: &Path, more: &[(&str, Vec<u8>)]) {
+    pub(crate) fn add_folder(&self, id: &str, folder: &Path, more: &[(&str, Vec<u8>)]) {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let read = |path: std::path::PathBuf| {
             (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
@@ -123,29 +123,29 @@ impl Hub {
     }
 
     /// Lets a revision stand for a commit.
-    pub fn set_revision(&self, id: &str, revision: &str, commit: &str) {
+    pub(crate) fn set_revision(&self, id: &str, revision: &str, commit: &str) {
         let mut state = self.state.lock().unwrap();
         let repository = state.repositories.get_mut(id).unwrap();
         repository.revisions.insert(revision.to_owned(), commit.to_owned());
     }
 
     /// Sends whoever asks for `old` to `new`.
-    pub fn rename(&self, old: &str, new: &str) {
+    pub(crate) fn rename(&self, old: &str, new: &str) {
         self.state.lock().unwrap().renamed.insert(old.to_owned(), new.to_owned());
     }
 
     /// The next requests whose `METHOD /path` holds `words` meet these troubles, one each.
-    pub fn trouble(&self, words: &str, troubles: impl IntoIterator<Item = Trouble>) {
+    pub(crate) fn trouble(&self, words: &str, troubles: impl IntoIterator<Item = Trouble>) {
         self.state.lock().unwrap().troubles.push((words.to_owned(), troubles.into_iter().collect()));
     }
 
     /// Files are given to this token alone.
-    pub fn lock(&self, token: &str, otherwise: Trouble) {
+    pub(crate) fn lock(&self, token: &str, otherwise: Trouble) {
         self.state.lock().unwrap().locked = Some((token.to_owned(), otherwise));
     }
 
     /// The requests so far whose `METHOD /path` holds `words`.
-    pub fn requests(&self, words: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, words: &str) -> Vec<Request> {
         let state = self.state.lock().unwrap();
         let held = |request: &&Request| format!("{} {}", request.method, request.path).contains(words);
         state.requests.iter().filter(held).cloned().collect()

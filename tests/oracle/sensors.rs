@@ -12,21 +12,21 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The one domain.
-pub const GPU: &str = "gpu0";
+pub(crate) const GPU: &str = "gpu0";
 /// Start of every window.
-pub const T0: f64 = 10.0;
+pub(crate) const T0: f64 = 10.0;
 /// Windows are whole batches: this much longer than their nominal length.
-pub const STRETCH: f64 = 1.011;
+pub(crate) const STRETCH: f64 = 1.011;
 /// Power without work.
-pub const IDLE: f64 = 100.0;
+pub(crate) const IDLE: f64 = 100.0;
 /// Nominal tick of the counter, and time between two updates of the power fields.
-pub const TICK: f64 = 0.1;
+pub(crate) const TICK: f64 = 0.1;
 /// Nominal spacing of the ring's samples.
-pub const RING: f64 = 0.02;
+pub(crate) const RING: f64 = 0.02;
 /// A sensor that looks part of the time looks in this rhythm …
-pub const SENSING: f64 = 0.1;
+pub(crate) const SENSING: f64 = 0.1;
 /// … for this share of it (Yang, Adamek, Armour, *Part-time power measurements*, SC24).
-pub const SHARE: f64 = 0.25;
+pub(crate) const SHARE: f64 = 0.25;
 /// Power of steady work isn't quite steady: no two new samples are equal.
 const NOISE: f64 = 2.0;
 /// Load before a window: warm-up and guard.
@@ -34,7 +34,7 @@ const WARM: f64 = 3.0;
 
 /// True power over time: pieces of linear power, so that the energy is a closed form.
 #[derive(Debug, Clone)]
-pub struct Curve {
+pub(crate) struct Curve {
     pieces: Vec<Piece>,
     end: f64,
 }
@@ -57,12 +57,12 @@ impl Piece {
 
 impl Curve {
     /// Nothing yet, from `start` on; before it the first power that follows is held.
-    pub fn new(start: f64) -> Self {
+    pub(crate) fn new(start: f64) -> Self {
         Self { pieces: Vec::new(), end: start }
     }
 
     /// Goes on linearly from `from_w` to `to_w` until `until`; nothing where that has passed.
-    pub fn ramp(mut self, until: f64, from_w: f64, to_w: f64) -> Self {
+    pub(crate) fn ramp(mut self, until: f64, from_w: f64, to_w: f64) -> Self {
         if until > self.end {
             let joules = self.pieces.last().map_or(0.0, |piece| piece.energy(self.end));
             let slope = (to_w - from_w) / (until - self.end);
@@ -73,7 +73,7 @@ impl Curve {
     }
 
     /// Goes on with constant power until `until`.
-    pub fn hold(self, until: f64, watts: f64) -> Self {
+    pub(crate) fn hold(self, until: f64, watts: f64) -> Self {
         self.ramp(until, watts, watts)
     }
 
@@ -83,18 +83,18 @@ impl Curve {
     }
 
     /// Power at `t`.
-    pub fn power(&self, t: f64) -> f64 {
+    pub(crate) fn power(&self, t: f64) -> f64 {
         let piece = self.piece(t);
         piece.watts + piece.slope * (t - piece.from)
     }
 
     /// Energy between two instants.
-    pub fn energy(&self, from: f64, to: f64) -> f64 {
+    pub(crate) fn energy(&self, from: f64, to: f64) -> f64 {
         self.piece(to).energy(to) - self.piece(from).energy(from)
     }
 
     /// What a sensor that looks at `SHARE` of each period says: the mean of each look, held until the next has ended.
-    pub fn seen_part_time(&self, offset: f64) -> Curve {
+    pub(crate) fn seen_part_time(&self, offset: f64) -> Curve {
         let look = SENSING * SHARE;
         let mean = |from: f64| self.energy(from, from + look) / look;
         let mut at = self.pieces[0].from + offset;
@@ -112,7 +112,7 @@ type Part = (f64, f64, f64);
 
 /// Work with a known course of power.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Workload {
+pub(crate) enum Workload {
     /// 400 W.
     Constant,
     /// 300 W in the first half of the window, 500 W in the second.
@@ -133,7 +133,7 @@ pub enum Workload {
 
 impl Workload {
     /// All but the one in step with the sensor.
-    pub const ALL: [Workload; 7] = [
+    pub(crate) const ALL: [Workload; 7] = [
         Workload::Constant,
         Workload::Step,
         Workload::Ramp,
@@ -158,13 +158,13 @@ impl Workload {
     }
 
     /// Batches in a window of this length.
-    pub fn batches(self, length: f64) -> u32 {
+    pub(crate) fn batches(self, length: f64) -> u32 {
         self.batch().map_or(1, |(period, _)| (length / period).round() as u32)
     }
 
     /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the
     /// window until so long after it; without, only as long as the window.
-    pub fn curve(self, length: f64, guard: Option<f64>) -> Curve {
+    pub(crate) fn curve(self, length: f64, guard: Option<f64>) -> Curve {
         let (t0, t1) = (T0, T0 + length);
         let (begin, end) = guard.map_or((t0, t1), |guard| (t0 - WARM, t1 + guard));
         let curve = Curve::new(0.0);
@@ -196,11 +196,11 @@ impl Workload {
 }
 
 /// When the sampler thread gets no processor time.
-pub type Starved = Option<(f64, f64)>;
+pub(crate) type Starved = Option<(f64, f64)>;
 
 /// How the meter follows the counter's ticks.
 #[derive(Debug, Clone, Copy)]
-pub struct Following {
+pub(crate) struct Following {
     /// Time between two ticks that are followed where no edge is near.
     pub rest: f64,
     /// Ticks that are followed after an edge.
@@ -211,13 +211,13 @@ pub struct Following {
 
 impl Following {
     /// One tick every 3 s, two after an edge.
-    pub const OFTEN: Following = Following { rest: 3.0, after_edge: 2, ahead: 0.006 };
+    pub(crate) const OFTEN: Following = Following { rest: 3.0, after_edge: 2, ahead: 0.006 };
     /// One tick every 6 s, one after an edge: a window of 5 s has none of its own before its end.
-    pub const SELDOM: Following = Following { rest: 6.0, after_edge: 1, ahead: 0.012 };
+    pub(crate) const SELDOM: Following = Following { rest: 6.0, after_edge: 1, ahead: 0.012 };
 }
 
 /// A window of work and the sensors that look at it.
-pub struct Rig<'a> {
+pub(crate) struct Rig<'a> {
     /// What the sensors sense: the true power, or what a part-time sensor makes of it.
     pub sensed: &'a Curve,
     /// The window.
@@ -236,7 +236,7 @@ pub struct Rig<'a> {
 
 impl<'a> Rig<'a> {
     /// A window of `length` from [`T0`], with sensors whose offsets come from `seed`.
-    pub fn new(sensed: &'a Curve, length: f64, guard: f64, seed: u64) -> Self {
+    pub(crate) fn new(sensed: &'a Curve, length: f64, guard: f64, seed: u64) -> Self {
         Self { sensed, t0: T0, t1: T0 + length, guard, starved: None, following: Following::SELDOM, seed }
     }
 
@@ -267,7 +267,7 @@ impl<'a> Rig<'a> {
     }
 
     /// The energy counter itself, before anyone reads it.
-    pub fn counter(&self) -> Staircase {
+    pub(crate) fn counter(&self) -> Staircase {
         let times = self.instants(&mut self.random(1), tick);
         // what was counted before doesn't matter, but isn't 0
         let joules = |t: &f64| ((5000.0 + self.sensed.energy(0.0, *t)) * 1e3).round() / 1e3;
@@ -275,7 +275,7 @@ impl<'a> Rig<'a> {
     }
 
     /// (a) the counter as the meter reads it: closely around the window's edges, seldom otherwise.
-    pub fn followed(&self, counter: &Staircase) -> SourceTrace {
+    pub(crate) fn followed(&self, counter: &Staircase) -> SourceTrace {
         let told = [(self.t0 - self.guard, Edge::Soon), (self.t0, Edge::Passed), (self.t1, Edge::Passed)];
         let samples = self.follow(counter, &told);
         source(Quantity::EnergyCounter, EnergyMethod::Counter, Some(TICK), samples)
@@ -335,13 +335,13 @@ impl<'a> Rig<'a> {
     }
 
     /// (b) the counter read every 50 ms.
-    pub fn polled(&self, counter: &Staircase) -> SourceTrace {
+    pub(crate) fn polled(&self, counter: &Staircase) -> SourceTrace {
         let samples = self.poll(0.05, 3, |t| counter.at(t));
         source(Quantity::EnergyCounter, EnergyMethod::Counter, Some(TICK), samples)
     }
 
     /// (c) the driver's ring: instantaneous samples, of which 11 % say what the one before said.
-    pub fn ring(&self) -> SourceTrace {
+    pub(crate) fn ring(&self) -> SourceTrace {
         let mut random = self.random(4);
         let times = self.instants(&mut random, |random| match random.random_range(0..10) {
             0 => random.random_range(0.0078..0.018),
@@ -363,13 +363,13 @@ impl<'a> Rig<'a> {
     }
 
     /// (d) POWER_INSTANT, read every 20 ms and renewed every 100 ms.
-    pub fn instant(&self) -> SourceTrace {
+    pub(crate) fn instant(&self) -> SourceTrace {
         let field = self.renewed(5, |t| self.sensed.power(t));
         source(Quantity::Power, EnergyMethod::PowerIntegral, Some(TICK), self.poll(0.02, 6, |t| field.at(t)))
     }
 
     /// (e) power_usage: the average of the last second, renewed and read every 100 ms.
-    pub fn usage(&self) -> SourceTrace {
+    pub(crate) fn usage(&self) -> SourceTrace {
         let field = self.renewed(7, |t| self.sensed.energy(t - 1.0, t));
         let samples = self.poll(0.1, 8, |t| field.at(t));
         let averaged = source(Quantity::PowerUsage, EnergyMethod::PowerIntegral, Some(TICK), samples);
@@ -396,7 +396,7 @@ impl<'a> Rig<'a> {
     }
 
     /// Counter and ring, as on an H100.
-    pub fn trace(&self) -> Trace {
+    pub(crate) fn trace(&self) -> Trace {
         Trace { sources: vec![self.followed(&self.counter()), self.ring()] }
     }
 }
@@ -421,38 +421,38 @@ fn rested(t: f64, starved: Starved) -> f64 {
 
 /// A value that changes at known instants only.
 #[derive(Debug, Clone)]
-pub struct Staircase {
+pub(crate) struct Staircase {
     times: Vec<f64>,
     values: Vec<f64>,
 }
 
 impl Staircase {
     /// What a reading at `t` shows.
-    pub fn at(&self, t: f64) -> f64 {
+    pub(crate) fn at(&self, t: f64) -> f64 {
         self.values[self.times.partition_point(|tick| *tick <= t).saturating_sub(1)]
     }
 
     /// What the first reading after the next tick from `t` shows.
-    pub fn after_next_tick(&self, t: f64) -> f64 {
+    pub(crate) fn after_next_tick(&self, t: f64) -> f64 {
         self.values[self.times.partition_point(|tick| *tick < t)]
     }
 
     /// Counts from 0 again from `t` on.
-    pub fn reset_at(mut self, t: f64) -> Self {
+    pub(crate) fn reset_at(mut self, t: f64) -> Self {
         let before = self.at(t);
         self.each(|time, value| if time > t { value - before } else { value });
         self
     }
 
     /// Stands still from `t` on.
-    pub fn stuck_at(mut self, t: f64) -> Self {
+    pub(crate) fn stuck_at(mut self, t: f64) -> Self {
         let before = self.at(t);
         self.each(|time, value| if time > t { before } else { value });
         self
     }
 
     /// Counts too much by a factor.
-    pub fn scaled(mut self, factor: f64) -> Self {
+    pub(crate) fn scaled(mut self, factor: f64) -> Self {
         self.each(|_, value| value * factor);
         self
     }
@@ -475,20 +475,20 @@ fn source(quantity: Quantity, method: EnergyMethod, tick: Option<f64>, samples: 
 }
 
 /// The samples outside `from … to`: what a set wall clock or a starved sampler leaves of a ring.
-pub fn without(source: SourceTrace, from: f64, to: f64) -> SourceTrace {
+pub(crate) fn without(source: SourceTrace, from: f64, to: f64) -> SourceTrace {
     let samples = source.samples.iter().copied().filter(|sample| !(from..to).contains(&sample.t.0)).collect();
     SourceTrace { samples, ..source }
 }
 
 /// Only samples that differ from the one before.
-pub fn deduplicated(source: SourceTrace) -> SourceTrace {
+pub(crate) fn deduplicated(source: SourceTrace) -> SourceTrace {
     let mut samples = source.samples.clone();
     samples.dedup_by(|later, earlier| later.value == earlier.value);
     SourceTrace { samples, ..source }
 }
 
 /// What the meter of such a GPU says of itself.
-pub fn info() -> MeterInfo {
+pub(crate) fn info() -> MeterInfo {
     MeterInfo {
         name: "nvml".into(),
         method: EnergyMethod::Counter,

@@ -12,11 +12,11 @@ use rayon::prelude::*;
 use super::sensors::{Curve, IDLE, Rig, SENSING, SHARE, STRETCH, T0, Workload, deduplicated, info};
 
 /// Phases of the sensors against the window.
-pub const OFFSETS: u64 = 200;
+pub(crate) const OFFSETS: u64 = 200;
 /// Nominal lengths of windows.
-pub const WINDOWS: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
+pub(crate) const WINDOWS: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
 /// The shortest guard work of a meter that has a counter.
-pub const GUARD: f64 = 0.3;
+pub(crate) const GUARD: f64 = 0.3;
 /// The same where power is the average of the last second.
 const GUARD_AVERAGED: f64 = 0.8;
 /// Student's t for a 95 % interval over five repeats.
@@ -24,7 +24,7 @@ const T4: f64 = 2.776;
 
 /// A way from readings to an energy.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Estimator {
+pub(crate) enum Estimator {
     /// The one in use: counter, edges between its ticks with the course of the ring's power.
     Counter,
     /// The same readings of the counter without power samples: straight lines between ticks.
@@ -49,7 +49,7 @@ pub enum Estimator {
 
 impl Estimator {
     /// In the order of the table.
-    pub const ALL: [Estimator; 10] = [
+    pub(crate) const ALL: [Estimator; 10] = [
         Estimator::Counter,
         Estimator::Straight,
         Estimator::Polled,
@@ -78,7 +78,7 @@ impl Estimator {
     }
 
     /// Guard work at both edges; without it the GPU is idle around the window, as with most tools.
-    pub fn guard(self) -> Option<f64> {
+    pub(crate) fn guard(self) -> Option<f64> {
         match self {
             Estimator::Counter | Estimator::Straight | Estimator::Polled => Some(GUARD),
             Estimator::Ring | Estimator::Instant => Some(GUARD),
@@ -88,7 +88,7 @@ impl Estimator {
     }
 
     /// Its energy of a window in joules; not a number where it gives none.
-    pub fn energy(self, rig: &Rig) -> f64 {
+    pub(crate) fn energy(self, rig: &Rig) -> f64 {
         let (t0, t1) = (Seconds(rig.t0), Seconds(rig.t1));
         let integral = |source: SourceTrace| power_energy(&source, t0, t1).map(|found| found.energy);
         let total = |sources: Vec<SourceTrace>| window_energy(&Trace { sources }, &info(), t0, t1).total_j;
@@ -113,7 +113,7 @@ impl Estimator {
 
 /// Relative errors over many offsets.
 #[derive(Debug, Clone, Copy)]
-pub struct Errors {
+pub(crate) struct Errors {
     /// Their mean.
     pub bias: f64,
     /// Their standard deviation.
@@ -124,7 +124,7 @@ pub struct Errors {
 
 impl Errors {
     /// Of these errors.
-    pub fn of(errors: &[f64]) -> Self {
+    pub(crate) fn of(errors: &[f64]) -> Self {
         let count = errors.len() as f64;
         let bias = errors.iter().sum::<f64>() / count;
         let squares: f64 = errors.iter().map(|error| (error - bias) * (error - bias)).sum();
@@ -150,7 +150,7 @@ fn signed(share: f64) -> String {
 }
 
 /// Relative errors of an estimator, one for each offset.
-pub fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64> {
+pub(crate) fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64> {
     let length = window * STRETCH;
     let curve = workload.curve(length, estimator.guard());
     let truth = curve.energy(T0, T0 + length);
@@ -160,7 +160,7 @@ pub fn errors(estimator: Estimator, workload: Workload, window: f64) -> Vec<f64>
 
 /// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one
 /// offset, or at a random one each time.
-pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, offset: Option<f64>) -> Vec<f64> {
+pub(crate) fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, offset: Option<f64>) -> Vec<f64> {
     let curve = workload.curve(length, Some(GUARD));
     let truth = curve.energy(T0, T0 + length);
     let error = |seed| {
@@ -173,12 +173,12 @@ pub fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, o
 
 /// The greatest error that looking part of the time can make, relative to the true mean power: the unseen part can
 /// differ from the seen one by the whole range of power.
-pub fn part_time_bound(lowest_w: f64, highest_w: f64, mean_w: f64) -> f64 {
+pub(crate) fn part_time_bound(lowest_w: f64, highest_w: f64, mean_w: f64) -> f64 {
     (1.0 - SHARE) * (highest_w - lowest_w) / mean_w
 }
 
 /// Share of the 95 % intervals over five consecutive errors that contain 0.
-pub fn interval_coverage(errors: &[f64]) -> f64 {
+pub(crate) fn interval_coverage(errors: &[f64]) -> f64 {
     let covers = |five: &&[f64]| {
         let Errors { bias, spread, .. } = Errors::of(five);
         // what a true zero rounds to
@@ -220,7 +220,7 @@ only the warning `phase_locked`. A random offset for each repeat turns the bias 
 ";
 
 /// The whole page.
-pub fn page() -> String {
+pub(crate) fn page() -> String {
     let mut page = HEAD.to_owned();
     for (workload, title) in [
         (Workload::Constant, "Constant: 400 W"),

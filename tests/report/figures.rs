@@ -15,7 +15,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// The figures that a study has, by name.
-pub fn pictures(study: &Study, power: &[PowerTrace]) -> Vec<(&'static str, Picture)> {
+pub(crate) fn pictures(study: &Study, power: &[PowerTrace]) -> Vec<(&'static str, Picture)> {
     let found = [
         ("energy_accuracy", figures::energy_accuracy::series(study).map(|s| figures::energy_accuracy::draw(&s))),
         ("savings", figures::savings::series(study).map(|s| figures::savings::draw(&s))),

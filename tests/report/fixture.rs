@@ -5,25 +5,25 @@ use ept_sweep::analysis::*;
 use ept_sweep::record::*;
 use ept_sweep::units::{Joules, Seconds, Watts};
 
-pub const TEACHER: &str = "teacher";
-pub const STUDENT: &str = "student-kd";
-pub const CONTROL: &str = "student-ce";
+pub(crate) const TEACHER: &str = "teacher";
+pub(crate) const STUDENT: &str = "student-kd";
+pub(crate) const CONTROL: &str = "student-ce";
 const MODELS: [(&str, Role, f64, f64); 3] = [
     (TEACHER, Role::Teacher, 0.0412, 0.94),
     (STUDENT, Role::Student, 0.0119, 0.78),
     (CONTROL, Role::Control, 0.01192, 0.66),
 ];
 
-pub fn estimate(value: f64, half_width: f64, n: usize) -> Estimate {
+pub(crate) fn estimate(value: f64, half_width: f64, n: usize) -> Estimate {
     Estimate { value, interval: Some(Interval { low: value - half_width, high: value + half_width }), n }
 }
 
-pub fn study() -> Study {
+pub(crate) fn study() -> Study {
     grid(&MODELS.map(|(label, role, ept, exact)| (label.to_owned(), role, ept, exact)), &[1, 4, 16], &[16, 64])
 }
 
 /// Every combination of models, batch sizes and lengths, compared with the first model.
-pub fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
+pub(crate) fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
     let mut study = Study {
         cells: Vec::new(),
         probes: Vec::new(),
@@ -128,7 +128,7 @@ fn mark_front(points: &mut [Point]) {
     }
 }
 
-pub fn comparison(saving: f64, half_width: f64, verdict: Verdict) -> Comparison {
+pub(crate) fn comparison(saving: f64, half_width: f64, verdict: Verdict) -> Comparison {
     let ratio = 1.0 - saving;
     Comparison {
         ratio: Some(estimate(ratio, half_width, 5)),
@@ -176,7 +176,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
 }
 
 /// What a run looks like in which a third of the trials went wrong.
-pub fn spoiled() -> Study {
+pub(crate) fn spoiled() -> Study {
     let mut study = study();
     let cell = &mut study.cells[1];
     cell.counts = TrialCounts { planned: 5, valid: 2, invalid: 2, failed: 1, skipped: 0 };
@@ -203,7 +203,7 @@ pub fn spoiled() -> Study {
     study
 }
 
-pub fn modelled(mut study: Study) -> Study {
+pub(crate) fn modelled(mut study: Study) -> Study {
     study.methods = vec![EnergyMethod::Modelled];
     for cell in &mut study.cells {
         cell.method = Some(EnergyMethod::Modelled);
@@ -217,11 +217,11 @@ pub fn modelled(mut study: Study) -> Study {
     study
 }
 
-pub fn power() -> Vec<PowerTrace> {
+pub(crate) fn power() -> Vec<PowerTrace> {
     MODELS.iter().enumerate().map(|(i, (label, role, _, _))| trace(label, *role, i as f64)).collect()
 }
 
-pub fn trace(label: &str, role: Role, phase: f64) -> PowerTrace {
+pub(crate) fn trace(label: &str, role: Role, phase: f64) -> PowerTrace {
     let watts = |t: f64| match t {
         t if !(0.8..=7.2).contains(&t) => 9.0 + (t * 7.0).sin() * 0.4,
         t => 31.0 + (t * 11.0 + phase).sin() * 2.5 + (t * 37.0).cos() - phase,
@@ -231,7 +231,7 @@ pub fn trace(label: &str, role: Role, phase: f64) -> PowerTrace {
     PowerTrace { label, role, t0: 101.5, t1: 106.5, points, prefill, modelled: false }
 }
 
-pub fn run() -> RunInfo {
+pub(crate) fn run() -> RunInfo {
     let study = study();
     let cells = study.cells.iter().map(|c| CellSpec {
         id: CellId(c.id.clone()),
@@ -327,7 +327,7 @@ fn part() -> Part {
     }
 }
 
-pub fn meter(method: EnergyMethod) -> MeterInfo {
+pub(crate) fn meter(method: EnergyMethod) -> MeterInfo {
     let domain = |name: &str, description: &str| Domain { name: name.to_owned(), description: description.to_owned() };
     MeterInfo {
         name: if method == EnergyMethod::Modelled { "modelled" } else { "rapl" }.to_owned(),
@@ -347,7 +347,7 @@ pub fn meter(method: EnergyMethod) -> MeterInfo {
 
 /// Two GPUs with a processor beside them, measured by a preset with adaptive repeats; one was throttled by its power
 /// limit.
-pub fn gpu_run() -> RunInfo {
+pub(crate) fn gpu_run() -> RunInfo {
     let mut run = run();
     run.protocol = Protocol {
         preset: Preset::Publication,
@@ -365,7 +365,7 @@ pub fn gpu_run() -> RunInfo {
 }
 
 /// What NVML offers on two GPUs, with the tick of the counter as it was found.
-pub fn gpu_meter(tick: f64) -> MeterInfo {
+pub(crate) fn gpu_meter(tick: f64) -> MeterInfo {
     let gpu = |index: u32| GpuInfo {
         domain: format!("gpu{index}"),
         name: "NVIDIA H100 80GB HBM3".to_owned(),
@@ -422,7 +422,7 @@ pub fn gpu_meter(tick: f64) -> MeterInfo {
 }
 
 /// What such a run gives.
-pub fn gpu_study() -> Study {
+pub(crate) fn gpu_study() -> Study {
     let mut study = study();
     for (i, cell) in study.cells.iter_mut().enumerate() {
         let per_pass = cell.energy_per_pass_j.unwrap();

@@ -37,7 +37,7 @@ pub(super) struct Missing {
 }
 
 impl Outcomes {
-    pub fn new(stored: &Stored, request: Request<'_>, recomputed: Recomputed) -> Self {
+    pub(super) fn new(stored: &Stored, request: Request<'_>, recomputed: Recomputed) -> Self {
         let Recomputed { rows, missing } = recomputed;
         let part_of_window = request.cut != Cut::Whole;
         let cells_unit = if part_of_window { Unit::Watts } else { Unit::Joules };

@@ -239,7 +239,7 @@ pub(crate) enum Activation {
 
 impl Config {
     /// The windows of the layers, each once; `None` is one without.
-    pub fn windows(&self) -> Vec<Option<usize>> {
+    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
         let mut windows: Vec<_> = self.layers.iter().map(|layer| layer.window).collect();
         windows.sort_unstable();
         windows.dedup();

@@ -18,7 +18,7 @@ impl Config {
     /// # Errors
     /// A file that can't be read, an architecture or a variant that isn't supported, or a field with a wrong value; the
     /// message names the file and the field.
-    pub fn read(folder: &Path) -> Result<Self> {
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
         let file = folder.join("config.json");
         let json = read_object(&file)?;
         let mut config = Self::from_json(&file, &json)?;

@@ -117,7 +117,7 @@ pub(crate) struct RopeDefaults {
 ///
 /// # Errors
 /// Something else is there in its place.
-pub fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+pub(crate) fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
     match fields.object("rope_scaling")? {
         Some(scaling) => Ok(Some(scaling)),
         None => fields.object("rope_parameters"),
@@ -128,7 +128,7 @@ pub fn parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
 ///
 /// # Errors
 /// A type that isn't supported, or a parameter that is missing or wrong.
-pub fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
+pub(crate) fn read(fields: &Fields, defaults: RopeDefaults) -> Result<Rope> {
     let parameters = parameters(fields)?;
     rope(fields, parameters.as_ref(), defaults)
 }
@@ -204,7 +204,7 @@ impl Yarn {
     ///
     /// # Errors
     /// A parameter that isn't a number it could be.
-    pub fn read(parameters: &Fields, max_positions: f64, original_positions: f64) -> Result<Self> {
+    pub(crate) fn read(parameters: &Fields, max_positions: f64, original_positions: f64) -> Result<Self> {
         let factor = parameters.positive("factor")?.unwrap_or(max_positions / original_positions);
         let attention_factor = match parameters.positive("attention_factor")? {
             Some(factor) => factor,

@@ -47,7 +47,7 @@ impl CacheShape {
 
 impl PanelCache {
     /// An empty cache for `batch` rows of up to `length` positions.
-    pub fn new(heads: Heads, batch: usize, length: usize) -> Result<Self> {
+    pub(crate) fn new(heads: Heads, batch: usize, length: usize) -> Result<Self> {
         let shape = CacheShape { heads, capacity: length.next_multiple_of(WIDTH) };
         let tensor = Tensor::zeros(batch * heads.keys * shape.head(), DType::F32, &Device::Cpu)?;
         Ok(Self { tensor, shape })

@@ -57,7 +57,13 @@ struct HeadNorm {
 
 impl AttentionLayer {
     /// Loads the attention of layer `index`.
-    pub fn load(config: &Config, spec: &LayerSpec, index: usize, weights: &Weights, place: &Place) -> Result<Self> {
+    pub(super) fn load(
+        config: &Config,
+        spec: &LayerSpec,
+        index: usize,
+        weights: &Weights,
+        place: &Place,
+    ) -> Result<Self> {
         let layer = &config.layers[index];
         let norm = |spec: &NormSpec| -> Result<HeadNorm> {
             Ok(HeadNorm { norm: Normalise::load(weights, spec, place)?, width: spec.width })

@@ -90,7 +90,7 @@ pub(crate) struct Columns<'a> {
 
 impl PartState {
     /// An empty cache of `layers` layers.
-    pub fn new(attention: &Attention, place: &Place, layers: usize, columns: Columns<'_>) -> Result<Self> {
+    pub(crate) fn new(attention: &Attention, place: &Place, layers: usize, columns: Columns<'_>) -> Result<Self> {
         let Columns { starts, capacity, alibi } = columns;
         let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
         let positions = match place.kernels {

@@ -48,7 +48,12 @@ pub(crate) struct Mixture {
 
 impl FeedForward {
     /// Loads a feed-forward.
-    pub fn load(spec: &FeedForwardSpec, activation: Activation, weights: &Weights, place: &Place) -> Result<Self> {
+    pub(super) fn load(
+        spec: &FeedForwardSpec,
+        activation: Activation,
+        weights: &Weights,
+        place: &Place,
+    ) -> Result<Self> {
         Ok(match spec {
             FeedForwardSpec::Gated(spec) => Self::Gated(Gated::load(spec, activation, weights, place)?),
             FeedForwardSpec::Plain { up, down } => Self::Plain {

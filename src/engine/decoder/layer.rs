@@ -26,7 +26,13 @@ pub(crate) struct Layer {
 
 impl Layer {
     /// Loads layer `index`.
-    pub fn load(config: &Config, spec: &LayerSpec, index: usize, weights: &Weights, place: &Place) -> Result<Self> {
+    pub(super) fn load(
+        config: &Config,
+        spec: &LayerSpec,
+        index: usize,
+        weights: &Weights,
+        place: &Place,
+    ) -> Result<Self> {
         let norm = |spec: &Option<NormSpec>| -> Result<Option<Normalise>> {
             spec.as_ref().map(|spec| Normalise::load(weights, spec, place)).transpose()
         };

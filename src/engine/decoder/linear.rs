@@ -27,7 +27,7 @@ enum Weight {
 
 impl Linear {
     /// A layer with weights `(n, k)` and a bias `(n)`.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, kernels: Kernels) -> Result<Self> {
+    pub(super) fn new(weight: Tensor, bias: Option<Tensor>, kernels: Kernels) -> Result<Self> {
         let weight = match kernels {
             Kernels::Stock => Weight::Matrix(weight),
             Kernels::Cpu => Weight::Panels(Panels::pack(&weight)?),
@@ -36,7 +36,7 @@ impl Linear {
     }
 
     /// Loads matrices with the same number of columns as one, row over row.
-    pub fn load(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Self> {
+    pub(super) fn load(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Self> {
         if let Some(quantised) = quantised(weights, parts, place)? {
             return Ok(Self { weight: Weight::Quantised(quantised), bias: load_bias(weights, parts, place)? });
         }
@@ -67,7 +67,7 @@ impl Linear {
     }
 
     /// The rows of W with these indices `(m)`: `(m, k)`. This is how an embedding table is read.
-    pub fn rows(&self, indices: &Tensor) -> Result<Tensor> {
+    pub(super) fn rows(&self, indices: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Matrix(matrix) => Ok(matrix.index_select(indices, 0)?),
             Weight::Panels(panels) => Ok(panels.select(indices)?),

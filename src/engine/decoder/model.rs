@@ -51,7 +51,7 @@ struct Part {
 
 impl Decoder {
     /// Loads a model onto one or several places, its layers spread over them in order.
-    pub fn load(config: &Config, weights: &Weights, places: &[Place]) -> Result<Self> {
+    pub(crate) fn load(config: &Config, weights: &Weights, places: &[Place]) -> Result<Self> {
         let [first, ..] = places else {
             return Err(Error::new("a model needs a device"));
         };
@@ -90,7 +90,7 @@ impl Decoder {
     }
 
     /// Holds fewer attention scores at a time.
-    pub fn limit_scores(&mut self, largest: u64) {
+    pub(crate) fn limit_scores(&mut self, largest: u64) {
         self.largest_scores = largest;
     }
 

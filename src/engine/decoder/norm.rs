@@ -23,7 +23,7 @@ pub(crate) struct Normalise {
 
 impl Normalise {
     /// Loads a norm.
-    pub fn load(weights: &Weights, spec: &NormSpec, place: &Place) -> Result<Self> {
+    pub(super) fn load(weights: &Weights, spec: &NormSpec, place: &Place) -> Result<Self> {
         let in_f32 = spec.norm.one_plus && place.dtype != DType::F32;
         let dtype = if in_f32 { DType::F32 } else { place.dtype };
         let load = |tensor| weights.load(tensor, dtype, &place.device);

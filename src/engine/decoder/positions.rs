@@ -64,7 +64,7 @@ impl Pass<'_> {
 
 impl Positions {
     /// Positions for rows of up to `capacity` columns.
-    pub fn new(place: &Place, starts: &[usize], capacity: usize, alibi: Option<&AlibiTable>) -> Result<Self> {
+    pub(crate) fn new(place: &Place, starts: &[usize], capacity: usize, alibi: Option<&AlibiTable>) -> Result<Self> {
         let padding = match starts.iter().all(|start| *start == 0) {
             true => None,
             false => {

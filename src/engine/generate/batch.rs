@@ -24,7 +24,7 @@ impl LeftPadded {
     }
 
     /// Pads to the longest.
-    pub fn new<'a>(rows: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
+    pub(super) fn new<'a>(rows: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
         let width = rows.clone().map(<[u32]>::len).max().unwrap_or(0);
         let starts: Vec<usize> = rows.clone().map(|row| width - row.len()).collect();
         let padded = rows.zip(&starts).flat_map(|(row, start)| std::iter::repeat_n(&PAD, *start).chain(row).copied());
@@ -32,7 +32,7 @@ impl LeftPadded {
     }
 
     /// `(b, width)`.
-    pub fn ids(&self, device: &Device) -> Result<Tensor> {
+    pub(super) fn ids(&self, device: &Device) -> Result<Tensor> {
         Ok(Tensor::from_slice(&self.ids, (self.starts.len(), self.width), device)?)
     }
 }

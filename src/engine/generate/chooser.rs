@@ -17,7 +17,7 @@ pub(crate) enum Chooser {
 
 impl Chooser {
     /// The chooser of a batch that isn't searched with beams.
-    pub fn new(
+    pub(crate) fn new(
         batch: &[Prompt],
         options: GenerateOptions,
         eos: &[u32],

@@ -22,7 +22,7 @@ struct OnDevice {
 impl Picker {
     /// A picker for logits `(b, vocabulary)` on a device. With `mask_eos` each choice is made a second time without
     /// end-of-sequence tokens.
-    pub fn new(eos: &[u32], mask_eos: bool, vocabulary: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn new(eos: &[u32], mask_eos: bool, vocabulary: usize, device: &Device) -> Result<Self> {
         let eos: Vec<u32> = if mask_eos { eos.to_vec() } else { Vec::new() };
         let device = match device.is_cpu() {
             true => None,

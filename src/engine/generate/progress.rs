@@ -22,7 +22,7 @@ struct Row {
 
 impl<'a> Progress<'a> {
     /// Nothing yet.
-    pub fn new(eos: &'a [u32], rows: usize, options: GenerateOptions) -> Self {
+    pub(crate) fn new(eos: &'a [u32], rows: usize, options: GenerateOptions) -> Self {
         Self { eos, options, rows: vec![Row::default(); rows], steps: 0 }
     }
 
@@ -59,7 +59,7 @@ impl<'a> Progress<'a> {
     }
 
     /// The answers.
-    pub fn finish(self) -> Vec<Generation> {
+    pub(crate) fn finish(self) -> Vec<Generation> {
         let finish = |ended| if ended { Finish::Eos } else { Finish::Length };
         let generation =
             |row: Row| Generation { ids: row.ids, finish: finish(row.ended), natural_length: row.natural_length };

@@ -37,7 +37,7 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// A sampler for a batch; a draw among `masked` tokens is noted, and another token drawn.
-    pub fn new(sampling: Sampling, masked: &[u32], batch: &[Prompt]) -> Self {
+    pub(crate) fn new(sampling: Sampling, masked: &[u32], batch: &[Prompt]) -> Self {
         let rows = batch.iter().map(|prompt| generator(sampling.seed, &prompt.ids)).collect();
         Self { sampling, masked: masked.to_vec(), rows }
     }
@@ -46,7 +46,7 @@ impl Sampler {
     ///
     /// # Errors
     /// Logits that aren't numbers.
-    pub fn draw(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
+    pub(crate) fn draw(&mut self, logits: &Tensor) -> Result<Vec<Choice>> {
         let vocabulary = logits.dim(1)?;
         let logits = to_host(logits)?;
         let (sampling, masked) = (&self.sampling, self.masked.as_slice());

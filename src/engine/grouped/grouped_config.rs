@@ -28,7 +28,7 @@ impl GroupedConfig {
     ///
     /// # Errors
     /// A file that can't be read, or a field whose value isn't supported; the message names file and field.
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let file = folder.join("config.json");
         let json = read_object(&file)?;
         let fields = Fields::new(&file, &json);

@@ -40,7 +40,7 @@ pub struct GroupedEngine {
 ///
 /// # Errors
 /// Files that are missing or damaged, or weights that don't belong to the config.
-pub fn inspect(config: GroupedConfig, folder: &Path) -> Result<ModelSummary> {
+pub(crate) fn inspect(config: GroupedConfig, folder: &Path) -> Result<ModelSummary> {
     let weights = Safetensors::open(folder)?;
     let names = source::checked_names(&config.definition, &weights)?;
     let Definition { cache, max_positions, vocab_size, only_f32, .. } = config.definition;
@@ -68,7 +68,7 @@ pub fn inspect(config: GroupedConfig, folder: &Path) -> Result<ModelSummary> {
 /// # Errors
 /// Files that are missing or damaged, weights that don't belong to the config, a data type that isn't supported, or a
 /// device that isn't there or is full.
-pub fn load(
+pub(crate) fn load(
     config: GroupedConfig,
     folder: &Path,
     options: &LoadOptions<'_>,

@@ -83,7 +83,7 @@ struct Pass {
 }
 
 impl LatentAttention {
-    pub fn load(sizes: &Sizes, tensors: VarBuilder<'_>) -> Result<Self> {
+    pub(super) fn load(sizes: &Sizes, tensors: VarBuilder<'_>) -> Result<Self> {
         let model = tensors.pp("model");
         let embedding = candle_nn::embedding(sizes.vocab_size, sizes.hidden_size, model.pp("embed_tokens"))?;
         let output = match sizes.tied {

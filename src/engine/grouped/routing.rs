@@ -52,7 +52,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    pub fn load(expertise: &Expertise, hidden_size: usize, tensors: VarBuilder<'_>) -> Result<Self> {
+    pub(super) fn load(expertise: &Expertise, hidden_size: usize, tensors: VarBuilder<'_>) -> Result<Self> {
         let experts = expertise.experts;
         let f32 =
             |shape: &[usize], name: &str| tensors.get_with_hints_dtype(shape, name, Default::default(), DType::F32);

@@ -63,7 +63,7 @@ pub(super) struct StateSpace {
 }
 
 impl StateSpace {
-    pub fn load(sizes: &Sizes, tensors: VarBuilder<'_>) -> Result<Self> {
+    pub(super) fn load(sizes: &Sizes, tensors: VarBuilder<'_>) -> Result<Self> {
         let backbone = tensors.pp("backbone");
         let embedding = candle_nn::embedding(sizes.vocab_size, sizes.hidden_size, backbone.pp("embeddings"))?;
         let output = match sizes.tied {

@@ -16,7 +16,7 @@ pub(crate) struct AlibiTable {
 
 impl AlibiTable {
     /// The table of a model whose scores are multiplied by `scale`, for positions below `positions`.
-    pub fn new(alibi: Alibi, attention: &Attention, scale: f64, positions: usize) -> Self {
+    pub(crate) fn new(alibi: Alibi, attention: &Attention, scale: f64, positions: usize) -> Self {
         let slopes = slopes(attention.heads);
         let bias = |slope: f32, position: usize| match alibi {
             Alibi::Bloom => slope * position as f32,

@@ -134,7 +134,7 @@ impl RopeTable {
 
     /// Cosines and sines of a position.
     #[inline(always)]
-    pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
+    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.pairs..(position + 1) * self.pairs;
         (&self.cos[range.clone()], &self.sin[range])
     }

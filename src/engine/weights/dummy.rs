@@ -33,7 +33,7 @@ impl Dummy {
     ///
     /// # Errors
     /// The device is full.
-    pub fn load(&self, tensor: &TensorSpec, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn load(&self, tensor: &TensorSpec, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = tensor.shape.as_slice();
         if tensor.name.ends_with(".bias") {
             return Ok(Tensor::zeros(shape, dtype, device)?);

@@ -46,7 +46,7 @@ impl Weights {
     /// # Errors
     /// A missing, an unexpected or a wrongly shaped tensor, or one of a type that isn't supported; the message names
     /// the file and the tensor.
-    pub fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
+    pub(super) fn open(source: Source, adapter: Option<Adapter>, config: &Config) -> Result<Self> {
         let layout = Layout::new(config, |name| source.has(name));
         let stored_output = source.check(config, &layout)?;
         if let Some(adapter) = &adapter {
@@ -71,7 +71,7 @@ impl Weights {
     }
 
     /// Number of parameters; the output layer counts if it has weights of its own.
-    pub fn parameters(&self) -> u64 {
+    pub(super) fn parameters(&self) -> u64 {
         self.layout.tensors(self.own_output).into_iter().map(TensorSpec::elements).sum()
     }
 
@@ -97,7 +97,7 @@ impl Weights {
 
     /// The data type that the weights ask to run in: the one that most of them are stored in, f32 for quantised ones;
     /// for dummy weights the one that `config.json` names.
-    pub fn stored_dtype(&self) -> DType {
+    pub(super) fn stored_dtype(&self) -> DType {
         match &self.source {
             Source::Safetensors(files) => files.stored_dtype(),
             Source::Gguf(file) => match file.stored_dtype() {
@@ -147,7 +147,7 @@ impl Weights {
     ///
     /// # Errors
     /// The tensor can't be read, the adapter doesn't fit it, or the device is full.
-    pub fn load(&self, tensor: &TensorSpec, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(super) fn load(&self, tensor: &TensorSpec, dtype: DType, device: &Device) -> Result<Tensor> {
         match &self.adapter {
             Some(adapter) if self.is_changed(adapter, tensor) => {
                 let base = self.load_base(tensor, DType::F32, device)?;

@@ -37,7 +37,7 @@ impl Safetensors {
     ///
     /// # Errors
     /// No such file (with what to do about other formats), or a file that is damaged.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
         let mut files = Self { files: Vec::new(), tensors: BTreeMap::new() };
         if folder.join(SINGLE).is_file() {
             files.add_file(folder.join(SINGLE))?;
@@ -78,7 +78,7 @@ impl Safetensors {
     }
 
     /// The data type that most of the weights are stored in.
-    pub fn stored_dtype(&self) -> DType {
+    pub(crate) fn stored_dtype(&self) -> DType {
         let bytes_in = |dtype| -> u64 {
             let matching = self.tensors.values().filter(|tensor| tensor.dtype == dtype);
             matching.map(|tensor| tensor.bytes).sum()
@@ -87,7 +87,7 @@ impl Safetensors {
     }
 
     /// Loads a tensor and casts it.
-    pub fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let stored = self.find(name)?;
         let tensor = self.files[stored.file].mapped.load(name, device).and_then(|tensor| tensor.to_dtype(dtype));
         tensor.map_err(|cause| Error::from(cause).at(self.place_of(name, stored)))

@@ -6,10 +6,9 @@ mod ept_bench;
 mod power;
 mod window;
 
-pub(crate) use counter::{counter_energy, ticks};
 pub use ept_bench::ept_bench_sum;
+pub(crate) use power::derived_power;
 pub use power::power_energy;
-pub(crate) use power::{PowerIntegral, derived_power};
 pub use window::window_energy;
 pub(crate) use window::{mean_power, window_evidence};
 

@@ -1,6 +1,8 @@
 //! Sensors with known power, and the energies that they must give.
 
+use super::counter::counter_energy;
 use super::counter::renewed;
+use super::power::PowerIntegral;
 use super::*;
 use crate::meter::findings::Findings;
 use crate::meter::fixtures;

@@ -4,7 +4,6 @@ mod check;
 mod settings;
 mod written;
 
-pub(crate) use check::BadSetting;
 pub use settings::{BeamSearch, Decoding, EarlyStopping, Sampling};
 
 #[cfg(test)]

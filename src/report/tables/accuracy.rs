@@ -4,7 +4,7 @@ use crate::analysis::{Accuracy, Study};
 use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, Table};
 
-pub fn accuracy(study: &Study) -> Vec<Table> {
+pub(crate) fn accuracy(study: &Study) -> Vec<Table> {
     by_model(study).into_iter().chain(by_category(study)).collect()
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn components(study: &Study) -> Option<Table> {
     Some(Table::of_known("table-domains", caption, columns)?.with_caveat(format::caveat(&study.methods)))
 }
 
-pub fn ept_bench_sum(study: &Study) -> Option<Table> {
+pub(crate) fn ept_bench_sum(study: &Study) -> Option<Table> {
     let cells: Vec<&CellSummary> = study.cells.iter().filter(|cell| cell.ept_bench_sum.is_some()).collect();
     let energies = cells.iter().flat_map(|cell| [cell.energy_per_pass_j, cell.ept_bench_sum.map(|sum| sum.per_pass_j)]);
     let scale = Scale::joules(energies.flatten().map(|e| e.value));

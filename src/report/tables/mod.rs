@@ -1,9 +1,9 @@
 //! The tables of a report, one file for each of its sections.
 
-pub mod accuracy;
+pub(super) mod accuracy;
 pub(crate) mod components;
-pub mod phases;
+pub(super) mod phases;
 pub(crate) mod results;
-pub mod savings;
-pub mod validity;
-pub mod windows;
+pub(super) mod savings;
+pub(super) mod validity;
+pub(super) mod windows;

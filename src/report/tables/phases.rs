@@ -15,7 +15,7 @@ const METHODS: [(&str, fn(&Phases) -> Option<PhaseEnergy>); 3] = [
     ("inside windows", |phases| phases.inside),
 ];
 
-pub fn phases(study: &Study) -> Option<Table> {
+pub(crate) fn phases(study: &Study) -> Option<Table> {
     let rows = study.phases.as_slice();
     let mut columns = vec![
         FilledColumn::new(Column::words("Model"), rows, |phases| Some(model(phases))),

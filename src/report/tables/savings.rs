@@ -5,7 +5,7 @@ use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, Table, TableRow};
 
 /// `None` if nothing is compared.
-pub fn savings(study: &Study) -> Option<Table> {
+pub(crate) fn savings(study: &Study) -> Option<Table> {
     if study.savings.is_empty() && study.overall.is_empty() {
         return None;
     }

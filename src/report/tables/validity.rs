@@ -4,7 +4,7 @@ use crate::analysis::{CellSummary, ReasonCount, Study};
 use crate::report::table::{Cell, Column, Table};
 
 /// How often each reason occurred, and what it means.
-pub fn reasons(study: &Study) -> Option<Table> {
+pub(crate) fn reasons(study: &Study) -> Option<Table> {
     let columns = vec![
         Column::words("Reason"),
         Column::numbers("Invalid trials", ""),
@@ -26,7 +26,7 @@ pub fn reasons(study: &Study) -> Option<Table> {
 }
 
 /// The cells of which trials failed or were skipped, with their messages.
-pub fn failures(study: &Study) -> Option<Table> {
+pub(crate) fn failures(study: &Study) -> Option<Table> {
     let columns = vec![
         Column::words("Cell"),
         Column::numbers("Failed", ""),

@@ -7,7 +7,7 @@ use crate::report::table::{Cell, Column, FilledColumn, Table};
 use crate::units::Seconds;
 
 /// Every cell that has windows; those that only separate prefill from decode come last.
-pub fn windows(study: &Study) -> Option<Table> {
+pub(crate) fn windows(study: &Study) -> Option<Table> {
     let has_windows = |cell: &&CellSummary| cell.windows.windows > 0;
     let compared = study.cells.iter().filter(has_windows).map(|cell| (cell, false));
     let cells: Vec<_> = compared.chain(study.probes.iter().filter(has_windows).map(|cell| (cell, true))).collect();

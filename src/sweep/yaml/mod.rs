@@ -37,7 +37,7 @@ impl Source<'_> {
     ///
     /// # Errors
     /// Bad YAML, an unknown key or a wrong type: with file, line, column, caret and, for a misspelt name, the right one.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_yaml::from_str(self.text).map_err(|error| self.explain::<T>(&error))
     }
 

@@ -5,7 +5,7 @@ use crate::model::Shape;
 
 /// One model and its training.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Arm {
+pub(crate) struct Arm {
     /// Name of its folder.
     pub name: &'static str,
     pub shape: Shape,
@@ -18,7 +18,7 @@ pub struct Arm {
 
 /// What training minimises.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Objective {
+pub(crate) enum Objective {
     /// Cross-entropy on the response tokens.
     CrossEntropy,
     /// Hinton et al. (2015): the teacher's softened distribution, with cross-entropy mixed in.
@@ -27,14 +27,14 @@ pub enum Objective {
 
 /// `alpha · T² · KL(teacher_T ‖ student_T) + (1 − alpha) · cross-entropy`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Softening {
+pub(crate) struct Softening {
     /// T, by which both models' logits are divided.
     pub temperature: f64,
     /// Share of the softened loss.
     pub alpha: f64,
 }
 
-pub const TEACHER: Arm = Arm {
+pub(crate) const TEACHER: Arm = Arm {
     name: "teacher",
     shape: Shape { hidden: 320, layers: 5, heads: 10, kv_heads: 5, head_dim: 32, intermediate: 864 },
     objective: Objective::CrossEntropy,
@@ -44,7 +44,7 @@ pub const TEACHER: Arm = Arm {
 
 const STUDENT: Shape = Shape { hidden: 128, layers: 4, heads: 4, kv_heads: 2, head_dim: 32, intermediate: 352 };
 
-pub const STUDENT_KD: Arm = Arm {
+pub(crate) const STUDENT_KD: Arm = Arm {
     name: "student-kd",
     shape: STUDENT,
     objective: Objective::Distillation(Softening { temperature: 2.0, alpha: 0.7 }),
@@ -53,14 +53,14 @@ pub const STUDENT_KD: Arm = Arm {
 };
 
 /// The distilled student's control: the same but for the objective.
-pub const STUDENT_BASE: Arm =
+pub(crate) const STUDENT_BASE: Arm =
     Arm { name: "student-base", objective: Objective::CrossEntropy, stage: StageName::ControlTraining, ..STUDENT_KD };
 
-pub const ALL: [Arm; 3] = [TEACHER, STUDENT_KD, STUDENT_BASE];
+pub(crate) const ALL: [Arm; 3] = [TEACHER, STUDENT_KD, STUDENT_BASE];
 
 impl Objective {
     /// What records call it.
-    pub fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Objective::CrossEntropy => "ce",
             Objective::Distillation(_) => "kd",
@@ -68,7 +68,7 @@ impl Objective {
     }
 
     /// What a model card says.
-    pub fn sentence(self) -> String {
+    pub(crate) fn sentence(self) -> String {
         match self {
             Objective::CrossEntropy => "cross-entropy on the response tokens".to_owned(),
             Objective::Distillation(Softening { temperature, alpha }) => format!(

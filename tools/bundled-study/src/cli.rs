@@ -9,7 +9,7 @@ use ept_sweep::error::Result;
 
 /// Makes the bundled study: instruction set, tokenizer, teacher, distilled student and control.
 #[derive(Parser)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
@@ -17,7 +17,7 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Everything (the default)
     All,
     /// The held-out split and the tokenizer
@@ -37,7 +37,7 @@ pub enum Command {
 }
 
 #[derive(Args, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Folder for the instruction set and the models
     #[arg(long, global = true, default_value = "data")]
     pub out: PathBuf,
@@ -68,7 +68,7 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 
 /// Where models are trained and scored.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Processor {
+pub(crate) enum Processor {
     Cpu,
     /// The first CUDA device
     Cuda,
@@ -76,7 +76,7 @@ pub enum Processor {
 
 impl Processor {
     /// The same as the library names it.
-    pub fn choice(self) -> DeviceChoice {
+    pub(crate) fn choice(self) -> DeviceChoice {
         match self {
             Processor::Cpu => DeviceChoice::Cpu,
             Processor::Cuda => DeviceChoice::Cuda(0),
@@ -85,7 +85,7 @@ impl Processor {
 
     /// # Errors
     /// CUDA isn't built in, or the device can't be opened.
-    pub fn open(self) -> Result<Device> {
+    pub(crate) fn open(self) -> Result<Device> {
         self.choice().check()?;
         match self {
             Processor::Cpu => Ok(Device::Cpu),

@@ -20,7 +20,7 @@ use serde::Serialize;
 /// A stage of making a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StageName {
+pub(crate) enum StageName {
     /// Writing the held-out split and training the tokenizer.
     DataPreparation,
     TeacherTraining,
@@ -31,7 +31,7 @@ pub enum StageName {
 
 /// A stage as it was measured.
 #[derive(Clone, Debug, Serialize)]
-pub struct Stage {
+pub(crate) struct Stage {
     pub name: StageName,
     #[serde(flatten)]
     pub span: Span,
@@ -39,7 +39,7 @@ pub struct Stage {
 
 /// What one product of the study took, and what measured it.
 #[derive(Debug, Serialize)]
-pub struct EnergyRecord {
+pub(crate) struct EnergyRecord {
     /// The sum of the stages.
     #[serde(flatten)]
     pub cost: TrainingCost,
@@ -54,7 +54,7 @@ pub struct EnergyRecord {
 }
 
 /// The meter of this machine, with the idle power that was found at the start.
-pub struct Gauge {
+pub(crate) struct Gauge {
     meter: Box<dyn Meter>,
     clock: Clock,
     idle: Option<IdleBaseline>,
@@ -65,7 +65,7 @@ impl Gauge {
     ///
     /// # Errors
     /// Nothing here measures the device.
-    pub fn open(device: DeviceChoice) -> Result<Self> {
+    pub(crate) fn open(device: DeviceChoice) -> Result<Self> {
         let gpu = device.gpu_index();
         let options = MeterOptions {
             engine_gpus: gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect(),
@@ -82,19 +82,19 @@ impl Gauge {
     ///
     /// # Errors
     /// The work's error, or else the meter's.
-    pub fn stage<T>(&mut self, name: StageName, work: impl FnOnce() -> Result<T>) -> Result<(T, Stage)> {
+    pub(crate) fn stage<T>(&mut self, name: StageName, work: impl FnOnce() -> Result<T>) -> Result<(T, Stage)> {
         let (value, span) = span::measure(&mut *self.meter, &self.clock, self.idle.clone(), work)?;
         Ok((value, Stage { name, span }))
     }
 
     /// The device that is measured, as records name it.
-    pub fn device_name(&self) -> String {
+    pub(crate) fn device_name(&self) -> String {
         let gpu = self.meter.info().gpus.first().map(|gpu| gpu.name.clone());
         gpu.or_else(|| host::describe().cpu).unwrap_or_else(|| "CPU".to_owned())
     }
 
     /// The record of something that took these stages.
-    pub fn record(&self, recipe: Option<&str>, stages: Vec<Stage>) -> EnergyRecord {
+    pub(crate) fn record(&self, recipe: Option<&str>, stages: Vec<Stage>) -> EnergyRecord {
         EnergyRecord {
             cost: TrainingCost {
                 recipe: recipe.map(str::to_owned),

@@ -17,7 +17,7 @@ use crate::vocab::{self, BOS, EOS, MAX_LENGTH, PAD, VOCAB_SIZE};
 ///
 /// # Errors
 /// A file can't be written.
-pub fn save(model: &Model, tokenizer: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn save(model: &Model, tokenizer: &Path, folder: &Path) -> Result<()> {
     make_folder(folder)?;
     vocab::copy(tokenizer, folder)?;
     write_json(&folder.join("config.json"), &config(model))?;

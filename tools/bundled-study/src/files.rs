@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// # Errors
 /// The file can't be written.
-pub fn write_text(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).context(|| format!("can't write `{}`", path.display()))
 }
 
@@ -16,7 +16,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 /// The file can't be written, or the value isn't JSON.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context(|| format!("can't write `{}`", path.display()))?;
     write_text(path, &(text + "\n"))
 }
@@ -25,7 +25,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_json`].
-pub fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<()> {
+pub(crate) fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<()> {
     let mut text = String::new();
     for row in rows {
         text += &serde_json::to_string(row).context(|| format!("can't write `{}`", path.display()))?;
@@ -38,6 +38,6 @@ pub fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<()> {
 ///
 /// # Errors
 /// The disk refuses it.
-pub fn make_folder(path: &Path) -> Result<()> {
+pub(crate) fn make_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).context(|| format!("can't create `{}`", path.display()))
 }

@@ -15,7 +15,7 @@ use crate::scores::Scores;
 use crate::train::Outcome;
 
 /// What is to be told of a model.
-pub struct Made<'a> {
+pub(crate) struct Made<'a> {
     pub arm: Arm,
     pub model: &'a Model,
     pub outcome: &'a Outcome,
@@ -49,7 +49,7 @@ struct TrainingRecord<'a> {
 ///
 /// # Errors
 /// A file can't be written.
-pub fn save(made: &Made<'_>, folder: &Path) -> Result<()> {
+pub(crate) fn save(made: &Made<'_>, folder: &Path) -> Result<()> {
     write_json(&folder.join("training.json"), &record(made))?;
     write_text(&folder.join("README.md"), &card(made))
 }
@@ -96,7 +96,7 @@ fn card(made: &Made<'_>) -> String {
         how = made.arm.objective.sentence(),
         steps = outcome.steps,
         tokens = outcome.tokens,
-        seconds = cost.duration_s.map_or(f64::NAN, |seconds| seconds.get()),
+        seconds = cost.duration_s.map_or(f64::NAN, ept_sweep::units::Seconds::get),
         device = cost.device.as_deref().unwrap_or("an unknown device"),
         energy = energy(made.energy),
         exact = all.share(),

@@ -18,11 +18,11 @@ const ROWS_AT_ONCE: usize = 32;
 
 /// Scores of one model, in the order of the prompts.
 #[derive(Clone, Debug)]
-pub struct Scores(Vec<ItemScore>);
+pub(crate) struct Scores(Vec<ItemScore>);
 
 /// Exact matches among some items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     pub right: usize,
     pub n: usize,
 }
@@ -31,7 +31,7 @@ pub struct Tally {
 ///
 /// # Errors
 /// The folder isn't a model that the library loads, or the device fails.
-pub fn score(folder: &Path, set: &PromptSet, device: DeviceChoice) -> Result<Scores> {
+pub(crate) fn score(folder: &Path, set: &PromptSet, device: DeviceChoice) -> Result<Scores> {
     let tokenizer = Tokenizer::load(folder)?;
     let mut engine = load(folder, &LoadOptions { dtype: Some("f32"), ..LoadOptions::default() }, device)?;
     let options = GenerateOptions::greedy(MAX_NEW_TOKENS, OutputLength::Natural);
@@ -47,12 +47,12 @@ pub fn score(folder: &Path, set: &PromptSet, device: DeviceChoice) -> Result<Sco
 }
 
 impl Scores {
-    pub fn all(&self) -> Tally {
+    pub(crate) fn all(&self) -> Tally {
         Tally::of(self.0.iter())
     }
 
     /// Exact matches of each category, in the order of the tables; categories without an item are left out.
-    pub fn by_category(&self) -> Vec<(&'static str, Tally)> {
+    pub(crate) fn by_category(&self) -> Vec<(&'static str, Tally)> {
         let of = |category: &'static str| {
             (category, Tally::of(self.0.iter().filter(|item| item.category.as_deref() == Some(category))))
         };
@@ -60,12 +60,12 @@ impl Scores {
     }
 
     /// Mean ROUGE-L; `None` without an item.
-    pub fn rouge_l(&self) -> Option<f64> {
+    pub(crate) fn rouge_l(&self) -> Option<f64> {
         let sum: f64 = self.0.iter().map(|item| item.rouge_l).sum();
         (!self.0.is_empty()).then(|| sum / self.0.len() as f64)
     }
 
-    pub fn print(&self, name: &str) {
+    pub(crate) fn print(&self, name: &str) {
         eprintln!("{name}: exact match on the held-out split");
         let all = ("all", self.all());
         for (category, tally) in self.by_category().into_iter().chain([all]) {
@@ -84,12 +84,12 @@ impl Tally {
         })
     }
 
-    pub fn share(self) -> f64 {
+    pub(crate) fn share(self) -> f64 {
         self.right as f64 / self.n as f64
     }
 
     /// Standard error of the share, items being independent.
-    pub fn standard_error(self) -> f64 {
+    pub(crate) fn standard_error(self) -> f64 {
         let share = self.share();
         (share * (1.0 - share) / self.n as f64).sqrt()
     }

@@ -24,7 +24,7 @@ const HELD_OUT_ITEMS: usize = 800;
 const HELD_OUT: &str = "instructions/heldout.jsonl";
 
 /// A device with the meter that measures it.
-pub struct Place {
+pub(crate) struct Place {
     device: Device,
     gauge: Gauge,
 }
@@ -32,7 +32,7 @@ pub struct Place {
 impl Place {
     /// # Errors
     /// The device can't be opened, or nothing here measures it.
-    pub fn open(options: &Options) -> Result<Self> {
+    pub(crate) fn open(options: &Options) -> Result<Self> {
         // the device first, so that a GPU's idle power is that of a process which holds it
         let device = options.device.open()?;
         Ok(Self { device, gauge: Gauge::open(options.device.choice())? })
@@ -44,7 +44,7 @@ impl Place {
 ///
 /// # Errors
 /// A file can't be written, or the meter fails.
-pub fn prepare(options: &Options, place: &mut Place, train_sample: u64) -> Result<()> {
+pub(crate) fn prepare(options: &Options, place: &mut Place, train_sample: u64) -> Result<()> {
     let instructions = options.out.join("instructions");
     make_folder(&instructions)?;
     let ((), stage) = place.gauge.stage(StageName::DataPreparation, || {
@@ -64,7 +64,7 @@ pub fn prepare(options: &Options, place: &mut Place, train_sample: u64) -> Resul
 ///
 /// # Errors
 /// The held-out split or a model can't be read.
-pub fn score_all(options: &Options) -> Result<()> {
+pub(crate) fn score_all(options: &Options) -> Result<()> {
     let held_out = held_out(options)?;
     for arm in arms::ALL {
         let folder = folder(options, &arm);
@@ -80,7 +80,7 @@ pub fn score_all(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// There is no such model.
-pub fn logits(options: &Options, name: &str, prompt: &str) -> Result<()> {
+pub(crate) fn logits(options: &Options, name: &str, prompt: &str) -> Result<()> {
     let named = arms::ALL.into_iter().find(|arm| arm.name == name);
     let arm = named.ok_or_else(|| Error::input(format!("no model `{name}` in the study")))?;
     let folder = folder(options, &arm);
@@ -105,7 +105,7 @@ fn held_out(options: &Options) -> Result<PromptSet> {
 }
 
 /// Everything that training works with.
-pub struct Study<'a> {
+pub(crate) struct Study<'a> {
     options: &'a Options,
     place: Place,
     tokenizer: Arc<Tokenizer>,
@@ -117,7 +117,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// It isn't there.
-    pub fn open(options: &'a Options, place: Place) -> Result<Self> {
+    pub(crate) fn open(options: &'a Options, place: Place) -> Result<Self> {
         let tokenizer = Arc::new(vocab::load(&folder(options, &TEACHER))?);
         let held_out = held_out(options)?;
         Ok(Self { options, place, tokenizer, held_out })
@@ -127,7 +127,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// As for every model: training fails, or a file can't be written.
-    pub fn teacher(&mut self) -> Result<()> {
+    pub(crate) fn teacher(&mut self) -> Result<()> {
         let plan = self.plan(TEACHER, self.options.steps_teacher);
         self.make(plan).map(drop)
     }
@@ -136,7 +136,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// As for every model, or there is no teacher.
-    pub fn students(&mut self) -> Result<()> {
+    pub(crate) fn students(&mut self) -> Result<()> {
         let teacher = Model::load(TEACHER.shape, &folder(self.options, &TEACHER), &self.place.device)?;
         let steps = self.options.steps_student;
         let progress = self.make(Plan { teacher: Some(&teacher), ..self.plan(STUDENT_KD, steps) })?;

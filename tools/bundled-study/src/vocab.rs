@@ -20,12 +20,12 @@ use tokenizers::processors::template::TemplateProcessing;
 use crate::files::{make_folder, write_json};
 use crate::tasks::{Item, train_item};
 
-pub const VOCAB_SIZE: usize = 1024;
-pub const BOS: (&str, u32) = ("<|begin_of_text|>", 0);
-pub const EOS: (&str, u32) = ("<|end_of_text|>", 1);
-pub const PAD: (&str, u32) = ("<|pad|>", 2);
+pub(crate) const VOCAB_SIZE: usize = 1024;
+pub(crate) const BOS: (&str, u32) = ("<|begin_of_text|>", 0);
+pub(crate) const EOS: (&str, u32) = ("<|end_of_text|>", 1);
+pub(crate) const PAD: (&str, u32) = ("<|pad|>", 2);
 /// Positions of the models, and the most tokens that a training item may have.
-pub const MAX_LENGTH: usize = 512;
+pub(crate) const MAX_LENGTH: usize = 512;
 
 /// How many training items the merges are learnt from.
 const TRAINING_ITEMS: u64 = 40_000;
@@ -36,7 +36,7 @@ const FILES: [&str; 3] = ["tokenizer.json", "special_tokens_map.json", "tokenize
 ///
 /// # Errors
 /// The files can't be written.
-pub fn train(seed: u64, folder: &Path) -> Result<()> {
+pub(crate) fn train(seed: u64, folder: &Path) -> Result<()> {
     let failed = || "can't train the tokenizer";
     let mut tokenizer = untrained()?;
     let trainer = BpeTrainer::builder()
@@ -96,7 +96,7 @@ fn write_settings(folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// There is none, or it is another one.
-pub fn load(folder: &Path) -> Result<Tokenizer> {
+pub(crate) fn load(folder: &Path) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::load(folder)?;
     let size = tokenizer.vocab_size();
     if size != VOCAB_SIZE {
@@ -114,7 +114,7 @@ pub fn load(folder: &Path) -> Result<Tokenizer> {
 ///
 /// # Errors
 /// A file can't be read or written.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     if from == to {
         return Ok(());
     }
@@ -128,7 +128,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The tokenizer fails.
-pub fn prompt_ids(tokenizer: &Tokenizer, item: &Item) -> Result<Vec<u32>> {
+pub(crate) fn prompt_ids(tokenizer: &Tokenizer, item: &Item) -> Result<Vec<u32>> {
     tokenizer.encode(&item.prompt())
 }
 
@@ -136,7 +136,7 @@ pub fn prompt_ids(tokenizer: &Tokenizer, item: &Item) -> Result<Vec<u32>> {
 ///
 /// # Errors
 /// The tokenizer fails.
-pub fn target_ids(tokenizer: &Tokenizer, item: &Item) -> Result<Vec<u32>> {
+pub(crate) fn target_ids(tokenizer: &Tokenizer, item: &Item) -> Result<Vec<u32>> {
     let mut ids = tokenizer.encode_bare(&item.target())?;
     ids.push(EOS.1);
     Ok(ids)

@@ -49,7 +49,7 @@ impl Adapter {
     ///
     /// # Errors
     /// A file that is missing or damaged, another method than LoRA, or a variant of LoRA that isn't supported.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
         let config_file = folder.join(CONFIG);
         let weights_file = folder.join(WEIGHTS);
         if !config_file.is_file() {
@@ -150,7 +150,7 @@ impl Adapter {
     }
 
     /// A note for the record: method, rank and alpha of what was merged.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let settings = &self.settings;
         let method = match (settings.dora, settings.rank_stabilised) {
             (false, false) => "LoRA",

@@ -7,7 +7,7 @@ const PREFIX: &str = "base_model.model.";
 
 /// The role of a tensor in the adapter's file.
 #[derive(Debug, PartialEq)]
-pub enum Part {
+pub(super) enum Part {
     /// Takes the place of the base's tensor with this name.
     Whole(String),
     /// Belongs to the low-rank update of a module.

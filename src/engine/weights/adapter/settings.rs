@@ -76,7 +76,7 @@ impl Settings {
     ///
     /// # Errors
     /// A file that can't be read, a field with a wrong value, or a variant of LoRA that isn't supported.
-    pub fn read(file: &Path) -> Result<Self> {
+    pub(super) fn read(file: &Path) -> Result<Self> {
         let map = read_object(file)?;
         let fields = Fields::new(file, &map);
         match fields.text("peft_type")? {

@@ -10,7 +10,7 @@ impl<'a> Aligned<'a> {
     /// Largest alignment of a block's fields: f32.
     const TO: usize = align_of::<f32>();
 
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         if bytes.as_ptr().align_offset(Self::TO) == 0 {
             return Aligned::AsIs(bytes);
         }

@@ -250,7 +250,7 @@ pub(super) fn find(arch: &str, layout: &Layout) -> Option<&'static Family> {
 impl Family {
     /// The tensors of transformers that a tensor of the file holds: usually one; of stacked experts (or stacked norms)
     /// one for each of the `stacked` slices. None for a name that isn't part of the family.
-    pub fn sources(&self, tensor: &str, stacked: usize, layout: &Layout) -> Option<Vec<(String, Source)>> {
+    pub(super) fn sources(&self, tensor: &str, stacked: usize, layout: &Layout) -> Option<Vec<(String, Source)>> {
         let (stem, kind) = tensor.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?;
         let (place, hf) = match stem.strip_prefix("blk.") {
             None => ("".to_owned(), lookup(stem, &[self.top, TOP])?.to_owned()),

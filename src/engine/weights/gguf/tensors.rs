@@ -35,7 +35,7 @@ impl Gguf {
     /// # Errors
     /// A file that can't be read, isn't GGUF version 2 or 3, is damaged or one part of several; an architecture that
     /// isn't known; a tensor that isn't part of it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
         refuse_parts(&file)?;
         let (family, layout) = family_of(&file)?;
@@ -53,7 +53,7 @@ impl Gguf {
     }
 
     /// The type that most of the bytes are of, as llama.cpp writes it: `Q4_K`, `Q8_0`, `F16` …
-    pub fn stored_dtype(&self) -> &'static str {
+    pub(crate) fn stored_dtype(&self) -> &'static str {
         let mut bytes: BTreeMap<&'static str, usize> = BTreeMap::new();
         for stored in self.file.tensors().values() {
             *bytes.entry(stored.dtype.name()).or_default() += stored.bytes.len();
@@ -91,7 +91,7 @@ impl Gguf {
     ///
     /// # Errors
     /// No such tensor.
-    pub fn dtype(&self, name: &str) -> Result<BlockType> {
+    pub(crate) fn dtype(&self, name: &str) -> Result<BlockType> {
         Ok(self.find(name)?.1.dtype)
     }
 
@@ -99,7 +99,7 @@ impl Gguf {
     ///
     /// # Errors
     /// No such tensor, or a device that is full.
-    pub fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+    pub(crate) fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let (source, stored) = self.find(name)?;
         let load = || -> Result<Tensor> {
             let blocks = self.blocks(source, stored)?;

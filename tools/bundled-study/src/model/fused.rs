@@ -71,7 +71,7 @@ impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<(Tensor, Tensor)>> CustomOp3 for
 }
 
 /// Gives `y`, computed from `x` outside the graph, its gradient; without a graph it's `y` itself.
-pub fn with_gradient(
+pub(crate) fn with_gradient(
     x: &Tensor,
     y: Tensor,
     backward: impl Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
@@ -89,7 +89,7 @@ fn with_gradients(
 }
 
 /// RMSNorm of the rows of `x`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let y = candle_nn::ops::rms_norm(&x.detach(), &weight.detach(), eps as f32)?;
     with_gradients(x, weight, y, move |x, weight, dy| {
         let (rows, width) = x.dims2()?;
@@ -106,7 +106,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// `softmax(scale * scores + mask)` over the last dimension.
-pub fn masked_softmax(scores: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+pub(super) fn masked_softmax(scores: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
     let y = candle_nn::ops::softmax_last_dim(&(scores.detach() * scale)?.broadcast_add(mask)?)?;
     with_gradient(scores, y, move |_, y, dy| {
         let weighted = (y * dy)?;
@@ -116,14 +116,14 @@ pub fn masked_softmax(scores: &Tensor, mask: &Tensor, scale: f64) -> Result<Tens
 }
 
 /// Rotary embedding in Hugging Face's half-split convention; its transpose turns the other way.
-pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+pub(super) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let y = candle_nn::rotary_emb::rope(&x.detach(), cos, sin)?;
     let (cos, back) = (cos.clone(), sin.neg()?);
     with_gradient(x, y, move |_, _, dy| candle_nn::rotary_emb::rope(&dy.contiguous()?, &cos, &back))
 }
 
 /// `silu(gate) * up`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let y = (gate.detach().silu()? * up.detach())?;
     with_gradients(gate, up, y, |gate, up, dy| {
         let sigmoid = candle_nn::ops::sigmoid(gate)?;
@@ -135,13 +135,13 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 }
 
 /// A 0/1 matrix with a one per row, in column `ids[row]`.
-pub fn one_hot(ids: &Tensor, width: usize) -> Result<Tensor> {
+pub(crate) fn one_hot(ids: &Tensor, width: usize) -> Result<Tensor> {
     let columns = Tensor::arange(0u32, width as u32, ids.device())?.reshape((1, width))?;
     ids.reshape(((), 1))?.broadcast_eq(&columns)?.to_dtype(DType::F32)
 }
 
 /// Rows of `table`; the backward pass is a matrix product, as candle's scatter runs over the ids one by one.
-pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+pub(super) fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let y = table.detach().index_select(ids, 0)?;
     let ids = ids.clone();
     with_gradient(table, y, move |table, _, dy| one_hot(&ids, table.dim(0)?)?.t()?.matmul(&dy.contiguous()?))
@@ -150,7 +150,7 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 /// Distinct rows of `x`; the backward pass reads the gradient through the inverse index.
 ///
 /// `inverse` has, for each row of `x`, its place in `rows`, or `rows.len()` if it isn't taken.
-pub fn take_rows(x: &Tensor, rows: &Tensor, inverse: &Tensor) -> Result<Tensor> {
+pub(super) fn take_rows(x: &Tensor, rows: &Tensor, inverse: &Tensor) -> Result<Tensor> {
     let y = x.detach().index_select(rows, 0)?;
     let inverse = inverse.clone();
     with_gradient(x, y, move |x, _, dy| {

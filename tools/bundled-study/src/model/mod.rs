@@ -19,15 +19,15 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::vocab::MAX_LENGTH;
 
-pub use fused::{one_hot, with_gradient};
-pub use shape::Shape;
+pub(crate) use fused::{one_hot, with_gradient};
+pub(crate) use shape::Shape;
 
-pub const ROPE_THETA: f64 = 10_000.0;
-pub const NORM_EPS: f64 = 1e-5;
+pub(crate) const ROPE_THETA: f64 = 10_000.0;
+pub(crate) const NORM_EPS: f64 = 1e-5;
 
 /// Sequences padded on the right to one length, and the rows (flat positions) whose next token is wanted.
 #[derive(Clone, Debug)]
-pub struct Batch {
+pub(crate) struct Batch {
     pub ids: Vec<u32>,
     pub size: usize,
     pub length: usize,
@@ -47,7 +47,7 @@ struct Layer {
 }
 
 /// A model with its parameters on one device, in f32.
-pub struct Model {
+pub(crate) struct Model {
     pub shape: Shape,
     pub device: Device,
     /// The parameters in file order; the tensors below share their storage.
@@ -72,7 +72,7 @@ fn normal(rng: &mut ChaCha8Rng, n: usize, std: f64) -> Vec<f32> {
 
 impl Model {
     /// Seeded initial weights: norms one, matrices normal, those that write to the residual stream scaled down.
-    pub fn new(shape: Shape, seed: u64, device: &Device) -> Result<Self> {
+    pub(crate) fn new(shape: Shape, seed: u64, device: &Device) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let residual = 1.0 / (2.0 * shape.layers as f64).sqrt();
         let mut vars = Vec::new();
@@ -95,7 +95,7 @@ impl Model {
     ///
     /// # Errors
     /// The file can't be read, or a tensor is missing or of another shape.
-    pub fn load(shape: Shape, dir: &Path, device: &Device) -> Result<Self> {
+    pub(crate) fn load(shape: Shape, dir: &Path, device: &Device) -> Result<Self> {
         let path = dir.join("model.safetensors");
         let tensors = candle_core::safetensors::load(&path, device).input_context(|| path.display())?;
         let mut vars = Vec::new();
@@ -142,14 +142,14 @@ impl Model {
     ///
     /// # Errors
     /// The device fails.
-    pub fn round_to_f16(&self) -> Result<()> {
+    pub(crate) fn round_to_f16(&self) -> Result<()> {
         for (_, var) in &self.vars {
             var.set(&var.as_detached_tensor().to_dtype(DType::F16)?.to_dtype(DType::F32)?)?;
         }
         Ok(())
     }
 
-    pub fn parameter_count(&self) -> usize {
+    pub(crate) fn parameter_count(&self) -> usize {
         self.vars.iter().map(|(_, v)| v.elem_count()).sum()
     }
 
@@ -167,7 +167,7 @@ impl Model {
     ///
     /// # Errors
     /// The device fails.
-    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+    pub(crate) fn logits(&self, batch: &Batch) -> Result<Tensor> {
         let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
         let mut x = fused::embedding(&self.embedding, &ids)?;
         for layer in &self.layers {

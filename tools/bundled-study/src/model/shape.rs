@@ -4,7 +4,7 @@ use crate::vocab::VOCAB_SIZE;
 
 /// The dimensions in which the models differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     pub hidden: usize,
     pub layers: usize,
     pub heads: usize,
@@ -15,7 +15,7 @@ pub struct Shape {
 
 impl Shape {
     /// Every parameter's Hugging Face name and shape, in file order.
-    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+    pub(crate) fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let (h, i) = (self.hidden, self.intermediate);
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut all = vec![("model.embed_tokens.weight".to_string(), vec![VOCAB_SIZE, h])];

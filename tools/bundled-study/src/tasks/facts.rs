@@ -50,7 +50,7 @@ fn attribute_value(d: &mut Draw, which: usize) -> String {
 }
 
 /// A question on four to six facts about two or three invented persons.
-pub fn closed_qa(d: &mut Draw) -> Drawn {
+pub(super) fn closed_qa(d: &mut Draw) -> Drawn {
     let count = d.int(2, 3) as usize;
     let people = d.distinct(count, Draw::name);
     let wanted = d.int(3, 5) as usize;
@@ -75,7 +75,7 @@ pub fn closed_qa(d: &mut Draw) -> Drawn {
 }
 
 /// One field out of a short message with three or four.
-pub fn information_extraction(d: &mut Draw) -> Drawn {
+pub(super) fn information_extraction(d: &mut Draw) -> Drawn {
     const FIELDS: [(&str, &str); 5] = [
         ("email address", "Write to {0}."),
         ("phone number", "Call {0}."),
@@ -112,7 +112,7 @@ fn field_value(d: &mut Draw, which: usize) -> String {
 }
 
 /// The sentiment of a review, the desk of a ticket, or the kinds of three words.
-pub fn classification(d: &mut Draw) -> Drawn {
+pub(super) fn classification(d: &mut Draw) -> Drawn {
     match d.index(3) {
         0 => sentiment(d),
         1 => ticket(d),
@@ -195,7 +195,7 @@ fn kinds(d: &mut Draw) -> Drawn {
 }
 
 /// The largest or smallest number, or whose value is the highest or lowest.
-pub fn comparison(d: &mut Draw) -> Drawn {
+pub(super) fn comparison(d: &mut Draw) -> Drawn {
     let count = d.int(3, 5) as usize;
     let most = d.coin();
     let values = d.distinct(count, |d| d.int(1, 999));
@@ -220,7 +220,7 @@ pub fn comparison(d: &mut Draw) -> Drawn {
 }
 
 /// A cell of a small table: the value listed for a name, or the name listed with a value.
-pub fn table_lookup(d: &mut Draw) -> Drawn {
+pub(super) fn table_lookup(d: &mut Draw) -> Drawn {
     let rows = d.int(3, 5) as usize;
     let names = d.distinct(rows, Draw::name);
     let column = d.pick(&["town", "score"]);

@@ -5,7 +5,7 @@ use super::words::THINGS;
 use super::{Drawn, drawn, join, phrase};
 
 /// Four to six numbers or four or five words in order.
-pub fn sorting(d: &mut Draw) -> Drawn {
+pub(super) fn sorting(d: &mut Draw) -> Drawn {
     if d.index(3) == 0 {
         let count = d.int(4, 5) as usize;
         let mut words = d.words(count);
@@ -28,7 +28,7 @@ pub fn sorting(d: &mut Draw) -> Drawn {
 }
 
 /// Addition and subtraction up to three digits, bare or as a small story.
-pub fn arithmetic(d: &mut Draw) -> Drawn {
+pub(super) fn arithmetic(d: &mut Draw) -> Drawn {
     let high = if d.index(3) == 0 { 99 } else { 999 };
     let (mut a, mut b) = (d.int(1, high), d.int(1, high));
     let add = d.coin();
@@ -53,7 +53,7 @@ pub fn arithmetic(d: &mut Draw) -> Drawn {
 }
 
 /// How often a word occurs in a list, or how many words the list has.
-pub fn counting(d: &mut Draw) -> Drawn {
+pub(super) fn counting(d: &mut Draw) -> Drawn {
     let kinds = d.int(2, 3) as usize;
     let pool = d.words(kinds);
     let length = d.int(4, 8) as usize;
@@ -78,7 +78,7 @@ pub fn counting(d: &mut Draw) -> Drawn {
 }
 
 /// Reversing, removing, replacing, upper-casing and spelling.
-pub fn string_edit(d: &mut Draw) -> Drawn {
+pub(super) fn string_edit(d: &mut Draw) -> Drawn {
     let count = d.int(4, 6) as usize;
     let words = d.words(count);
     let chosen = d.pick(&words);
@@ -125,7 +125,7 @@ pub fn string_edit(d: &mut Draw) -> Drawn {
 }
 
 /// The next element of an arithmetic sequence or of a repeating list of words.
-pub fn pattern(d: &mut Draw) -> Drawn {
+pub(super) fn pattern(d: &mut Draw) -> Drawn {
     let shown = d.int(4, 6);
     if d.index(3) == 0 {
         let period = d.int(2, 4) as usize;

@@ -12,11 +12,11 @@ use ept_sweep::digest::sha256;
 use ept_sweep::prompts::Row;
 use serde::Serialize;
 
-pub use draw::Draw;
+pub(crate) use draw::Draw;
 
 /// One instruction in Dolly's schema, as it is written to a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Item {
+pub(crate) struct Item {
     pub instruction: String,
     pub context: String,
     pub response: String,
@@ -67,14 +67,14 @@ const CATEGORIES: [(&str, Skill, u64); 10] = [
 const HELD_OUT_BYTES: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
+pub(crate) enum Split {
     Train,
     HeldOut,
 }
 
 impl Item {
     /// The prompt as the library makes it of a row of that file.
-    pub fn prompt(&self) -> String {
+    pub(crate) fn prompt(&self) -> String {
         let row = Row {
             instruction: self.instruction.clone(),
             context: self.context.clone(),
@@ -85,11 +85,11 @@ impl Item {
     }
 
     /// What the model is to write after the prompt, up to the end-of-text token.
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         format!(" {}", self.response.trim())
     }
 
-    pub fn split(&self) -> Split {
+    pub(crate) fn split(&self) -> Split {
         let text = format!("{}\n{}", self.instruction, self.context);
         if sha256(text.as_bytes())[0] < HELD_OUT_BYTES { Split::HeldOut } else { Split::Train }
     }
@@ -108,7 +108,7 @@ fn draw_in(draw: &mut Draw, which: usize, split: Split) -> Item {
 }
 
 /// Training item number `index` of the endless train split.
-pub fn train_item(seed: u64, index: u64) -> Item {
+pub(crate) fn train_item(seed: u64, index: u64) -> Item {
     let mut draw = Draw::new(seed, index);
     let total: u64 = CATEGORIES.iter().map(|c| c.2).sum();
     let mut ticket = draw.index(total as usize) as u64;
@@ -121,7 +121,7 @@ pub fn train_item(seed: u64, index: u64) -> Item {
 }
 
 /// The held-out split: `n` distinct items, as even over the categories as `n` allows, shuffled.
-pub fn held_out(seed: u64, n: usize) -> Vec<Item> {
+pub(crate) fn held_out(seed: u64, n: usize) -> Vec<Item> {
     // Streams far above any training index, so that the two never share draws either.
     let mut seen = HashSet::new();
     let mut items = Vec::with_capacity(n);
@@ -142,7 +142,7 @@ pub fn held_out(seed: u64, n: usize) -> Vec<Item> {
 }
 
 /// Category names in the order of the tables.
-pub fn categories() -> impl Iterator<Item = &'static str> {
+pub(crate) fn categories() -> impl Iterator<Item = &'static str> {
     CATEGORIES.iter().map(|c| c.0)
 }
 

@@ -21,7 +21,7 @@ const LENGTH_STEP: usize = 8;
 
 /// A batch with its labels: the token wanted at each of the batch's rows.
 #[derive(Clone, Debug)]
-pub struct Labelled {
+pub(super) struct Labelled {
     pub batch: Batch,
     pub targets: Vec<u32>,
     /// Tokens without padding.
@@ -29,7 +29,7 @@ pub struct Labelled {
 }
 
 /// One example: all ids, and where the response starts.
-pub struct Example {
+pub(super) struct Example {
     ids: Vec<u32>,
     response: usize,
 }
@@ -38,7 +38,7 @@ pub struct Example {
 ///
 /// # Errors
 /// The tokenizer fails, or the example is longer than the models' positions.
-pub fn example(tokenizer: &Tokenizer, seed: u64, index: u64) -> Result<Example> {
+pub(super) fn example(tokenizer: &Tokenizer, seed: u64, index: u64) -> Result<Example> {
     let item = train_item(seed, index);
     let mut ids = prompt_ids(tokenizer, &item)?;
     let response = ids.len();
@@ -50,7 +50,7 @@ pub fn example(tokenizer: &Tokenizer, seed: u64, index: u64) -> Result<Example> 
 }
 
 /// Pads examples on the right; the rows before each response token are those whose next token is wanted.
-pub fn collate(examples: &[Example]) -> Labelled {
+pub(super) fn collate(examples: &[Example]) -> Labelled {
     let longest = examples.iter().map(|e| e.ids.len()).max().unwrap_or(1);
     let length = longest.next_multiple_of(LENGTH_STEP);
     let mut ids = vec![PAD.1; examples.len() * length];
@@ -80,7 +80,7 @@ fn bucket(tokenizer: &Tokenizer, seed: u64, size: usize, number: u64) -> Result<
 }
 
 /// An endless stream of batches from a background thread, which ends when the receiver is dropped.
-pub fn stream(tokenizer: Arc<Tokenizer>, seed: u64, size: usize) -> Receiver<Result<Labelled>> {
+pub(super) fn stream(tokenizer: Arc<Tokenizer>, seed: u64, size: usize) -> Receiver<Result<Labelled>> {
     let (sender, receiver) = sync_channel(AHEAD * BUCKET);
     std::thread::spawn(move || {
         let buckets = (0..).map(|number| bucket(&tokenizer, seed, size, number));

@@ -9,14 +9,14 @@ use crate::arms::Softening;
 use crate::model::{Model, one_hot, with_gradient};
 
 /// A teacher's logits, shaped as the student's, and how they are mixed in.
-pub type Soft<'a> = (&'a Tensor, Softening);
+pub(super) type Soft<'a> = (&'a Tensor, Softening);
 
 /// Mean cross-entropy over the rows of `logits` (rows, vocabulary); with a teacher, mixed with T² · KL(teacher_T ‖
 /// student_T).
 ///
 /// # Errors
 /// The device fails.
-pub fn loss(logits: &Tensor, targets: &[u32], soft: Option<Soft<'_>>) -> Result<Tensor> {
+pub(super) fn loss(logits: &Tensor, targets: &[u32], soft: Option<Soft<'_>>) -> Result<Tensor> {
     let (n, width) = logits.dims2()?;
     let plain = logits.detach();
     let targets = Tensor::from_slice(targets, n, logits.device())?;
@@ -56,7 +56,7 @@ fn log_loss(p: &Tensor, logits: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Names a parameter that gets no gradient, or one that is zero or not finite.
-pub fn check_gradients(model: &Model, labelled: &Labelled) -> Result<()> {
+pub(super) fn check_gradients(model: &Model, labelled: &Labelled) -> Result<()> {
     let grads = loss(&model.logits(&labelled.batch)?, &labelled.targets, None)?.backward()?;
     for (name, var) in &model.vars {
         let grad = grads.get(var).ok_or_else(|| no_gradient(name))?;

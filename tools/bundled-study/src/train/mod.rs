@@ -18,12 +18,12 @@ use batches::Labelled;
 use optimizer::AdamW;
 use schedule::rate_factor;
 
-pub use schedule::Length;
+pub(crate) use schedule::Length;
 
 const REPORT_EVERY: usize = 200;
 
 /// What one training is given.
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     pub arm: Arm,
     pub length: Length<'a>,
     /// Sequences per step.
@@ -36,7 +36,7 @@ pub struct Plan<'a> {
 
 /// What one training did.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub steps: usize,
     /// Tokens of prompts and responses, without padding.
     pub tokens: u64,
@@ -47,7 +47,7 @@ pub struct Outcome {
 }
 
 /// A training that is ready to run.
-pub struct Training<'a> {
+pub(crate) struct Training<'a> {
     model: &'a Model,
     plan: Plan<'a>,
     tokenizer: Arc<Tokenizer>,
@@ -57,7 +57,7 @@ pub struct Training<'a> {
 impl<'a> Training<'a> {
     /// # Errors
     /// The arm is distilled and there is no teacher, or a parameter of the model would not be trained.
-    pub fn new(model: &'a Model, tokenizer: Arc<Tokenizer>, plan: Plan<'a>) -> Result<Self> {
+    pub(crate) fn new(model: &'a Model, tokenizer: Arc<Tokenizer>, plan: Plan<'a>) -> Result<Self> {
         if matches!(plan.arm.objective, Objective::Distillation(_)) && plan.teacher.is_none() {
             return Err(Error::new(format!("`{}` can't be distilled without a teacher", plan.arm.name)));
         }
@@ -71,7 +71,7 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// The loss isn't a number, or the device fails.
-    pub fn run(mut self) -> Result<Outcome> {
+    pub(crate) fn run(mut self) -> Result<Outcome> {
         let stream = batches::stream(self.tokenizer.clone(), self.plan.seed, self.plan.batch);
         let started = Instant::now();
         let mut done = Outcome { steps: 0, tokens: 0, first_loss: 0.0, final_loss: 0.0, progress: Vec::new() };

@@ -15,7 +15,7 @@ const CLIP: f64 = 1.0;
 const FLAT_WIDTH: usize = 1024;
 
 /// AdamW on all parameters as one vector, so that a step takes few kernels; matrices decay, norms don't.
-pub struct AdamW {
+pub(super) struct AdamW {
     theta: Tensor,
     first: Tensor,
     second: Tensor,
@@ -24,7 +24,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    pub fn new(model: &Model) -> Result<Self> {
+    pub(super) fn new(model: &Model) -> Result<Self> {
         let tensors: Vec<Tensor> = model.vars.iter().map(|(_, v)| v.as_detached_tensor()).collect();
         let theta = flatten(&tensors)?;
         let decays = tensors
@@ -38,7 +38,7 @@ impl AdamW {
     ///
     /// # Errors
     /// A parameter has no gradient, or the device fails.
-    pub fn step(&mut self, model: &Model, grads: &GradStore, rate: f64) -> Result<()> {
+    pub(super) fn step(&mut self, model: &Model, grads: &GradStore, rate: f64) -> Result<()> {
         self.step += 1;
         let grad = clipped(&gradient(model, grads)?)?;
         self.first = ((&self.first * BETA1)? + (&grad * (1.0 - BETA1))?)?;
@@ -68,7 +68,7 @@ fn gradient(model: &Model, grads: &GradStore) -> Result<Tensor> {
     flatten(&model.vars.iter().map(of).collect::<Result<Vec<_>>>()?)
 }
 
-pub fn no_gradient(name: &str) -> Error {
+pub(super) fn no_gradient(name: &str) -> Error {
     Error::new(format!("`{name}` gets no gradient"))
 }
 

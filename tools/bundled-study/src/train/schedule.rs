@@ -8,7 +8,7 @@ const FINAL_RATE: f64 = 0.01;
 
 /// When training ends.
 #[derive(Clone, Copy, Debug)]
-pub enum Length<'a> {
+pub(crate) enum Length<'a> {
     /// After so many steps, or earlier at the end of a time limit: the schedule is annealed to its end by whichever is
     /// further.
     Steps { steps: usize, time_limit: Option<Duration> },
@@ -18,7 +18,7 @@ pub enum Length<'a> {
 
 impl Length<'_> {
     /// How far step `step` is, from 0 to 1; `None` when training is over.
-    pub fn progress(self, step: usize, elapsed: Duration) -> Option<f64> {
+    pub(crate) fn progress(self, step: usize, elapsed: Duration) -> Option<f64> {
         match self {
             Length::Repeat { progress, .. } => progress.get(step).copied(),
             Length::Steps { steps, time_limit } => {
@@ -30,14 +30,14 @@ impl Length<'_> {
     }
 
     /// Steps of the linear warm-up.
-    pub fn warm_up(self) -> usize {
+    pub(crate) fn warm_up(self) -> usize {
         let (Length::Steps { steps, .. } | Length::Repeat { steps, .. }) = self;
         WARM_UP_STEPS.min(steps / 10)
     }
 }
 
 /// The learning rate's factor: linear warm-up over steps, then a cosine over the progress.
-pub fn rate_factor(step: usize, warm_up: usize, progress: f64) -> f64 {
+pub(super) fn rate_factor(step: usize, warm_up: usize, progress: f64) -> f64 {
     let warm = ((step + 1) as f64 / warm_up.max(1) as f64).min(1.0);
     let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
     warm * (FINAL_RATE + (1.0 - FINAL_RATE) * cosine)
