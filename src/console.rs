@@ -49,7 +49,7 @@ impl Console {
     /// Prints an error, even with `--quiet`.
     pub fn error(&self, error: &Error) {
         eprintln!("{} {}", self.paint("error:", "1;31"), error.message());
-        if let Some(hint) = error.hint_text() {
+        if let Some(hint) = error.hint() {
             eprintln!("{} {hint}", self.paint("hint:", "36"));
         }
     }

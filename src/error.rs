@@ -46,14 +46,14 @@ impl Error {
 
     /// Adds a hint: what the user can do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// Replaces the kind.
     #[must_use]
-    pub(crate) fn kind(mut self, kind: Kind) -> Self {
+    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
@@ -71,7 +71,7 @@ impl Error {
     }
 
     /// The hint, if there is one.
-    pub fn hint_text(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
@@ -85,7 +85,7 @@ impl Error {
     }
 
     /// Who has to act.
-    pub fn kind_of(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 }

@@ -129,5 +129,5 @@ fn a_folder_without_an_adapter_says_what_is_expected() {
     let empty = Folder::new();
     let error = engine(&common::repository().join("tests/golden/mha_untied"), Some(&empty.0)).err().unwrap();
     assert!(error.message().contains("has no `adapter_config.json`"), "{error}");
-    assert!(error.hint_text().is_some());
+    assert!(error.hint().is_some());
 }

@@ -789,5 +789,5 @@ fn a_diff_names_the_models_that_there_are() {
     let frame = run.frame();
     let error = diff::within_run(&run.measured(&frame), "t", "x", FLOOR).unwrap_err();
     assert_eq!(error.message(), "run `synthetic` has no model `x`");
-    assert_eq!(error.hint_text(), Some("its models are `t`"));
+    assert_eq!(error.hint(), Some("its models are `t`"));
 }

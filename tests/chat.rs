@@ -168,7 +168,7 @@ fn a_limit_that_a_prompt_can_not_keep_is_an_error_that_says_both_numbers() {
     let full =
         prompter("llama3.jinja", limit(5, Some(Side::Right))).unwrap().tokenize("Name three colours.").unwrap_err();
     assert!(full.message().contains("the chat template alone takes"), "{full}");
-    assert_eq!((refused.kind_of(), full.kind_of()), (Kind::Input, Kind::Input));
+    assert_eq!((refused.kind(), full.kind()), (Kind::Input, Kind::Input));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_template_without_a_system_role_is_blamed_on_the_system_prompt() {
         error.message().ends_with("the template refuses the conversation: there is no system role here"),
         "{error}"
     );
-    assert!(error.hint_text().unwrap().contains("remove `prompts.system`"), "{error}");
+    assert!(error.hint().unwrap().contains("remove `prompts.system`"), "{error}");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn gguf_metadata_that_hold_no_whole_tokenizer_are_refused_with_what_to_do() {
     };
     let sentencepiece = refused(&|metadata| metadata.model = "llama".to_owned());
     assert!(sentencepiece.message().starts_with("m.gguf: `tokenizer.ggml.model` is `llama`"), "{sentencepiece}");
-    assert!(sentencepiece.hint_text().unwrap().contains("tokenizer.json"), "{sentencepiece}");
+    assert!(sentencepiece.hint().unwrap().contains("tokenizer.json"), "{sentencepiece}");
     assert!(refused(&|metadata| metadata.pre = None).message().contains("no `tokenizer.ggml.pre`"));
     assert!(refused(&|metadata| metadata.pre = Some("bloom".to_owned())).message().contains("`bloom`"));
     assert!(refused(&|metadata| metadata.merges[0] = "one".to_owned()).message().contains("merges[0]"));

@@ -384,7 +384,7 @@ fn refused(decoding: Value) -> String {
          prompts: {{text: [\"x\"]}}\ngeneration:\n  decoding: {decoding}\n"
     );
     let error = ept_sweep::sweep::SweepSpec::parse(Path::new("a.yaml"), &yaml).unwrap_err();
-    format!("{}\nhint: {}", error.message(), error.hint_text().unwrap_or_default())
+    format!("{}\nhint: {}", error.message(), error.hint().unwrap_or_default())
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn half_precision_stays_near_transformers_or_is_refused() {
             Err(error) => {
                 assert!(only_f32, "{}: {error}", golden.name);
                 assert!(error.message().contains("can't run in `f16`"), "{error}");
-                assert_eq!(error.hint_text(), Some("set `dtype: f32`"));
+                assert_eq!(error.hint(), Some("set `dtype: f32`"));
             }
         }
     }
@@ -202,7 +202,7 @@ fn refused(name: &str, changes: Value) -> Error {
 fn error_of(folder: &Folder) -> Error {
     let error = load(&folder.0, &LoadOptions::default(), DeviceChoice::Cpu).err().expect("it loads");
     assert_eq!(inspect(&folder.0, &LoadOptions::default()).err().as_ref(), Some(&error));
-    assert_eq!(error.kind_of(), Kind::Input, "{error}");
+    assert_eq!(error.kind(), Kind::Input, "{error}");
     error
 }
 

@@ -366,7 +366,7 @@ fn the_average_of_the_last_second_is_taken_for_what_was_half_a_second_before() {
 fn a_gpu_that_tells_nothing_is_an_error_with_a_hint() {
     let error = Bench::open(&[3]).err().unwrap();
     assert_eq!(error.message(), "gpu3 shows neither energy nor power");
-    assert!(error.hint_text().is_some());
+    assert!(error.hint().is_some());
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn a_gpu_that_is_lost_while_recording_is_an_error_that_names_it_until_it_is_back
     let mut bench = Bench::open(&[18]).unwrap();
     let lost = |result: Result<Seen>| -> Error {
         let error = result.err().unwrap();
-        assert_eq!(error.kind_of(), Kind::Meter);
+        assert_eq!(error.kind(), Kind::Meter);
         assert!(error.message().contains("gpu18"), "{error}");
         error
     };
@@ -508,7 +508,7 @@ fn a_gpu_split_by_mig_is_refused_unless_it_is_listed_and_then_it_is_marked() {
     let engine = [EngineGpu { ordinal: 0, uuid: Some("GPU-fake-4".into()) }];
     let error = NvmlMeter::open(None, &engine, None, &clock).err().unwrap();
     assert!(error.message().contains("gpu4 is split by MIG"), "{error}");
-    assert!(error.hint_text().unwrap().contains("gpu_indices"));
+    assert!(error.hint().unwrap().contains("gpu_indices"));
     let mut bench = Bench::open(&[4]).unwrap();
     assert!(bench.meter.info().notes.iter().any(|note| note.contains("the energy is the whole GPU's")));
     let seen = bench.window(|| sleep(150)).unwrap();

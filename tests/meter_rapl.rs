@@ -235,7 +235,7 @@ fn no_zones_say_where_they_would_be_and_how_to_get_them() {
     for root in [Tree::new("empty").0, PathBuf::from("/nonexistent/powercap")] {
         let error = rapl::open(&root, &Clock::monotonic()).err().unwrap();
         assert!(error.message().contains(root.to_str().unwrap()), "{error}");
-        assert!(error.hint_text().unwrap().contains("intel_rapl_msr"), "{error}");
+        assert!(error.hint().unwrap().contains("intel_rapl_msr"), "{error}");
     }
 }
 
@@ -252,5 +252,5 @@ fn a_counter_that_only_root_may_read_says_how_to_open_it() {
         return;
     }
     let error = rapl::open(&tree.0, &Clock::monotonic()).err().unwrap();
-    assert!(error.hint_text().unwrap().contains("chmod"), "{error}");
+    assert!(error.hint().unwrap().contains("chmod"), "{error}");
 }

@@ -135,7 +135,7 @@ impl<'a> Runs<'a> {
             Some(other) => {
                 let first = first.unwrap_or_default();
                 let message = format!("the runs of one side decode differently: {first}, and {other}");
-                Err(Error::input(message).hint("pool only runs of the same decoding"))
+                Err(Error::input(message).with_hint("pool only runs of the same decoding"))
             }
         }
     }
@@ -145,7 +145,7 @@ impl<'a> Runs<'a> {
             if !run.models.iter().any(|model| model.label == label) {
                 let known = run.models.iter().map(|model| format!("`{}`", model.label)).collect::<Vec<_>>().join(", ");
                 let message = format!("run `{}` has no model `{label}`", run.name);
-                return Err(Error::input(message).hint(format!("its models are {known}")));
+                return Err(Error::input(message).with_hint(format!("its models are {known}")));
             }
         }
         Ok(())
@@ -168,7 +168,7 @@ fn common_labels(base_runs: &Runs<'_>, new_runs: &Runs<'_>) -> Result<Vec<(Strin
     let first = base_runs.infos.iter().take(1).flat_map(|run| run.models.iter().map(|model| &model.label));
     let common: Vec<_> = first.filter(in_all).map(|label| (label.clone(), label.clone())).collect();
     if common.is_empty() {
-        return Err(Error::input("the runs have no model in common").hint("name one model of each side"));
+        return Err(Error::input("the runs have no model in common").with_hint("name one model of each side"));
     }
     Ok(common)
 }

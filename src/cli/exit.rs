@@ -21,7 +21,7 @@ pub enum Exit {
 
 impl From<&Error> for Exit {
     fn from(error: &Error) -> Self {
-        match error.kind_of() {
+        match error.kind() {
             Kind::Input => Exit::BadInput,
             Kind::Runtime | Kind::OutOfMemory | Kind::Meter => Exit::Failed,
             Kind::Interrupted => Exit::Interrupted,

@@ -128,7 +128,7 @@ fn writable(path: &Path) -> Result<()> {
     if folder.is_dir() && !path.is_dir() {
         return Ok(());
     }
-    Err(Error::input(format!("can't write `{}`", path.display())).hint("name a file in a folder that exists"))
+    Err(Error::input(format!("can't write `{}`", path.display())).with_hint("name a file in a folder that exists"))
 }
 
 fn prompts(arguments: &BenchArgs, watch: &hub::Watch) -> Result<PromptSet> {

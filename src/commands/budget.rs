@@ -105,7 +105,7 @@ fn nothing_fits(least: &Design, budget: Seconds) -> Error {
         format::duration(least.protocol.min_window_s),
         format::duration(least.times.typical)
     );
-    Error::input(message).hint("raise `--budget`, or measure fewer models in one sweep")
+    Error::input(message).with_hint("raise `--budget`, or measure fewer models in one sweep")
 }
 
 fn print_best(design: &Design, spec: &SweepSpec, written: usize, spread: f64) -> Result<()> {

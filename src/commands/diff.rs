@@ -39,7 +39,7 @@ fn compare(runs: &[Analysed], arguments: &DiffArgs) -> Result<Diff> {
         ([run], _, _) => {
             let labels: Vec<&str> = run.stored.info.models.iter().map(|model| model.label.as_str()).collect();
             let hint = format!("add `--base LABEL --new LABEL`; models here: {}", labels.join(", "));
-            Err(Error::input("which models of the run are to be compared?").hint(hint))
+            Err(Error::input("which models of the run are to be compared?").with_hint(hint))
         }
         ([base_run, new_run], base, new) => {
             let labels = match (base, new) {

@@ -52,7 +52,7 @@ fn open(arguments: &RunArgs, run_info: &RunInfo, console: &Console) -> Result<Op
 /// Writes the report of what is there, also after an interruption.
 fn finish(measured: Result<()>, dir: &RunDir, console: &Console) -> Result<Exit> {
     match measured {
-        Err(error) if error.kind_of() == Kind::Interrupted => {
+        Err(error) if error.kind() == Kind::Interrupted => {
             console.warn("interrupted: finished trials are kept; start again to go on");
             report::write(dir.root(), console)?;
             Ok(Exit::Interrupted)

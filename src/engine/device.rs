@@ -39,7 +39,7 @@ impl DeviceChoice {
         match self {
             DeviceChoice::Cuda(index) if cfg!(not(feature = "cuda")) => {
                 Err(Error::input(format!("this build can't use CUDA device {index}"))
-                    .hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
+                    .with_hint("build with `--features cuda`, or run on the CPU with `--device cpu`"))
             }
             _ => Ok(()),
         }

@@ -56,6 +56,6 @@ pub(crate) fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DTyp
             Ok((DType::F32, vec![format!("matrices stay in {stored}; their products quantise activations to 8 bits")]))
         }
         Some(other) => Err(Error::input(format!("weights in {stored} can't run in `{other}`"))
-            .hint("leave `dtype` out: activations are f32")),
+            .with_hint("leave `dtype` out: activations are f32")),
     }
 }

@@ -8,7 +8,9 @@ impl From<CandleError> for Error {
     fn from(cause: CandleError) -> Self {
         let message = plain(&cause);
         match message.contains("out of memory") || message.contains("OUT_OF_MEMORY") {
-            true => Error::new(message).kind(Kind::OutOfMemory).hint("use a smaller batch or a shorter output"),
+            true => {
+                Error::new(message).with_kind(Kind::OutOfMemory).with_hint("use a smaller batch or a shorter output")
+            }
             false => Error::new(message),
         }
     }

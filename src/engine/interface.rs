@@ -98,6 +98,6 @@ pub trait Engine {
     fn score(&mut self, batch: &[Continuation]) -> Result<Vec<Score>> {
         let message =
             format!("the `{}` engine has no probabilities to score {} texts by", self.info().engine, batch.len());
-        Err(Error::input(message).hint("score with a model that is loaded from files"))
+        Err(Error::input(message).with_hint("score with a model that is loaded from files"))
     }
 }

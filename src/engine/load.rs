@@ -191,7 +191,7 @@ fn open_devices(config: &Config, first: DeviceChoice, options: &LoadOptions<'_>)
     let choices = [&[first], options.more_devices.as_slice()].concat();
     if choices.len() > config.layers.len() {
         let message = format!("{} layers can't be spread over {} devices", config.layers.len(), choices.len());
-        return Err(Error::input(message).hint("name fewer `devices`"));
+        return Err(Error::input(message).with_hint("name fewer `devices`"));
     }
     choices.iter().map(|choice| choice.open()).collect()
 }

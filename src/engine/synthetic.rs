@@ -82,7 +82,7 @@ impl Engine for Synthetic {
 
     fn generate(&mut self, batch: &[Prompt], options: GenerateOptions) -> Result<Vec<Generation>> {
         if options.decoding != Decoding::Greedy {
-            return Err(Error::input("a simulated model can't sample or follow beams").hint("remove `decoding`"));
+            return Err(Error::input("a simulated model can't sample or follow beams").with_hint("remove `decoding`"));
         }
         self.check_batch(batch)?;
         let generations: Vec<_> = batch.iter().map(|prompt| self.generation(prompt, options)).collect();
@@ -103,8 +103,8 @@ impl SyntheticFailure {
     fn error(self, rows: usize) -> Error {
         match self.kind {
             SyntheticFailureKind::Oom => Error::new(format!("out of memory at a batch of {rows}, on purpose"))
-                .kind(Kind::OutOfMemory)
-                .hint("use a smaller batch or a shorter output"),
+                .with_kind(Kind::OutOfMemory)
+                .with_hint("use a smaller batch or a shorter output"),
             SyntheticFailureKind::Engine => Error::new(format!("the engine failed at a batch of {rows}, on purpose")),
         }
     }
@@ -246,7 +246,7 @@ mod tests {
         let options = GenerateOptions::greedy(2, OutputLength::Fixed);
         assert!(engine.generate(&prompts(&["a"]), options).is_ok());
         let error = engine.generate(&prompts(&["a", "b"]), options).unwrap_err();
-        assert_eq!(error.kind_of(), Kind::OutOfMemory);
+        assert_eq!(error.kind(), Kind::OutOfMemory);
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn refuse_doubles(rows: &[Row<'_>]) -> Result<()> {
     for key in valid.map(|row| row.trial.key()) {
         if !seen.insert(key.clone()) {
             let message = format!("cell `{}` has two valid trials in block {}", key.cell, key.block);
-            return Err(Error::new(message).hint("the same run may have been merged twice"));
+            return Err(Error::new(message).with_hint("the same run may have been merged twice"));
         }
     }
     Ok(())

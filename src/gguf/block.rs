@@ -77,7 +77,7 @@ impl BlockType {
             "is of type {name}; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, \
              Q5_K, Q6_K and Q8_K"
         ))
-        .hint("take a file of the same model that is quantised to one of these, such as Q4_K_M or Q8_0"))
+        .with_hint("take a file of the same model that is quantised to one of these, such as Q4_K_M or Q8_0"))
     }
 
     /// llama.cpp's spelling.

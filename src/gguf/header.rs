@@ -57,7 +57,7 @@ impl Header {
     pub(crate) fn read(file: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(file);
         if reader.take(4).ok() != Some(MAGIC) {
-            return Err(Error::input("isn't a GGUF file").hint("a GGUF file begins with the letters GGUF"));
+            return Err(Error::input("isn't a GGUF file").with_hint("a GGUF file begins with the letters GGUF"));
         }
         check_version(reader.u32()?)?;
         let tensor_count = reader.count("tensors", LEAST_TENSOR)?;
@@ -74,11 +74,11 @@ fn check_version(version: u32) -> Result<()> {
     match version {
         2 | 3 => Ok(()),
         1 => Err(Error::input("is GGUF version 1, which isn't supported; versions 2 and 3 are")
-            .hint("convert the model again with a current llama.cpp")),
+            .with_hint("convert the model again with a current llama.cpp")),
         // a small number in the other byte order
         version if version.swap_bytes() <= 0xFFFF => {
             Err(Error::input("is a big-endian GGUF file, which isn't supported")
-                .hint("convert it with `gguf_convert_endian.py` of llama.cpp"))
+                .with_hint("convert it with `gguf_convert_endian.py` of llama.cpp"))
         }
         other => Err(Error::input(format!("is GGUF version {other}; supported are 2 and 3"))),
     }
@@ -152,7 +152,7 @@ fn place(entries: Vec<Entry>, data: u64, alignment: u64, file_len: u64) -> Resul
         let end = start.and_then(|start| start.checked_add(len)).filter(|end| *end <= file_len);
         let (Some(start), Some(end)) = (start, end) else {
             let message = format!("its {len} bytes at offset {offset} reach past the end of the file");
-            return Err(at(Error::input(message).hint("download or copy the file again")));
+            return Err(at(Error::input(message).with_hint("download or copy the file again")));
         };
         // both are at most the file's length, which is in memory
         let bytes = start as usize..end as usize;

@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
                 Ok(bytes)
             }
             None => Err(Error::input(format!("asks for {len} bytes where {} are left in the file", self.left()))
-                .hint("download or copy the file again")),
+                .with_hint("download or copy the file again")),
         }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         match count.checked_mul(least).is_some_and(|bytes| bytes <= self.left()) {
             true => Ok(count),
             false => Err(Error::input(format!("announces {count} {what}, more than the file has room for"))
-                .hint("download or copy the file again")),
+                .with_hint("download or copy the file again")),
         }
     }
 

@@ -169,7 +169,7 @@ pub(super) fn cant_write(path: &Path, cause: &io::Error) -> Error {
         io::ErrorKind::StorageFull => "free some space, or let `HF_HOME` name a folder on another disk; start again",
         _ => "let `HF_HOME` or `HF_HUB_CACHE` name a folder that can be written",
     };
-    Error::new(format!("can't write `{}`: {cause}", path.display())).hint(hint)
+    Error::new(format!("can't write `{}`: {cause}", path.display())).with_hint(hint)
 }
 
 /// Copies a file so that its name never holds half of it.

@@ -95,7 +95,7 @@ impl Hub {
         check_endpoint(&environment.endpoint)?;
         if environment.token.as_ref().is_some_and(|token| HeaderValue::from_str(token).is_err()) {
             return Err(Error::input("the token of the hub has characters that no token has")
-                .hint("log in again with `hf auth login`, or set `HF_TOKEN` again"));
+                .with_hint("log in again with `hf auth login`, or set `HF_TOKEN` again"));
         }
         let config = Agent::config_builder()
             .user_agent(concat!("ept-sweep/", env!("CARGO_PKG_VERSION")))
@@ -170,7 +170,9 @@ impl Hub {
         };
         let wrong = |cause: String| {
             let error = asked.error(format!("`{path}`: {cause}"));
-            Failure::from(error.hint("start again later; if it happens again, the hub's copy or a proxy is damaged"))
+            Failure::from(
+                error.with_hint("start again later; if it happens again, the hub's copy or a proxy is damaged"),
+            )
         };
         if begin != from && begin != 0 {
             return Err(wrong("the server sends another part than the one that was asked for".to_owned()));
@@ -281,7 +283,7 @@ impl Patience {
 fn check_endpoint(endpoint: &str) -> Result<()> {
     let wrong = |cause: String| {
         Error::input(format!("`HF_ENDPOINT` is no address of a hub: `{endpoint}`: {cause}"))
-            .hint("set it to an address such as `https://huggingface.co`, or unset it")
+            .with_hint("set it to an address such as `https://huggingface.co`, or unset it")
     };
     if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
         return Err(wrong("it begins neither with `http://` nor with `https://`".to_owned()));
@@ -348,7 +350,7 @@ fn range(headers: &HeaderMap) -> Option<(u64, u64)> {
 
 /// An answer that no hub gives.
 fn no_hub(asked: Asked<'_>, cause: impl std::fmt::Display) -> Error {
-    asked.error(cause).hint(format!("check that `HF_ENDPOINT` (now {}) is a hub", asked.endpoint))
+    asked.error(cause).with_hint(format!("check that `HF_ENDPOINT` (now {}) is a hub", asked.endpoint))
 }
 
 fn refused(asked: Asked<'_>, mut answer: Response<Body>) -> Failure {

@@ -56,11 +56,9 @@ impl Download<'_> {
         part.restart(self.watch)?;
         fs::remove_file(&part.path).map_err(|cause| cant_write(&part.path, &cause))?;
         let message = format!("`{path}` isn't what the hub says: its SHA-256 is another one");
-        Err(self
-            .asked
-            .error(message)
-            .kind(Kind::Runtime)
-            .hint("nothing of it is kept; start again, and if it happens again, look for a proxy or mirror on the way"))
+        Err(self.asked.error(message).with_kind(Kind::Runtime).with_hint(
+            "nothing of it is kept; start again, and if it happens again, look for a proxy or mirror on the way",
+        ))
     }
 
     /// Fetches what is missing, in as many attempts as it takes while they bring something.
@@ -97,7 +95,7 @@ impl Download<'_> {
                 part.restart(watch)?;
                 let error =
                     asked.error(format!("`{path}`: the server sends more than the {} bytes it has", remote.size));
-                return Err(error.hint("a proxy or mirror on the way changes files: try without it").into());
+                return Err(error.with_hint("a proxy or mirror on the way changes files: try without it").into());
             }
             part.append(&buffer[..count])?;
             watch.report(Event::Bytes(count as u64));
@@ -111,13 +109,15 @@ impl Download<'_> {
 
 /// Says how far a file came, so that a user knows that starting again doesn't lose it.
 fn stopped(error: Error, path: &str, length: u64, size: u64) -> Error {
-    match error.kind_of() {
+    match error.kind() {
         Kind::Interrupted => error,
         _ if length == 0 => error,
         kind => {
             let stopped = format!("{} (`{path}` stopped after {length} of {size} bytes)", error.message());
-            let hint = error.hint_text().unwrap_or("start again");
-            Error::new(stopped).kind(kind).hint(format!("{hint}; the next start goes on where this one stopped"))
+            let hint = error.hint().unwrap_or("start again");
+            Error::new(stopped)
+                .with_kind(kind)
+                .with_hint(format!("{hint}; the next start goes on where this one stopped"))
         }
     }
 }

@@ -68,20 +68,22 @@ fn no_weights(id: &str, listed: &[String]) -> Error {
         weights && [".bin", ".pth", ".pt", ".ckpt"].iter().any(|ending| name.ends_with(ending))
     };
     if let Some(name) = listed.iter().find(pickled) {
-        return Error::input(format!("`{id}` has only pickled weights (`{name}`), and no safetensors")).hint(format!(
-            "convert them in Python, and name that folder as source: \
+        return Error::input(format!("`{id}` has only pickled weights (`{name}`), and no safetensors")).with_hint(
+            format!(
+                "convert them in Python, and name that folder as source: \
              `AutoModelForCausalLM.from_pretrained(\"{id}\").save_pretrained(\"folder\")`, and the same for \
              `AutoTokenizer`; or look for a `refs/pr/N` with safetensors and name it as `revision`"
-        ));
+            ),
+        );
     }
     if listed.iter().any(|name| is_gguf(name)) {
-        return Error::input(format!("`{id}` has no safetensors, but GGUF files")).hint(format!(
+        return Error::input(format!("`{id}` has no safetensors, but GGUF files")).with_hint(format!(
             "name one of them as source, such as `{id}:{}`",
             names(listed.iter().filter(|n| is_gguf(n)))
         ));
     }
     let hint = format!("a model needs `{SINGLE}`, or shards with `{INDEX}`; an adapter needs `{ADAPTER}`");
-    Error::input(format!("`{id}` has no weights in safetensors")).hint(hint)
+    Error::input(format!("`{id}` has no weights in safetensors")).with_hint(hint)
 }
 
 /// The shards that an index names.
@@ -89,7 +91,7 @@ fn no_weights(id: &str, listed: &[String]) -> Error {
 /// # Errors
 /// The index isn't one, or names files outside its folder.
 pub(super) fn shards(index: &str) -> Result<Vec<String>> {
-    let wrong = |what: String| Error::input(format!("`{INDEX}`: {what}")).hint("the repository is damaged");
+    let wrong = |what: String| Error::input(format!("`{INDEX}`: {what}")).with_hint("the repository is damaged");
     let json: serde_json::Value = serde_json::from_str(index).map_err(|cause| wrong(cause.to_string()))?;
     let map = json.get("weight_map").and_then(serde_json::Value::as_object);
     let map = map.ok_or_else(|| wrong("`weight_map` is missing".to_owned()))?;
@@ -122,15 +124,15 @@ pub(super) fn of_gguf(id: &str, which: &Gguf, listed: &[String]) -> Result<Neede
         [file] => file,
         [] if all().next().is_none() => {
             return Err(Error::input(format!("`{id}` has {wanted}, and no GGUF file at all"))
-                .hint("name the repository that holds the GGUF files, often the one with `-GGUF` in its name"));
+                .with_hint("name the repository that holds the GGUF files, often the one with `-GGUF` in its name"));
         }
         [] => {
-            return Err(Error::input(format!("`{id}` has {wanted}")).hint(format!("it has `{}`", names(all()))));
+            return Err(Error::input(format!("`{id}` has {wanted}")).with_hint(format!("it has `{}`", names(all()))));
         }
         _ if found.iter().all(|name| is_part(name)) => return Err(split(id, found[0])),
         _ => {
             return Err(Error::input(format!("`{id}` has more than one such GGUF file"))
-                .hint(format!("name one of them: `{}`", names(found.into_iter()))));
+                .with_hint(format!("name one of them: `{}`", names(found.into_iter()))));
         }
     };
     if is_part(file) {
@@ -142,7 +144,7 @@ pub(super) fn of_gguf(id: &str, which: &Gguf, listed: &[String]) -> Result<Neede
 
 fn split(id: &str, file: &str) -> Error {
     Error::input(format!("`{id}`: `{file}` is a part of a model in several GGUF files"))
-        .hint("merge the parts with llama.cpp's `llama-gguf-split --merge`, and name the result as source")
+        .with_hint("merge the parts with llama.cpp's `llama-gguf-split --merge`, and name the result as source")
 }
 
 /// Whether a file's name ends with a quantisation, in any case: `Model-Q4_K_M.gguf`, `model.q4_k_m.gguf`. Projectors of
@@ -250,14 +252,14 @@ mod tests {
         for name in ["pytorch_model.bin", "consolidated.00.pth", "pytorch_model-00001-of-00002.bin"] {
             let error = model(&["config.json", name]).unwrap_err();
             assert!(error.message().contains(name), "{error}");
-            assert!(error.hint_text().unwrap().contains("save_pretrained"), "{error}");
+            assert!(error.hint().unwrap().contains("save_pretrained"), "{error}");
         }
     }
 
     #[test]
     fn a_repository_of_gguf_files_says_which_it_has() {
         let error = model(&["a-Q4_K_M.gguf", "a-Q8_0.gguf"]).unwrap_err();
-        assert!(error.hint_text().unwrap().contains("`owner/name:a-Q4_K_M.gguf`, `a-Q8_0.gguf`"), "{error}");
+        assert!(error.hint().unwrap().contains("`owner/name:a-Q4_K_M.gguf`, `a-Q8_0.gguf`"), "{error}");
     }
 
     #[test]
@@ -281,7 +283,7 @@ mod tests {
         let names = ["BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf"];
         for which in [tag("BF16"), Gguf::File(names[0].to_owned())] {
             let error = gguf(which, &names).unwrap_err();
-            assert!(error.hint_text().unwrap().contains("llama-gguf-split --merge"), "{error}");
+            assert!(error.hint().unwrap().contains("llama-gguf-split --merge"), "{error}");
         }
     }
 }

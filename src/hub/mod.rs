@@ -174,14 +174,14 @@ fn read_index(folder: &Path) -> Result<String> {
 fn not_cached(id: &str, revision: Option<&str>, cause: &str) -> Error {
     let at = revision.map_or(String::new(), |revision| format!(" at `{revision}`"));
     Error::input(format!("can't get `{id}`{at} offline: {cause}"))
-        .hint("start once with network, without `--offline` and `HF_HUB_OFFLINE`; or name a local folder")
+        .with_hint("start once with network, without `--offline` and `HF_HUB_OFFLINE`; or name a local folder")
 }
 
 fn check_revision(id: &str, revision: Option<&str>) -> Result<()> {
     match revision {
         Some(revision) if !is_plain_revision(revision) => {
             let hint = "a revision is a branch, a tag, `refs/pr/N` or a commit";
-            Err(Error::input(format!("can't get `{id}`: `{revision}` is no revision")).hint(hint))
+            Err(Error::input(format!("can't get `{id}`: `{revision}` is no revision")).with_hint(hint))
         }
         _ => Ok(()),
     }

@@ -44,19 +44,19 @@ impl Refusal {
         let repository = asked.repository;
         match (self.status, self.code.as_deref()) {
             (_, Some("GatedRepo")) if asked.token => {
-                asked.error("it is gated, and the account of this token isn't let in").hint(format!(
+                asked.error("it is gated, and the account of this token isn't let in").with_hint(format!(
                     "accept its terms on {} with that account; some owners let people in by hand",
                     asked.page()
                 ))
             }
-            (_, Some("GatedRepo")) => asked.error("it is gated, and no token was sent").hint(format!(
+            (_, Some("GatedRepo")) => asked.error("it is gated, and no token was sent").with_hint(format!(
                 "accept its terms on {}, then log in with `hf auth login` or set `HF_TOKEN`",
                 asked.page()
             )),
             (401, code) if asked.token && code != Some("RepoNotFound") => asked
                 .error(format!("the hub doesn't take this token{}", self.said()))
-                .hint("make a new one in the settings of your account, then `hf auth login` or set `HF_TOKEN`"),
-            (_, Some("RepoNotFound")) | (401, _) => asked.error("no such repository, or a private one").hint(format!(
+                .with_hint("make a new one in the settings of your account, then `hf auth login` or set `HF_TOKEN`"),
+            (_, Some("RepoNotFound")) | (401, _) => asked.error("no such repository, or a private one").with_hint(format!(
                 "check the spelling of `{repository}`; for a private one {}; a local folder starts with `./`, `../`, \
                  `~/` or `/`",
                 if asked.token {
@@ -68,12 +68,12 @@ impl Refusal {
             (_, Some("RevisionNotFound")) => {
                 let revision = asked.revision.unwrap_or("main");
                 let hint = format!("see `Files and versions` on {} for its branches, tags and commits", asked.page());
-                asked.error(format!("it has no revision `{revision}`")).hint(hint)
+                asked.error(format!("it has no revision `{revision}`")).with_hint(hint)
             }
             (403, _) => asked
                 .error(format!("this account may not read it{}", self.said()))
-                .hint("use a token with read access to it, from `hf auth login` or in `HF_TOKEN`"),
-            (404 | 410, _) => asked.error(format!("the hub doesn't have it{}", self.said())).hint(format!(
+                .with_hint("use a token with read access to it, from `hf auth login` or in `HF_TOKEN`"),
+            (404 | 410, _) => asked.error(format!("the hub doesn't have it{}", self.said())).with_hint(format!(
                 "check `source` and `revision`, and that `HF_ENDPOINT` (now {}) is a hub",
                 asked.endpoint
             )),
@@ -82,13 +82,13 @@ impl Refusal {
                 let token = if asked.token { "" } else { "; with a login (`hf auth login`) the limit is higher" };
                 asked
                     .error("the hub gets too many requests from here")
-                    .kind(Kind::Runtime)
-                    .hint(format!("wait {wait} and start again: what was fetched is kept{token}"))
+                    .with_kind(Kind::Runtime)
+                    .with_hint(format!("wait {wait} and start again: what was fetched is kept{token}"))
             }
             (status, _) => asked
                 .error(format!("the hub answers with status {status}{}", self.said()))
-                .kind(Kind::Runtime)
-                .hint("start again later: what was fetched is kept; `--offline` uses what the cache holds"),
+                .with_kind(Kind::Runtime)
+                .with_hint("start again later: what was fetched is kept; `--offline` uses what the cache holds"),
         }
     }
 
@@ -108,7 +108,7 @@ impl Asked<'_> {
 
     /// The network failed.
     pub(crate) fn unreachable(&self, cause: impl std::fmt::Display) -> Error {
-        self.error(format!("the connection to {} failed: {cause}", self.endpoint)).kind(Kind::Runtime).hint(
+        self.error(format!("the connection to {} failed: {cause}", self.endpoint)).with_kind(Kind::Runtime).with_hint(
             "check the network and `HF_ENDPOINT`, and start again: what was fetched is kept; `--offline` uses what the \
              cache holds",
         )

@@ -48,9 +48,9 @@ pub fn open(choice: MeterChoice, options: &MeterOptions, clock: &Clock) -> Resul
             Ok(Box::new(Synthetic::new(device.clone())))
         }
         (_, Clock::Simulated(_)) => Err(Error::input(format!("meter `{choice}` can't measure a simulated device"))
-            .hint("use `synthetic` or `auto` with the synthetic engine")),
+            .with_hint("use `synthetic` or `auto` with the synthetic engine")),
         (MeterChoice::Synthetic, _) => Err(Error::input("meter `synthetic` measures only the synthetic engine")
-            .hint("use `auto`, or give every model the synthetic engine")),
+            .with_hint("use `auto`, or give every model the synthetic engine")),
         (MeterChoice::Auto, _) => open_best(options, clock),
         (named, _) => open_one(named, options, clock, Vec::new())
             .map_err(|why| why.at(format!("meter `{named}` is not available"))),
@@ -82,7 +82,7 @@ fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
         }
     }
     let message = format!("nothing here measures what the models run on: {}", passed_over.join("; "));
-    Err(Error::input(message).hint("`ept-sweep meter` says what is missing; `--device cpu` runs on the processor"))
+    Err(Error::input(message).with_hint("`ept-sweep meter` says what is missing; `--device cpu` runs on the processor"))
 }
 
 fn notes(options: &MeterOptions, passed_over: &[String]) -> Vec<String> {
@@ -135,7 +135,7 @@ fn unavailable(name: MeterChoice, why: &Error) -> Capabilities {
         sources: if name == MeterChoice::Rapl { rapl::found(Path::new(rapl::POWERCAP)) } else { Vec::new() },
         gpus: Vec::new(),
         detail: vec![why.message().to_owned()],
-        how_to_get_it: why.hint_text().map(str::to_owned),
+        how_to_get_it: why.hint().map(str::to_owned),
         info: None,
     }
 }
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_unavailable_meter_has_the_reason_and_the_remedy_and_covers_nothing() {
-        let why = Error::new("no driver").hint("install it");
+        let why = Error::new("no driver").with_hint("install it");
         let found = unavailable(MeterChoice::Nvml, &why);
         assert_eq!((found.available, found.detail), (false, vec!["no driver".to_owned()]));
         assert_eq!(found.how_to_get_it.as_deref(), Some("install it"));

@@ -208,7 +208,7 @@ fn survey(zones: Vec<Zone>, role: SourceRole) -> Result<Survey> {
             survey.moving.push(zone);
         } else if zone.is_package() {
             let message = format!("the energy counter of {} (`{}`) stands still", zone.domain, zone.path.display());
-            return Err(Error::new(message).hint("virtual machines often show a counter that isn't connected"));
+            return Err(Error::new(message).with_hint("virtual machines often show a counter that isn't connected"));
         } else {
             survey.still.push(zone.domain);
         }
@@ -217,7 +217,7 @@ fn survey(zones: Vec<Zone>, role: SourceRole) -> Result<Survey> {
 }
 
 fn no_zones(root: &Path) -> Error {
-    Error::new(format!("no RAPL zones in `{}`", root.display())).hint(
+    Error::new(format!("no RAPL zones in `{}`", root.display())).with_hint(
         "they exist on Linux with an Intel or AMD processor: try `modprobe intel_rapl_msr`; virtual machines and \
          containers usually hide them",
     )
@@ -228,7 +228,7 @@ fn unreadable(path: &Path, cause: &io::Error) -> Error {
     if cause.kind() != io::ErrorKind::PermissionDenied {
         return error;
     }
-    error.hint(format!(
+    error.with_hint(format!(
         "only root may read it by default: `sudo chmod a+r {POWERCAP}/*/energy_uj` until the next start, or for \
          good a udev rule: SUBSYSTEM==\"powercap\", RUN+=\"/bin/chmod a+r {POWERCAP}/%k/energy_uj\""
     ))
@@ -278,8 +278,8 @@ mod tests {
     #[test]
     fn a_denied_permission_says_how_to_get_it() {
         let denied = unreadable(Path::new("/x/energy_uj"), &io::ErrorKind::PermissionDenied.into());
-        let hint = denied.hint_text().unwrap();
+        let hint = denied.hint().unwrap();
         assert!(hint.contains("chmod") && hint.contains("udev") && hint.contains("root"), "{hint}");
-        assert_eq!(unreadable(Path::new("/x"), &io::ErrorKind::NotFound.into()).hint_text(), None);
+        assert_eq!(unreadable(Path::new("/x"), &io::ErrorKind::NotFound.into()).hint(), None);
     }
 }

@@ -58,11 +58,11 @@ impl Cut {
         let length = (t1 - t0).get();
         if to > t1 {
             let message = format!("the window ends {length} s after its start, before the end that was asked for");
-            return Err(Error::input(message).hint("choose an earlier `--to`, or leave it out"));
+            return Err(Error::input(message).with_hint("choose an earlier `--to`, or leave it out"));
         }
         if from >= to {
             let message = format!("nothing is left of the window of {length} s");
-            return Err(Error::input(message).hint("cut less off"));
+            return Err(Error::input(message).with_hint("cut less off"));
         }
         Ok((from, to))
     }

@@ -44,7 +44,7 @@ pub trait Meter {
 /// # Errors
 /// The work's error, or else the meter's.
 pub fn recording<T>(meter: &mut dyn Meter, work: impl FnOnce(&mut dyn Meter) -> Result<T>) -> Result<(T, Trace)> {
-    let failed = |why: Error| why.kind(Kind::Meter);
+    let failed = |why: Error| why.with_kind(Kind::Meter);
     meter.start().map_err(failed)?;
     let result = work(meter);
     let trace = meter.stop().map_err(failed);

@@ -215,7 +215,7 @@ impl Sampler {
 }
 
 fn lost() -> Error {
-    Error::new("the sampler thread panicked").hint("start again; please report this with the message above it")
+    Error::new("the sampler thread panicked").with_hint("start again; please report this with the message above it")
 }
 
 /// Reads whatever is due until a stop is sent; a dropped sender ends the thread at once.

@@ -96,7 +96,7 @@ impl Codec {
             Codec::Random(random) => TokenizedPrompt { text: text.to_owned(), ids: random.ids(text), dropped: 0 },
         };
         match prompt.ids.is_empty() {
-            true => Err(Error::input("it gives no tokens").hint("remove empty prompts")),
+            true => Err(Error::input("it gives no tokens").with_hint("remove empty prompts")),
             false => Ok(prompt),
         }
     }
@@ -126,5 +126,5 @@ pub(crate) fn check_lengths(cell: &CellSpec, prompts: &[Prompt], limit: usize) -
          positions",
         cell.id, cell.max_new_tokens
     );
-    Err(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts"))
+    Err(Error::input(message).with_hint("lower `max_new_tokens`, or use shorter prompts"))
 }

@@ -39,7 +39,7 @@ impl Finder {
         match place(base, source) {
             Place::Local(_) if revision.is_some() => {
                 Err(Error::input(format!("`{source}` is local: it has no revision"))
-                    .hint("remove `revision`, or name a model of the hub"))
+                    .with_hint("remove `revision`, or name a model of the hub"))
             }
             Place::Local(path) if path.is_dir() => Ok(Location::Folder { path, commit: None }),
             Place::Local(path) if hub::is_gguf(source) => match path.is_file() {
@@ -47,9 +47,9 @@ impl Finder {
                     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
                     Ok(Location::Gguf { path, folder, commit: None })
                 }
-                false => Err(Error::input(format!("no file `{}`", path.display())).hint(hint)),
+                false => Err(Error::input(format!("no file `{}`", path.display())).with_hint(hint)),
             },
-            Place::Local(path) => Err(Error::input(format!("no folder `{}`", path.display())).hint(hint)),
+            Place::Local(path) => Err(Error::input(format!("no folder `{}`", path.display())).with_hint(hint)),
             Place::Hub(id) => self.fetch(base, source, id, revision),
         }
     }
@@ -76,8 +76,9 @@ impl Finder {
 /// A name that the hub doesn't give may have been meant for something local.
 fn or_local(base: &Path, name: &str, error: Error) -> Error {
     if base.join(name).exists() {
-        return error
-            .hint(format!("for the local one write `./{name}`: a name with a slash and without `./` is a hub id"));
+        return error.with_hint(format!(
+            "for the local one write `./{name}`: a name with a slash and without `./` is a hub id"
+        ));
     }
     match name.contains('/') {
         true => error,

@@ -107,10 +107,11 @@ impl Loader {
             self.finder.find(&self.base, source, None).map_err(|error| error.at(format!("adapter `{source}`")))?;
         match found {
             Location::Folder { path, .. } => Ok(path),
-            Location::Gguf { .. } | Location::Simulated => Err(Error::input(format!(
-                "adapter `{source}` isn't a folder or a repository"
-            ))
-            .hint("name what PEFT's `save_pretrained` writes: `adapter_config.json` and `adapter_model.safetensors`")),
+            Location::Gguf { .. } | Location::Simulated => {
+                Err(Error::input(format!("adapter `{source}` isn't a folder or a repository")).with_hint(
+                    "name what PEFT's `save_pretrained` writes: `adapter_config.json` and `adapter_model.safetensors`",
+                ))
+            }
         }
     }
 

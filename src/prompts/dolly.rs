@@ -44,7 +44,7 @@ fn bad_row(line: usize, error: &serde_json::Error) -> Error {
     let cause = error.to_string();
     let cause = cause.split(" at line ").next().unwrap_or(&cause);
     Error::input(format!("line {line}: {cause}"))
-        .hint("each line is a JSON object with `instruction` and optionally `context`, `response` and `category`")
+        .with_hint("each line is a JSON object with `instruction` and optionally `context`, `response` and `category`")
 }
 
 #[cfg(test)]

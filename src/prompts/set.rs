@@ -37,7 +37,7 @@ impl PromptSet {
     pub fn read(path: &Path, shown: &str) -> Result<Self> {
         let bytes = std::fs::read(path).input_context(|| format!("can't read the prompts `{}`", path.display()))?;
         let text = String::from_utf8(bytes).map_err(|_| {
-            Error::input(format!("{}: not UTF-8 text", path.display())).hint("save the prompts as UTF-8")
+            Error::input(format!("{}: not UTF-8 text", path.display())).with_hint("save the prompts as UTF-8")
         })?;
         // some editors put a byte-order mark in front
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -49,12 +49,14 @@ impl PromptSet {
             "txt" | "" => text.lines().filter(|line| !line.trim().is_empty()).map(PromptItem::plain).collect(),
             other => {
                 let message = format!("{}: prompts in a `.{other}` file aren't read", path.display());
-                return Err(Error::input(message).hint("use `.txt` (a prompt a line) or `.jsonl` (Dolly's schema)"));
+                return Err(
+                    Error::input(message).with_hint("use `.txt` (a prompt a line) or `.jsonl` (Dolly's schema)")
+                );
             }
         };
         if items.is_empty() {
             let hint = "one prompt a line, or one JSON object a line with `instruction` in a .jsonl file";
-            return Err(Error::input(format!("{}: no prompts", path.display())).hint(hint));
+            return Err(Error::input(format!("{}: no prompts", path.display())).with_hint(hint));
         }
         Ok(Self { source: shown.to_owned(), items })
     }
@@ -67,7 +69,7 @@ impl PromptSet {
         let Some(count) = count else { return Ok(self) };
         if count > self.items.len() {
             let message = format!("{} prompts asked for, but `{}` has {}", count, self.source, self.items.len());
-            return Err(Error::input(message).hint("lower `count`, or leave it out to take all"));
+            return Err(Error::input(message).with_hint("lower `count`, or leave it out to take all"));
         }
         let order = permutation(seed, self.items.len());
         self.items = order.into_iter().take(count).map(|index| self.items[index].clone()).collect();

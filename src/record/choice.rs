@@ -61,7 +61,7 @@ impl ModelCoefficients {
         }
         if self.watts_per_core + self.idle_w <= 0.0 {
             return Err(Error::input("`watts_per_core` and `idle_w` of the modelled meter can't both be 0")
-                .hint("leave them out to use the defaults"));
+                .with_hint("leave them out to use the defaults"));
         }
         Ok(())
     }

@@ -89,11 +89,11 @@ impl SyntheticSpec {
         }
         if self.step_s < SHORTEST_STEP {
             return Err(Error::input(format!("`step_s` of a synthetic model must be {SHORTEST_STEP:e} or more"))
-                .hint("time has to pass in each step"));
+                .with_hint("time has to pass in each step"));
         }
         if self.eos_after == Some(0) {
             return Err(Error::input("`eos_after: 0` leaves no room for the end-of-sequence token")
-                .hint("1 is an answer of the end-of-sequence token alone"));
+                .with_hint("1 is an answer of the end-of-sequence token alone"));
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl<'a> Scoring<'a> {
         console.say(format!("accuracy of {label} on {} prompts", self.set.items.len()));
         match self.scores(missing, dir) {
             Ok(scores) => Ok((scores, None)),
-            Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
+            Err(error) if error.kind() == Kind::Interrupted => Err(error),
             Err(error) => {
                 console.warn(format!("no accuracy for {label}: {error}"));
                 let none = missing.lengths.iter().map(|length| (*length, Vec::new())).collect();

@@ -75,7 +75,7 @@ fn training(path: &Path) -> Result<TrainingCost> {
     let known: Vec<f64> = [time, energy].into_iter().flatten().collect();
     if known.is_empty() || !known.into_iter().all(usable) {
         return Err(Error::input(format!("{}: not a training record", path.display()))
-            .hint("it needs `seconds`, or `energy_j` and `energy_method` if the energy was measured"));
+            .with_hint("it needs `seconds`, or `energy_j` and `energy_method` if the energy was measured"));
     }
     Ok(cost)
 }

@@ -40,7 +40,7 @@ impl Failure {
     pub(super) fn new(kind: FailureKind, error: Error) -> Self {
         // a meter fails in its own way, whatever it was measuring. Running out of memory doesn't: while a model is
         // loaded it says nothing about the cells, since another process may hold the memory
-        let kind = if error.kind_of() == Kind::Meter { FailureKind::Meter } else { kind };
+        let kind = if error.kind() == Kind::Meter { FailureKind::Meter } else { kind };
         Self { kind, error }
     }
 }

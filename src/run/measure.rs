@@ -185,7 +185,7 @@ impl<'a> Measuring<'a> {
                 self.commit_baseline(session, BaselineTime::After, after.as_ref())?;
                 Ok(after)
             }
-            Err(error) if error.kind_of() == Kind::Interrupted => Err(error),
+            Err(error) if error.kind() == Kind::Interrupted => Err(error),
             Err(error) => {
                 let message = format!("no idle baseline after `{}`: {}", session.model, error.one_line());
                 self.setup.console.warn(message);
@@ -211,7 +211,7 @@ impl<'a> Measuring<'a> {
 
     /// A model that can't be loaded or prompted is a failed row for each of its cells; the sweep goes on.
     fn fail_cells(&mut self, block: u32, cells: &[usize], failure: &Failure) -> Result<()> {
-        if failure.error.kind_of() == Kind::Interrupted {
+        if failure.error.kind() == Kind::Interrupted {
             return Err(failure.error.clone());
         }
         for index in cells {

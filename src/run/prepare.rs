@@ -52,7 +52,7 @@ impl Prepared {
         let inspect = |model: &ModelSpec| (model.label.clone(), loader.inspect(model));
         let models: BTreeMap<_, _> = spec.models.iter().map(inspect).collect();
         if let Some(error) =
-            models.values().filter_map(|known| known.as_ref().err()).find(|error| error.kind_of() == Kind::Interrupted)
+            models.values().filter_map(|known| known.as_ref().err()).find(|error| error.kind() == Kind::Interrupted)
         {
             return Err(error.clone());
         }
@@ -75,7 +75,7 @@ impl Prepared {
             return Ok(Some(filter));
         }
         let first = self.plan.cells.first().map_or_else(String::new, |cell| format!(", such as `{}`", cell.id));
-        Err(Error::input("`--only` matches no cell").hint(format!("`ept-sweep plan` lists the cell ids{first}")))
+        Err(Error::input("`--only` matches no cell").with_hint(format!("`ept-sweep plan` lists the cell ids{first}")))
     }
 
     /// The clock: that of the simulated device if the models are simulated.
@@ -122,7 +122,7 @@ fn full_batches(plan: &Plan, prompts: usize) -> Result<()> {
                 "cell `{}`: a batch of {} needs as many prompts, and there are {prompts}",
                 cell.id, cell.batch_size
             );
-            Err(Error::input(message).hint("raise `prompts.count`, or lower the batch size"))
+            Err(Error::input(message).with_hint("raise `prompts.count`, or lower the batch size"))
         }
     }
 }
@@ -144,7 +144,7 @@ fn accuracy_prompts(spec: &AccuracySpec, loader: &Loader) -> Result<PromptSet> {
     let blank = |reference: &Option<String>| reference.as_deref().is_none_or(|text| text.trim().is_empty());
     if set.items.iter().any(|item| blank(&item.reference)) {
         let message = format!("{}: a row has no `response`, so its answer can't be scored", path.display());
-        return Err(Error::input(message).hint("add the reference answers, or remove `accuracy`"));
+        return Err(Error::input(message).with_hint("add the reference answers, or remove `accuracy`"));
     }
     set.draw(spec.count, spec.seed)
 }

@@ -52,7 +52,7 @@ pub(crate) fn windows(stored: &Stored, request: Request<'_>) -> Result<Recompute
     }
     if rows.is_empty() && missing.is_empty() {
         let hint = "`ept-sweep report` shows what is in the run; `--only` takes a glob such as `teacher.b8.*`";
-        return Err(Error::input(format!("no measured window in `{}`", stored.root.display())).hint(hint));
+        return Err(Error::input(format!("no measured window in `{}`", stored.root.display())).with_hint(hint));
     }
     if !rows.is_empty() && rows.iter().all(|row| row.recomputed_j.is_none()) && request.method != Method::Counter {
         return Err(no_source(request.method));
@@ -70,13 +70,13 @@ fn no_source(method: Method) -> Error {
         }
         _ => ("a second source of power", "`ept-sweep meter` shows what this machine can measure"),
     };
-    Error::input(format!("`--method {method}` needs {what}, and this run has none")).hint(hint)
+    Error::input(format!("`--method {method}` needs {what}, and this run has none")).with_hint(hint)
 }
 
 fn window(stored: &Stored, trial: &Trial, measurement: &Measurement, request: Request<'_>) -> Result<WindowRow> {
     let part = stored.info.parts.get(trial.part).ok_or_else(|| {
         Error::input(format!("run.json has no part {}, to which this trial belongs", trial.part))
-            .hint("restore the file from a copy")
+            .with_hint("restore the file from a copy")
     })?;
     let trace = table::read_samples(&samples_path(&stored.root, &trial.key()))?;
     let known = Known {

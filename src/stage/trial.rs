@@ -90,7 +90,7 @@ impl Stage<'_> {
         });
         match measured {
             Ok(measured) => Ok(measured),
-            Err((_, error)) if error.kind_of() == Kind::Interrupted => Err(error),
+            Err((_, error)) if error.kind() == Kind::Interrupted => Err(error),
             Err((failure, error)) => Ok(Measured::failed(failure, &error)),
         }
     }
@@ -203,7 +203,7 @@ pub(crate) fn random_offset(seed: u64, cell: &CellSpec, block: u32, longest: Sec
 }
 
 fn failure_kind(error: &Error) -> FailureKind {
-    match error.kind_of() {
+    match error.kind() {
         Kind::OutOfMemory => FailureKind::OutOfMemory,
         Kind::Meter => FailureKind::Meter,
         Kind::Input => FailureKind::Prompt,

@@ -59,7 +59,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<T>> {
 
 fn damaged(path: &Path, line: usize, error: &serde_json::Error) -> Error {
     Error::input(format!("{}:{line}: damaged line: {error}", path.display()))
-        .hint("restore the file from a copy, or start over with `--fresh`")
+        .with_hint("restore the file from a copy, or start over with `--fresh`")
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl RunDir {
         if let Some(difference) = difference {
             let message = format!("can't continue `{}`: {difference}", self.root.display());
             let hint = "results of different setups aren't pooled: use `--fresh`, or another `--out`";
-            return Err(Error::input(message).hint(hint));
+            return Err(Error::input(message).with_hint(hint));
         }
         // the fingerprint says that these are the same cells; a dtype or a training record may be known better by now
         self.info.cells.clone_from(&info.cells);
@@ -133,7 +133,7 @@ impl RunDir {
                 "model `{label}` isn't the one measured at {}: its files, dtype or device differ",
                 part.started_at
             );
-            return Err(Error::input(message).hint(START_OVER));
+            return Err(Error::input(message).with_hint(START_OVER));
         }
         let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
         if part.models.insert(label.to_owned(), model.clone()).is_some() {
@@ -153,7 +153,7 @@ impl RunDir {
                 "model `{label}` isn't given the prompts as at {}: its chat template or truncation differs",
                 part.started_at
             );
-            return Err(Error::input(message).hint(START_OVER));
+            return Err(Error::input(message).with_hint(START_OVER));
         }
         let Some(part) = self.info.parts.last_mut() else { return Ok(()) };
         let known = part.prompt_forms.entry(label.to_owned()).or_default();
@@ -233,7 +233,7 @@ fn lock(root: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::input(format!("another run is writing to `{}`", root.display()))
-            .hint("wait for it, or choose another directory with `--out`")),
+            .with_hint("wait for it, or choose another directory with `--out`")),
         Err(TryLockError::Error(error)) => Err(Error::new(format!("can't lock `{}`: {error}", path.display()))),
     }
 }
@@ -253,7 +253,7 @@ fn rotate(root: &Path) -> Result<PathBuf> {
 fn refuse_foreign(root: &Path) -> Result<()> {
     if root.is_file() {
         let message = format!("`{}` is a file", root.display());
-        return Err(Error::input(message).hint("choose a directory with `--out`"));
+        return Err(Error::input(message).with_hint("choose a directory with `--out`"));
     }
     if !root.exists() || root.join(RUN).exists() {
         return Ok(());
@@ -265,7 +265,7 @@ fn refuse_foreign(root: &Path) -> Result<()> {
         None => Ok(()),
         Some(name) => {
             let message = format!("`{}` contains `{}` and no run", root.display(), name.display());
-            Err(Error::input(message).hint("choose an empty or new directory with `--out`"))
+            Err(Error::input(message).with_hint("choose an empty or new directory with `--out`"))
         }
     }
 }
@@ -275,16 +275,16 @@ fn resume_info(root: &Path, info: &RunInfo) -> Result<RunInfo> {
     if stored.sweep_sha256 != info.sweep_sha256 {
         let message = format!("`{}` holds results of another version of this sweep", root.display());
         return Err(
-            Error::input(message).hint("`--fresh` moves it aside and starts over; `--out DIR` writes elsewhere")
+            Error::input(message).with_hint("`--fresh` moves it aside and starts over; `--out DIR` writes elsewhere")
         );
     }
     if stored.prompts.sha256 != info.prompts.sha256 {
         let message = format!("the prompts have changed since `{}` was measured", root.display());
-        return Err(Error::input(message).hint(START_OVER));
+        return Err(Error::input(message).with_hint(START_OVER));
     }
     if stored.accuracy_sha256 != info.accuracy_sha256 {
         let message = format!("the accuracy data set has changed since `{}` was scored", root.display());
-        return Err(Error::input(message).hint(START_OVER));
+        return Err(Error::input(message).with_hint(START_OVER));
     }
     Ok(stored)
 }

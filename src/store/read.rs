@@ -55,14 +55,14 @@ pub(super) fn read_info(root: &Path) -> Result<RunInfo> {
     let path = root.join(RUN);
     if !path.exists() {
         let message = format!("no run in `{}`: it has no {RUN}", root.display());
-        return Err(Error::input(message).hint("name the directory that a sweep wrote, such as `reports/kd`"));
+        return Err(Error::input(message).with_hint("name the directory that a sweep wrote, such as `reports/kd`"));
     }
     let what = || format!("can't read `{}`", path.display());
     let text = std::fs::read_to_string(&path).input_context(what)?;
     let format: Format = serde_json::from_str(&text).input_context(what)?;
     if format.format > FORMAT {
         let message = format!("`{}` has format {}, newer than this program's {FORMAT}", path.display(), format.format);
-        return Err(Error::input(message).hint("use the version of ept-sweep that wrote it, or a newer one"));
+        return Err(Error::input(message).with_hint("use the version of ept-sweep that wrote it, or a newer one"));
     }
     serde_json::from_str(&text).input_context(what)
 }

@@ -47,13 +47,15 @@ impl Plan {
         let count: usize = spec.models.iter().map(|model| cells_of(spec, model)).fold(0, usize::saturating_add);
         if count > spec.sweep.max_cells {
             let message = format!("the sweep has {count} cells, more than `sweep.max_cells: {}`", spec.sweep.max_cells);
-            return Err(Error::input(message).hint("shorten an axis, or raise `max_cells` if you mean it"));
+            return Err(Error::input(message).with_hint("shorten an axis, or raise `max_cells` if you mean it"));
         }
         let cells: Vec<CellSpec> = spec.models.iter().flat_map(|model| model_cells(spec, model, dtypes)).collect();
         let mut seen = HashSet::new();
         if let Some(twice) = cells.iter().find(|cell| !seen.insert(&cell.id)) {
             let message = format!("two cells have the id `{}`", twice.id);
-            return Err(Error::input(message).hint("labels that differ only in blanks give the same id: rename one"));
+            return Err(
+                Error::input(message).with_hint("labels that differ only in blanks give the same id: rename one")
+            );
         }
         let blocks = spec.measure.repeats();
         let most = spec.measure.adaptive().map_or(blocks, |adaptive| adaptive.max_repeats);
@@ -96,7 +98,8 @@ impl CellFilter {
     /// The glob is malformed.
     pub(crate) fn new(glob: &str) -> Result<Self> {
         let bad = |error: globset::Error| {
-            Error::input(format!("bad glob `{glob}`: {}", error.kind())).hint("for example `teacher.b8.*` or `*.n32`")
+            Error::input(format!("bad glob `{glob}`: {}", error.kind()))
+                .with_hint("for example `teacher.b8.*` or `*.n32`")
         };
         Ok(Self(Glob::new(glob).map_err(bad)?.compile_matcher()))
     }

@@ -144,7 +144,7 @@ fn explain(cause: &minijinja::Error) -> Error {
     }
     if cause.kind() == ErrorKind::OutOfFuel {
         let hint = "is it a chat template? one in a file of your own can be named with `chat_template: ./file.jinja`";
-        return Error::input("the template does more work than a chat template needs").hint(hint);
+        return Error::input("the template does more work than a chat template needs").with_hint(hint);
     }
     let line = cause.line().map_or(String::new(), |line| format!("line {line}: "));
     let detail = cause.detail().map_or(String::new(), |detail| format!(": {detail}"));
@@ -335,7 +335,7 @@ mod tests {
     fn a_refusal_is_told_in_the_templates_own_words() {
         let error = render("{% macro m() %}{{ raise_exception('no ' ~ 'tools') }}{% endmacro %}{{ m() }}").unwrap_err();
         assert_eq!(error.message(), "the template refuses the conversation: no tools");
-        assert_eq!(error.kind_of(), crate::error::Kind::Input);
+        assert_eq!(error.kind(), crate::error::Kind::Input);
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn default_of(field: &Value) -> Result<String> {
             [] => format!("`{FIELD}` is neither a text nor a list of `name` and `template`"),
             names => format!("`{FIELD}` has no `default` among {}", names.join(", ")),
         };
-        Error::input(message).hint("put the template into a file and name it: `chat_template: ./file.jinja`")
+        Error::input(message).with_hint("put the template into a file and name it: `chat_template: ./file.jinja`")
     })
 }
 

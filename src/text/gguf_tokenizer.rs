@@ -234,15 +234,15 @@ impl GgufTokenizer {
         if self.model != "gpt2" {
             let message =
                 format!("`tokenizer.ggml.model` is `{}`: its metadata don't hold a whole tokenizer", self.model);
-            return Err(Error::input(message).hint(HINT));
+            return Err(Error::input(message).with_hint(HINT));
         }
         let Some(name) = &self.pre else {
             let message = "no `tokenizer.ggml.pre`: how texts are split before merging isn't known";
-            return Err(Error::input(message).hint(HINT));
+            return Err(Error::input(message).with_hint(HINT));
         };
         Pre::named(name).ok_or_else(|| {
             let message = format!("`tokenizer.ggml.pre` is `{name}`, which isn't known here (known: {})", Pre::NAMES);
-            Error::input(message).hint(HINT)
+            Error::input(message).with_hint(HINT)
         })
     }
 
@@ -286,7 +286,7 @@ impl GgufTokenizer {
         }
         let Some(id) = id else {
             let message = format!("`tokenizer.ggml.{name}_token_id` is missing, and the tokenizer adds that token");
-            return Err(Error::input(message).hint(HINT));
+            return Err(Error::input(message).with_hint(HINT));
         };
         match self.tokens.get(id as usize) {
             Some(token) if !token.is_empty() => Ok(Some((token.clone(), id))),

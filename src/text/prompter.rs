@@ -61,7 +61,7 @@ impl Prompter {
         if system.is_some() && template.is_none() {
             let hint =
                 "name a template with `chat_template: ./file.jinja`, or put the text into the prompts themselves";
-            return Err(Error::input("a system prompt needs a chat template, and the model has none").hint(hint));
+            return Err(Error::input("a system prompt needs a chat template, and the model has none").with_hint(hint));
         }
         let compile = |source| ChatTemplate::new(source, &text.special_tokens, &variables, date);
         let template = template.map(compile).transpose()?;
@@ -109,9 +109,9 @@ impl Prompter {
 
     /// If the template accepts the prompt alone, the system turn is what it refuses.
     fn blame_system(&self, error: Error, template: &ChatTemplate, user: Message<'_>) -> Error {
-        let input = error.kind_of() == Kind::Input;
+        let input = error.kind() == Kind::Input;
         match input && template.render(&[user]).is_ok() {
-            true => error.hint(
+            true => error.with_hint(
                 "this template has no place for a system prompt: remove `prompts.system`, or put its text into the \
                  prompts themselves",
             ),
@@ -123,7 +123,7 @@ impl Prompter {
         let (length, most) = (whole.ids.len(), limit.max_tokens);
         let Some(side) = limit.cut else {
             let message = format!("{length} tokens, and `prompts.max_tokens` is {most}");
-            return Err(Error::input(message).hint("raise it, or cut longer prompts with `prompts.truncate`"));
+            return Err(Error::input(message).with_hint("raise it, or cut longer prompts with `prompts.truncate`"));
         };
         if self.template.is_some() {
             return self.cut_content(text, length, most, side);
@@ -154,7 +154,7 @@ impl Prompter {
             if kept == 0 || part.is_empty() {
                 let message =
                     format!("the chat template alone takes {length} tokens: none of the prompt fits into {most}");
-                return Err(Error::input(message).hint("raise `prompts.max_tokens`"));
+                return Err(Error::input(message).with_hint("raise `prompts.max_tokens`"));
             }
             if length <= most {
                 return Ok(TokenizedPrompt { dropped: whole - length, ..prompt });

@@ -40,7 +40,7 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let file = folder.join(TOKENIZER);
         if !file.is_file() {
-            return Err(Error::input(format!("has no `{TOKENIZER}`")).at(folder.display()).hint(
+            return Err(Error::input(format!("has no `{TOKENIZER}`")).at(folder.display()).with_hint(
                 "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` in transformers writes it from older \
                  formats",
             ));
@@ -130,7 +130,7 @@ impl Tokenizer {
 fn unbroken<T>(work: impl FnOnce() -> T) -> Result<T> {
     let message = "the tokenizer is damaged: the tokenizers library panicked";
     let hint = "fetch `tokenizer.json` again, or write it again with transformers' `save_pretrained`";
-    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::input(message).hint(hint))
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::input(message).with_hint(hint))
 }
 
 /// Applies what `tokenizer_config.json` says beyond `tokenizer.json`: added and special tokens, and whether BOS and EOS

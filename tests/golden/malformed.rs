@@ -59,7 +59,7 @@ impl Copy {
     fn error(&self) -> Error {
         let loaded = load(&self.0, &LoadOptions::default(), DeviceChoice::Cpu).err().expect("it loads");
         assert_eq!(inspect(&self.0, &LoadOptions::default()).err().as_ref(), Some(&loaded));
-        assert_eq!(loaded.kind_of(), Kind::Input, "{loaded}");
+        assert_eq!(loaded.kind(), Kind::Input, "{loaded}");
         loaded
     }
 
@@ -88,7 +88,7 @@ fn a_folder_without_config_or_weights_says_which_file_is_missing() {
 fn pickled_weights_are_refused_with_how_to_convert_them() {
     let copy = Copy::of("gqa_tied", "pickle");
     fs::rename(copy.path("model.safetensors"), copy.path("pytorch_model.bin")).unwrap();
-    assert!(copy.error().hint_text().unwrap().contains("save_pretrained"), "{}", copy.error());
+    assert!(copy.error().hint().unwrap().contains("save_pretrained"), "{}", copy.error());
 }
 
 #[test]

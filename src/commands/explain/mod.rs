@@ -34,11 +34,11 @@ fn only_run() -> Result<PathBuf> {
     let runs: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_run).collect();
     match runs.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(Error::input("no run in `reports/`").hint("name the run's directory with `--run DIR`")),
+        [] => Err(Error::input("no run in `reports/`").with_hint("name the run's directory with `--run DIR`")),
         several => {
             let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
             Err(Error::input("several runs in `reports/`")
-                .hint(format!("choose one with `--run`: {}", names.join(", "))))
+                .with_hint(format!("choose one with `--run`: {}", names.join(", "))))
         }
     }
 }
@@ -55,6 +55,6 @@ fn find<'a>(wanted: &str, analysed: &'a Analysed) -> Result<&'a CellSummary> {
         let ids: Vec<&str> = cells().map(|cell| cell.id.as_str()).collect();
         let nearest = ids.iter().min_by_key(|id| strsim::damerau_levenshtein(wanted, id));
         let hint = nearest.map_or_else(String::new, |id| format!("did you mean `{id}`? cells: {}", ids.join(", ")));
-        Error::input(format!("no cell `{wanted}` in this run")).hint(hint)
+        Error::input(format!("no cell `{wanted}` in this run")).with_hint(hint)
     })
 }

@@ -73,7 +73,7 @@ fn refuse_inside(out: &Path, root: &Path) -> Result<()> {
     let folder = folder.canonicalize().input_context(|| what(folder))?;
     if folder.starts_with(root.canonicalize().input_context(|| what(root))?) {
         let message = format!("`--out {}` lies in the run's directory", out.display());
-        return Err(Error::input(message).hint("choose a file elsewhere: the files of a run stay as they are"));
+        return Err(Error::input(message).with_hint("choose a file elsewhere: the files of a run stay as they are"));
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ pub(crate) fn refuse_quantised(fields: &Fields<'_>) -> Result<()> {
         None => Ok(()),
         Some(_) => Err(fields
             .error("quantization_config", "quantised safetensors aren't supported")
-            .hint("take the unquantised model (f32, f16 or bf16 safetensors), or a GGUF file of it")),
+            .with_hint("take the unquantised model (f32, f16 or bf16 safetensors), or a GGUF file of it")),
     }
 }
 

@@ -110,7 +110,7 @@ impl Rules<'_> {
             return Ok(());
         }
         let message = format!("{} beams for a vocabulary of {vocabulary}", self.beam.num_beams);
-        Err(Error::input(message).hint("lower `num_beams`"))
+        Err(Error::input(message).with_hint("lower `num_beams`"))
     }
 }
 

@@ -19,5 +19,5 @@ pub(crate) fn to_host(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 pub(crate) fn not_numbers() -> Error {
-    Error::new("the model's logits aren't numbers").hint("run it with `dtype: f32` (or bf16)")
+    Error::new("the model's logits aren't numbers").with_hint("run it with `dtype: f32` (or bf16)")
 }

@@ -11,7 +11,7 @@ pub(crate) fn check_request(batch: &[Prompt], options: GenerateOptions, vocabula
     if options.max_new_tokens == 0 {
         return Err(Error::input("`max_new_tokens` has to be at least 1"));
     }
-    options.decoding.check().map_err(|bad| Error::input(bad.message).hint(bad.hint))?;
+    options.decoding.check().map_err(|bad| Error::input(bad.message).with_hint(bad.hint))?;
     check_batch(batch, options.max_new_tokens, vocabulary, limit)
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn check_batch(batch: &[Prompt], max_new_tokens: usize, vocabulary: u
             let tokens = prompt.ids.len();
             let message =
                 format!("{tokens} tokens and {max_new_tokens} new ones don't fit the model's {limit} positions");
-            return Err(at(Error::input(message).hint("lower `max_new_tokens`, or use shorter prompts")));
+            return Err(at(Error::input(message).with_hint("lower `max_new_tokens`, or use shorter prompts")));
         }
     }
     Ok(())
@@ -46,7 +46,7 @@ pub(crate) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
     }
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         let message = format!("token id {id} is outside of the model's vocabulary of {vocabulary}");
-        return Err(Error::input(message).hint("the tokenizer doesn't belong to this model"));
+        return Err(Error::input(message).with_hint("the tokenizer doesn't belong to this model"));
     }
     Ok(())
 }

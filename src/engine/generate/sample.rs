@@ -174,7 +174,7 @@ impl Candidates {
 }
 
 fn nothing_left() -> Error {
-    Error::input("every token of the model ends an answer").hint("use `generation: {length: natural}`")
+    Error::input("every token of the model ends an answer").with_hint("use `generation: {length: natural}`")
 }
 
 #[cfg(test)]

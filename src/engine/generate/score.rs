@@ -43,7 +43,7 @@ pub(crate) fn check_continuations(batch: &[Continuation], config: &Config) -> Re
         if tokens > config.max_positions {
             let limit = config.max_positions;
             let message = format!("its {tokens} positions with the context don't fit the model's {limit}");
-            let error = Error::input(message).hint("shorten the context from the left, or leave the text out");
+            let error = Error::input(message).with_hint("shorten the context from the left, or leave the text out");
             return Err(error.at(named("continuation")));
         }
     }

@@ -124,7 +124,7 @@ fn run_dtype(
         None | Some("f32") => Ok((DType::F32, vec![format!("run in f32: {reason}")])),
         Some(other) => {
             let message = format!("`{architecture}` can't run in `{other}`: {reason}");
-            Err(Error::input(message).hint("set `dtype: f32`"))
+            Err(Error::input(message).with_hint("set `dtype: f32`"))
         }
     }
 }
@@ -195,7 +195,7 @@ impl Engine for GroupedEngine {
         check_request(batch, options, self.vocab_size, self.max_positions)?;
         if matches!(options.decoding, Decoding::Beam(_)) {
             return Err(Error::input(format!("the `{}` engine has no beam search", self.info.engine))
-                .hint("use greedy decoding or sampling for this model"));
+                .with_hint("use greedy decoding or sampling for this model"));
         }
         self.decode_groups(batch, options)
     }

@@ -41,7 +41,7 @@ pub(super) fn checked_names(definition: &Definition, weights: &Safetensors) -> R
         let is_ignored = definition.ignored.as_ref().is_some_and(|prefix| name.starts_with(prefix));
         if !names.contains(name) && !is_copy && !is_ignored {
             let hint = "an adapter has to be merged first; a bias has to be stated in `config.json`";
-            return Err(weights.error(name, "isn't part of the model as `config.json` describes it").hint(hint));
+            return Err(weights.error(name, "isn't part of the model as `config.json` describes it").with_hint(hint));
         }
     }
     Ok(names)

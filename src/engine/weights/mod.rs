@@ -279,7 +279,7 @@ impl Source {
             Some(name) => {
                 let message = format!("isn't part of `{}` as `config.json` describes it", config.architecture);
                 let hint = "an adapter is named with `adapter:`; a bias has to be stated in `config.json`";
-                Err(self.error(name, message).hint(hint))
+                Err(self.error(name, message).with_hint(hint))
             }
         }
     }

@@ -195,7 +195,7 @@ pub(crate) fn map_safetensors(path: &Path) -> Result<MmapedSafetensors> {
         let message = Error::from(cause).message().to_owned();
         Error::input(format!("isn't a whole safetensors file: {message}"))
             .at(path.display())
-            .hint("download or copy the file again")
+            .with_hint("download or copy the file again")
     })
 }
 
@@ -213,18 +213,18 @@ fn unsupported_dtype(name: &str) -> Error {
 fn no_weights(folder: &Path) -> Error {
     let names: Vec<String> = match fs::read_dir(folder).context(|| format!("can't read `{}`", folder.display())) {
         Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect(),
-        Err(error) => return error.kind(crate::error::Kind::Input),
+        Err(error) => return error.with_kind(crate::error::Kind::Input),
     };
     let has = |endings: &[&str]| names.iter().any(|name| endings.iter().any(|ending| name.ends_with(ending)));
     let error = Error::input(format!("has no `{SINGLE}` and no `{INDEX}`")).at(folder.display());
     if has(&[".bin", ".pt", ".pth", ".ckpt"]) {
-        error.hint(
+        error.with_hint(
             "pickled PyTorch weights can run code while they are read and aren't supported; convert them: \
              `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)` in transformers writes safetensors",
         )
     } else if has(&[".gguf"]) {
-        error.hint("name the `.gguf` file itself as the source")
+        error.with_hint("name the `.gguf` file itself as the source")
     } else {
-        error.hint("name a folder as `save_pretrained` writes it")
+        error.with_hint("name a folder as `save_pretrained` writes it")
     }
 }

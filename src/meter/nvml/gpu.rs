@@ -83,7 +83,7 @@ impl Gpu {
         let power = found.into_iter().find(|(_, findings)| findings.works()).map(|(source, _)| source);
         if !counter.works() && power.is_none() {
             return Err(Error::new(format!("{name} shows neither energy nor power"))
-                .hint("`nvidia-smi -q -d POWER` says what the driver can read"));
+                .with_hint("`nvidia-smi -q -d POWER` says what the driver can read"));
         }
         if !counter.works() {
             let why = counter.detail.as_deref().unwrap_or("unknown");
@@ -301,7 +301,7 @@ fn mig_note(info: &GpuInfo, listed: bool) -> Result<Vec<String>> {
         (false, _) => Ok(Vec::new()),
         (true, true) => Ok(vec![format!("{name} is split by MIG: the energy is the whole GPU's")]),
         (true, false) => Err(Error::new(format!("{name} is split by MIG, and energy is known for the whole GPU only"))
-            .hint("list it in `gpu_indices` to charge the whole GPU all the same")),
+            .with_hint("list it in `gpu_indices` to charge the whole GPU all the same")),
     }
 }
 

@@ -120,10 +120,12 @@ fn unavailable(why: &NvmlError) -> Error {
     match why {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
             Error::new("the NVIDIA management library (`libnvidia-ml.so.1`) is not installed")
-                .hint("it comes with the NVIDIA driver; in a container, start it with access to the GPUs")
+                .with_hint("it comes with the NVIDIA driver; in a container, start it with access to the GPUs")
         }
-        NvmlError::DriverNotLoaded => Error::new("the NVIDIA driver is not loaded").hint("try `nvidia-smi`"),
-        other => Error::new(format!("the NVIDIA management library doesn't start: {other}")).hint("try `nvidia-smi`"),
+        NvmlError::DriverNotLoaded => Error::new("the NVIDIA driver is not loaded").with_hint("try `nvidia-smi`"),
+        other => {
+            Error::new(format!("the NVIDIA management library doesn't start: {other}")).with_hint("try `nvidia-smi`")
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn engines_gpu(visible: &[u32], engine: usize) -> Result<u32> {
     visible.get(engine).copied().ok_or_else(|| {
         let message =
             format!("`CUDA_VISIBLE_DEVICES` makes {} GPUs visible, and `cuda:{engine}` isn't one", visible.len());
-        Error::input(message).hint("choose another device, or list `gpu_indices`")
+        Error::input(message).with_hint("choose another device, or list `gpu_indices`")
     })
 }
 
@@ -83,7 +83,7 @@ fn visible_gpus(names: &str, uuids: &[String]) -> Result<Vec<u32>> {
     for name in names.split(',').map(str::trim) {
         if name.starts_with("MIG-") {
             return Err(Error::input(format!("`CUDA_VISIBLE_DEVICES` names `{name}`, a part of a GPU"))
-                .hint("energy is known for whole GPUs only; list `gpu_indices` to charge the whole one"));
+                .with_hint("energy is known for whole GPUs only; list `gpu_indices` to charge the whole one"));
         }
         match gpu_by_name(name, uuids) {
             Some(index) => chosen.push(index),
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_part_of_a_gpu_is_refused_with_the_way_out() {
-        assert!(visible("MIG-1234").unwrap_err().hint_text().unwrap().contains("gpu_indices"));
+        assert!(visible("MIG-1234").unwrap_err().hint().unwrap().contains("gpu_indices"));
     }
 
     #[test]

@@ -18,6 +18,6 @@ pub(super) struct File<'a> {
 impl File<'_> {
     /// A finding about the node at `path`.
     pub(crate) fn fail(&self, path: &[Step<'_>], message: impl Display, hint: impl Into<String>) -> Error {
-        self.source.error_at(path, message).hint(hint)
+        self.source.error_at(path, message).with_hint(hint)
     }
 }

@@ -61,7 +61,7 @@ fn model_source(file: &File<'_>, index: usize, model: &ModelSpec) -> Result<()> 
         }
         ModelSource::Synthetic(synthetic) => synthetic
             .check()
-            .map_err(|error| file.fail(path, error.message(), error.hint_text().unwrap_or("see docs/sweep-file.md"))),
+            .map_err(|error| file.fail(path, error.message(), error.hint().unwrap_or("see docs/sweep-file.md"))),
         ModelSource::Name(name) if model.revision.is_some() && hub::Source::parse(name).is_none() => {
             let path = &at(index, "revision");
             Err(file.fail(path, "a revision of a local folder", "only a model of the hub has revisions: remove it"))

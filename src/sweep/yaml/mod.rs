@@ -65,7 +65,7 @@ impl Source<'_> {
     fn unknown(&self, place: Option<(usize, usize)>, what: &str, path: &str, unknown: &Unknown) -> Error {
         let inside = if path.is_empty() { String::new() } else { format!(" in `{path}`") };
         let error = self.point(place, &format!("unknown {what} `{}`{inside}", unknown.name));
-        error.hint(match closest(&unknown.name, unknown.known) {
+        error.with_hint(match closest(&unknown.name, unknown.known) {
             Some(known) => format!("did you mean `{known}`?"),
             None => format!("known here: {}", unknown.known.join(", ")),
         })

@@ -105,5 +105,5 @@ fn open_cuda() -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn open_cuda() -> Result<Device> {
     // `DeviceChoice::check` has refused it, unless the library alone was built with CUDA
-    Err(ept_sweep::error::Error::input("this build of bundled-study has no CUDA").hint("add `--features cuda`"))
+    Err(ept_sweep::error::Error::input("this build of bundled-study has no CUDA").with_hint("add `--features cuda`"))
 }

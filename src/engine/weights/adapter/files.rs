@@ -55,7 +55,7 @@ impl Adapter {
         if !config_file.is_file() {
             return Err(Error::input(format!("has no `{CONFIG}`"))
                 .at(folder.display())
-                .hint("name a folder as PEFT's `save_pretrained` writes it"));
+                .with_hint("name a folder as PEFT's `save_pretrained` writes it"));
         }
         let settings = Settings::read(&config_file)?;
         if !weights_file.is_file() {
@@ -133,7 +133,7 @@ impl Adapter {
         };
         Err(Error::input(format!("tensor `{first}`{others} belongs to nothing in the base model"))
             .at(self.weights_file.display())
-            .hint(match self.base_model() {
+            .with_hint(match self.base_model() {
                 Some(base) => format!("the adapter was trained on `{base}`"),
                 None => "merge the adapter into the model that it was trained on".to_owned(),
             }))
@@ -195,7 +195,7 @@ impl Adapter {
             if let Some(other) = twice {
                 return Err(Error::input(format!("is the same weight as `{other}`"))
                     .at(place(&name))
-                    .hint("save one adapter to a folder: `save_pretrained(folder, selected_adapters=[name])`"));
+                    .with_hint("save one adapter to a folder: `save_pretrained(folder, selected_adapters=[name])`"));
             }
         }
         for (module, update) in &updates {
@@ -224,10 +224,10 @@ impl Adapter {
 fn no_weights(folder: &Path) -> Error {
     let error = Error::input(format!("has no `{WEIGHTS}`")).at(folder.display());
     match folder.join(PICKLED).is_file() {
-        true => error.hint(format!(
+        true => error.with_hint(format!(
             "`{PICKLED}` is a pickle, which can run code while it is read, and isn't supported; load the adapter with \
              PEFT and save it again: `PeftModel.save_pretrained(folder)` writes safetensors"
         )),
-        false => error.hint("name a folder as PEFT's `save_pretrained` writes it"),
+        false => error.with_hint("name a folder as PEFT's `save_pretrained` writes it"),
     }
 }

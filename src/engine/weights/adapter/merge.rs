@@ -29,7 +29,7 @@ impl Adapter {
         if tensor.dims() != base.dims() {
             let message = format!("has shape {:?}, the base model's is {:?}", tensor.dims(), base.dims());
             let error = Error::input(message).at(format!("{}: tensor `{key}`", self.weights_file.display()));
-            return Err(error.hint(
+            return Err(error.with_hint(
                 "where training resized the vocabulary, resize the base model and save it: `resize_token_embeddings`",
             ));
         }
@@ -78,7 +78,7 @@ impl Adapter {
             (true, false) if !update.embedding => Ok(false),
             (false, true) => Ok(true),
             _ => Err(Error::input(format!("changes a matrix of {shape:?}, the base model's is {:?}", base.dims()))
-                .hint("merge the adapter into the model that it was trained on")),
+                .with_hint("merge the adapter into the model that it was trained on")),
         }
     }
 

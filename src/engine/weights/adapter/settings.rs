@@ -163,7 +163,7 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
         fields.entries().find(|(key, value)| !PASSED.contains(key) && !read_here.contains(key) && is_used(value));
     match unsupported {
         None => Ok(()),
-        Some((key, _)) => Err(fields.error(key, why(key)).hint(
+        Some((key, _)) => Err(fields.error(key, why(key)).with_hint(
             "merge with PEFT itself, `model.merge_and_unload().save_pretrained(folder)`, and measure the merged model",
         )),
     }
@@ -180,7 +180,7 @@ fn refuse_changed_bases(fields: &Fields<'_>) -> Result<()> {
     }
     let message =
         format!("`{initialisation}` changes the base weights before training, so that the adapter fits others");
-    Err(fields.error("init_lora_weights", message).hint(
+    Err(fields.error("init_lora_weights", message).with_hint(
         "save the adapter with PEFT as plain LoRA: `save_pretrained(folder, \
          path_initial_model_for_weight_conversion=…)`, or save the merged model",
     ))

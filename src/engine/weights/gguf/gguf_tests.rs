@@ -286,7 +286,7 @@ fn what_isnt_a_known_model_is_named() {
     let part = unknown("part", &|builder| {
         builder.entry("split.count", 2, &3u16.to_le_bytes());
     });
-    assert!(part.message().contains("one of 3 parts") && part.hint_text().unwrap().contains("merge"), "{part}");
+    assert!(part.message().contains("one of 3 parts") && part.hint().unwrap().contains("merge"), "{part}");
     let rows = unknown("rows", &|builder| {
         builder.entry("llama.attention.head_count", 4, &3u32.to_le_bytes());
         builder.tensor("blk.0.attn_q.weight", &[8, 8], 0, 0);

@@ -239,7 +239,7 @@ fn refuse_parts(file: &GgufFile) -> Result<()> {
         None | Some(0 | 1) => Ok(()),
         Some(count) => Err(Error::input(format!("is one of {count} parts"))
             .at(file.path().display())
-            .hint("put them together with `llama-gguf-split --merge` of llama.cpp")),
+            .with_hint("put them together with `llama-gguf-split --merge` of llama.cpp")),
     }
 }
 
