@@ -10,9 +10,11 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// A machine, as it is stored with a run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Host {
+    /// From `/proc/sys/kernel/hostname`; `None` if that can't be read.
     pub hostname: Option<String>,
     /// Operating system and kernel.
     pub os: Option<String>,
+    /// Model name of the first processor in `/proc/cpuinfo`; `None` if none is named.
     pub cpu: Option<String>,
     /// Logical processors that this process may use.
     pub cores: usize,

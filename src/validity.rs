@@ -81,9 +81,11 @@ pub struct Work {
     pub t0: Seconds,
     /// End of the window.
     pub t1: Seconds,
+    /// Batches that ran inside the window, over all passes; 0 for work without batches.
     pub batches: u32,
     /// Decode steps after the first token of each batch, over all batches.
     pub decode_steps: u64,
+    /// Generated inside the window: end-of-sequence tokens count, padding doesn't.
     pub tokens_out: Tokens,
     /// Sequences decoded together, at most.
     pub batch_size: usize,

@@ -33,6 +33,7 @@ vocabulary! {
         NoTrainingEnergy = "no_training_energy", "no training energy";
         /// Training energy and saving come from methods that must not be mixed (measured and modelled).
         MixedMethods = "mixed_methods", "mixed methods";
+        /// Energies of student and teacher can't be compared, or they aren't all by one method.
         UnknownSaving = "unknown_saving", "saving unknown";
     }
 }

@@ -22,7 +22,12 @@ pub enum Basis {
     /// Both sides are of one run: the block is the unit.
     WithinRun,
     /// The sides are of different runs: the run is the unit if there are several on both sides.
-    AcrossRuns { base_runs: usize, new_runs: usize },
+    AcrossRuns {
+        /// Number of runs on the base side; below 2 there is no verdict.
+        base_runs: usize,
+        /// Number of runs on the new side; below 2 there is no verdict.
+        new_runs: usize,
+    },
 }
 
 /// Two cells of equal batch size and output length, new against base.
@@ -41,6 +46,7 @@ pub struct CellComparison {
     pub new_ept_out_j: Option<Estimate>,
     /// How all energies of both sides were obtained, if it is the same way.
     pub(crate) method: Option<EnergyMethod>,
+    /// Its p value is adjusted over all cells of the two models; its numbers are `None` without a common energy.
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
@@ -64,6 +70,7 @@ pub struct ModelComparison {
     pub cells: usize,
     /// How all their energies were obtained, if it is the same way.
     pub(crate) method: Option<EnergyMethod>,
+    /// Only blocks or runs in which every shared cell is valid count; its p value needs no adjustment.
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,

@@ -10,8 +10,11 @@ use crate::stats::Estimate;
 /// What is known of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured<'a> {
+    /// The plan and provenance, from `run.json`.
     pub run: &'a RunInfo,
+    /// Cells and trials of this run as tables.
     pub frame: &'a Frame,
+    /// From `records.jsonl`; empty if the run has no accuracy.
     pub evaluations: &'a [Evaluation],
 }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 pub enum DeviceChoice {
     /// The first GPU if there is one and this build can use it, else the CPU.
     Auto,
+    /// The processor, also for models that name GPUs of their own.
     Cpu,
     /// The CUDA device with this index.
     Cuda(usize),

@@ -25,6 +25,7 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
+    /// The likeliest token at each step; with `Fixed` length each answer has exactly `max_new_tokens` tokens.
     pub fn greedy(max_new_tokens: usize, length: OutputLength) -> Self {
         Self { max_new_tokens, length, decoding: Decoding::Greedy }
     }

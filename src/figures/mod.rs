@@ -29,6 +29,7 @@ use picture::Picture;
 pub struct FigureFile {
     /// Stem of its files: `energy_accuracy`.
     pub name: &'static str,
+    /// For people: `Energy and accuracy`.
     pub title: &'static str,
     /// What it shows and how to read it.
     pub caption: String,
@@ -36,6 +37,7 @@ pub struct FigureFile {
     pub alt: String,
     /// The SVG itself.
     pub svg: String,
+    /// The file with `svg` in it: `energy_accuracy.svg` in the folder of the figures.
     pub svg_path: PathBuf,
     /// At 300 pixels an inch of its size in print.
     pub png_path: PathBuf,

@@ -74,6 +74,7 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 impl PowerData {
+    /// What it shows and how to read it; prefill is explained only if a trace shows some.
     pub fn caption(&self) -> String {
         let prefill = if self.traces.iter().any(|trace| !trace.prefill.is_empty()) {
             " Its darker parts are prefill, up to the first token of each batch."

@@ -9,11 +9,13 @@ use crate::validity::{self, Facts, Work};
 /// What is known of a window.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Findings {
+    /// Gross energy between `t0` and `t1` of the work, the idle baseline not subtracted.
     pub energy: WindowEnergy,
     /// One entry for each GPU.
     pub conditions: Vec<Conditions>,
     /// Prefill and decode apart, if prefill lasts long enough for the power samples.
     pub phases: Option<PhaseSplit>,
+    /// All reasons but `IdleDrift`, which needs the baseline after the window.
     pub validity: Validity,
 }
 

@@ -19,9 +19,11 @@ pub struct Sampled {
 
 /// Counters of the processor that are recorded in addition to another meter's sources, and aren't charged.
 pub struct HostSources {
+    /// One for each counter that moves, such as `package-0`.
     pub domains: Vec<Domain>,
     /// What each can do, as measured now.
     pub infos: Vec<SourceInfo>,
+    /// What is sampled: one for each entry of `domains`.
     pub sources: Vec<Source>,
 }
 

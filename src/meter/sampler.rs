@@ -60,6 +60,7 @@ pub enum Edge {
 pub struct Source {
     /// `gpu0`, `package-0`, `cpu` …
     pub domain: String,
+    /// What its values are, and in what unit.
     pub quantity: Quantity,
     /// How an energy from this source is to be labelled.
     pub method: EnergyMethod,
@@ -67,7 +68,9 @@ pub struct Source {
     pub tick: Option<Seconds>,
     /// How much earlier than its reading a value was true.
     pub lag: Seconds,
+    /// How often it is read: depends on what a reading costs and on how long the source keeps values.
     pub pace: Pace,
+    /// Adds what is new since the last call, in order of time; an error ends the recording.
     pub read: Read,
 }
 

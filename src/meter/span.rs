@@ -31,6 +31,7 @@ const SETTLE: Seconds = Seconds(3.0);
 /// A piece of work as it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
+    /// From start to end of the work, without the meter's rests around it.
     pub duration_s: Seconds,
     /// Gross energy by both sources, with their residual.
     pub energy: WindowEnergy,
@@ -38,6 +39,7 @@ pub struct Span {
     pub(crate) idle: Option<IdleBaseline>,
     /// One entry for each GPU.
     pub(crate) conditions: Vec<Conditions>,
+    /// Never warns of `TemperatureDrift`: here warming up is part of the work.
     pub validity: Validity,
 }
 

@@ -64,6 +64,7 @@ vocabulary! {
 /// The axes of one cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CellSpec {
+    /// Unique in the sweep; results refer to the cell by it.
     pub id: CellId,
     /// Label of the model.
     pub model: String,
@@ -73,7 +74,9 @@ pub struct CellSpec {
     pub max_new_tokens: usize,
     /// Data type of weights and activations while running: `f32`, `f16`, `bf16`.
     pub dtype: String,
+    /// Whether an end-of-sequence token may end a sequence before `max_new_tokens`.
     pub output_length: OutputLength,
+    /// How tokens are chosen; greedy in records that don't say.
     #[serde(default)]
     pub decoding: Decoding,
     /// The model has dummy weights: the energy is that of its architecture, and the answers have no meaning.

@@ -13,7 +13,9 @@ use crate::vocabulary::vocabulary;
 pub struct WindowEnergy {
     /// Sum over the domains of the primary source; `None` if a domain is unknown.
     pub total_j: Option<Joules>,
+    /// The least trustworthy of the domains' methods; `None` if `total_j` is unknown.
     pub method: Option<EnergyMethod>,
+    /// The charged domains whose energy is known.
     pub domains: Vec<DomainEnergy>,
     /// The same energy by the second source (time integral of power), if there is one.
     pub integral_j: Option<Joules>,
@@ -39,7 +41,9 @@ pub struct WindowEnergy {
 pub struct DomainEnergy {
     /// `gpu0`, `package-0`, `dram-0`, `cpu` …
     pub domain: String,
+    /// Gross energy over the whole window, by the domain's primary source.
     pub energy_j: Joules,
+    /// `PowerIntegral` for a GPU whose energy counter doesn't work.
     pub method: EnergyMethod,
     /// The same energy by the second source of this domain.
     #[serde(default)]
@@ -54,6 +58,7 @@ pub struct DomainEnergy {
 pub struct IdleBaseline {
     /// Mean power.
     pub power_w: Watts,
+    /// How long power was averaged, without the rest before it.
     pub duration_s: Seconds,
     /// Mean power of consecutive, equally long parts of that time: their spread shows how well the mean is known.
     #[serde(default)]
@@ -70,9 +75,11 @@ pub struct Conditions {
     pub domain: String,
     /// Temperature in °C at the window's start.
     pub temperature_start_c: Option<f64>,
+    /// The last reading in the window, in °C; `None` if it can't be read.
     pub temperature_end_c: Option<f64>,
     /// Mean clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<f64>,
+    /// Lowest reading of that clock in the window, in MHz.
     pub sm_clock_min_mhz: Option<f64>,
     /// Mean memory clock in MHz.
     pub memory_clock_mhz: Option<f64>,

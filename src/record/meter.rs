@@ -35,6 +35,7 @@ pub struct MeterInfo {
     /// Every source that was looked for, and what it can do, as measured at the start.
     #[serde(default)]
     pub sources: Vec<SourceInfo>,
+    /// One entry for each measured GPU; empty if the meter measures none.
     #[serde(default)]
     pub gpus: Vec<GpuInfo>,
 }
@@ -46,7 +47,9 @@ pub struct SourceInfo {
     pub domain: String,
     /// `energy counter`, `power samples` …
     pub name: String,
+    /// If it isn't `Supported`, `detail` says why.
     pub status: SourceStatus,
+    /// `Unused` for every source that doesn't work.
     pub role: SourceRole,
     /// Median time between two updates.
     pub tick_s: Option<Seconds>,
@@ -61,6 +64,7 @@ pub struct SourceInfo {
 vocabulary! {
     /// Whether a source works.
     pub enum SourceStatus {
+        /// It can be read; where its value has to change, it did.
         Supported = "supported", "supported";
         /// The device or its driver doesn't have it.
         Unsupported = "unsupported", "unsupported";
@@ -78,7 +82,9 @@ vocabulary! {
         Primary = "primary", "primary";
         /// It confirms the primary source.
         Second = "second", "second, as a check";
+        /// In the trace, but neither charged nor a check: the power that EPT-Bench sums up, the processor's counters.
         Recorded = "recorded", "recorded for comparison";
+        /// Not read during the run: it doesn't work, or a better one does.
         Unused = "unused", "unused";
     }
 }
@@ -94,7 +100,9 @@ pub struct GpuInfo {
     pub uuid: Option<String>,
     /// `00000000:01:00.0`.
     pub pci_bus_id: Option<String>,
+    /// Version of the NVIDIA driver, such as `570.86.15`; `None` if it can't be read.
     pub driver: Option<String>,
+    /// Version of the video BIOS, such as `96.00.74.00.01`; `None` if it can't be read.
     pub vbios: Option<String>,
     /// Power limit in force.
     pub power_limit_w: Option<Watts>,

@@ -13,7 +13,9 @@ use crate::vocabulary::vocabulary;
 /// The contents of `run.json`: what was asked for, and where and with what it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
+    /// Format version of `run.json`, from the start that created the run.
     pub format: u32,
+    /// From the sweep file; by default the run is in `reports/<name>`.
     pub name: String,
     /// The question that the sweep asks.
     pub question: Option<String>,
@@ -31,6 +33,7 @@ pub struct RunInfo {
     pub cells: Vec<CellSpec>,
     /// Blocks (repeats of every cell); with adaptive repeats the fewest.
     pub blocks: u32,
+    /// How every trial of the run is measured: the sweep file's settings, completed by the preset and the meter.
     pub protocol: Protocol,
     /// The prompts of the energy windows.
     pub prompts: PromptInfo,
@@ -46,7 +49,9 @@ pub struct RunInfo {
 /// A model as the study sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelMeta {
+    /// As in the sweep file; names the model in cells, tables and figures.
     pub label: String,
+    /// As in the sweep file: decides which models are compared with which.
     pub role: Role,
     /// Label of its teacher.
     pub teacher: Option<String>,
@@ -65,13 +70,16 @@ pub struct TrainingCost {
     /// How it was trained: `ce`, `kd` …
     #[serde(default)]
     pub recipe: Option<String>,
+    /// Time that training took; `seconds` in the training record, `None` if that has only the energy.
     #[serde(default, rename = "seconds")]
     pub duration_s: Option<Seconds>,
     /// `None` if it wasn't measured.
     #[serde(default)]
     pub energy_j: Option<Joules>,
+    /// A measured saving never pays back a modelled energy, nor the reverse; `None`: there is no break-even.
     #[serde(default)]
     pub energy_method: Option<EnergyMethod>,
+    /// What it was trained on, in the training record's words.
     #[serde(default)]
     pub device: Option<String>,
 }
@@ -89,6 +97,7 @@ pub struct Protocol {
     pub idle_s: Seconds,
     /// Seed of the order of trials.
     pub seed: u64,
+    /// Where the sweep file's missing keys got their values; `Standard` in records that don't say.
     #[serde(default)]
     pub preset: Preset,
     /// Longest warm-up while temperature and speed aren't steady.
@@ -97,6 +106,7 @@ pub struct Protocol {
     /// Rest before an idle baseline, for clocks to settle.
     #[serde(default)]
     pub settle_s: Seconds,
+    /// How often models are loaded; `Blocks` in records that don't say.
     #[serde(default)]
     pub order: Order,
     /// Whether repeats continue beyond the planned ones.
@@ -148,6 +158,7 @@ pub struct Adaptive {
 pub struct PromptInfo {
     /// Where they come from, as the sweep file says.
     pub source: String,
+    /// Prompts in one pass, after sampling from the source.
     pub count: usize,
     /// SHA-256 over all of them.
     pub sha256: String,
@@ -162,7 +173,9 @@ pub struct Part {
     pub version: String,
     /// Git revision it was built from, with `-dirty` if the tree had changes.
     pub git_revision: Option<String>,
+    /// The machine as this start found it.
     pub host: Host,
+    /// The meter with its sources, as this start found them.
     pub meter: MeterInfo,
     /// The models that were loaded, by label.
     #[serde(deserialize_with = "read_models")]
@@ -247,6 +260,7 @@ pub struct ModelInfo {
     pub architecture: String,
     /// The code that ran it: `decoder`, `synthetic` …
     pub engine: String,
+    /// A tied output layer isn't counted twice; `None`: a synthetic model that states no number.
     pub parameters: Option<u64>,
     /// Bytes of the weights that each decode step reads.
     pub weight_bytes: Option<u64>,

@@ -16,6 +16,7 @@ pub struct Trace {
 pub struct SourceTrace {
     /// `gpu0`, `package-0`, `cpu` …
     pub domain: String,
+    /// What the samples' values are, and in what unit.
     pub quantity: Quantity,
     /// The label of energies from this source.
     pub method: EnergyMethod,

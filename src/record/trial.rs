@@ -27,10 +27,13 @@ pub struct Baseline {
     pub format: u32,
     /// Label of the model.
     pub model: String,
+    /// From 0, as in the trials between the two baselines.
     pub block: u32,
     /// Index into `RunInfo::parts`.
     pub part: usize,
+    /// On which side of those trials it was taken.
     pub time: BaselineTime,
+    /// Kept apart: stored energies are gross, nothing is subtracted from them.
     pub idle: IdleBaseline,
 }
 
@@ -49,6 +52,7 @@ vocabulary! {
 pub struct Trial {
     /// Format version of this line.
     pub format: u32,
+    /// All axes of the cell, so that the line can be read without `run.json`.
     pub cell: CellSpec,
     /// From 0.
     pub block: u32,
@@ -56,12 +60,14 @@ pub struct Trial {
     pub part: usize,
     /// Wall-clock time at which the trial started, RFC 3339.
     pub started_at: String,
+    /// What was measured, or why nothing was.
     pub outcome: Outcome,
 }
 
 /// Names a trial within its run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrialKey {
+    /// As in the plan of the run, such as `teacher.b8.n32`.
     pub cell: CellId,
     /// From 0.
     pub block: u32,
@@ -89,12 +95,16 @@ pub enum Outcome {
     Measured(Box<Measurement>),
     /// The trial started and could not be finished.
     Failed {
+        /// What broke, as a stable code.
         failure: FailureKind,
         /// The error, with its hint.
         message: String,
     },
     /// The trial was not attempted.
-    Skipped { message: String },
+    Skipped {
+        /// Why: too little memory, by an estimate or since a cell that needs no more ran out of it.
+        message: String,
+    },
 }
 
 vocabulary! {
@@ -106,7 +116,9 @@ vocabulary! {
         Prompt = "prompt", "prompts";
         /// The engine failed while generating.
         Engine = "engine", "engine";
+        /// The device had too little memory for the cell; cells that need as much or more are then skipped.
         OutOfMemory = "out_of_memory", "out of memory";
+        /// The meter failed, whatever it was measuring.
         Meter = "meter", "meter";
     }
 }
@@ -114,6 +126,7 @@ vocabulary! {
 /// One measured window, with its context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
+    /// Its times find the window in the trace.
     pub window: Window,
     /// Input tokens processed inside the window: the sum of the attention masks over all passes.
     pub tokens_in: Tokens,
@@ -129,7 +142,9 @@ pub struct Measurement {
     pub idle: Option<IdleBaseline>,
     /// The cost of loading this model; shared by the trials of one load.
     pub load: Cost,
+    /// The cell's own batches between the random wait and the guard work.
     pub warmup: Cost,
+    /// As judged right after the window: without `IdleDrift`, which needs the baseline after it.
     pub validity: Validity,
     /// One entry for each GPU.
     #[serde(default)]
@@ -146,6 +161,7 @@ pub struct Window {
     pub t0_s: Seconds,
     /// End, on the clock of the trace.
     pub t1_s: Seconds,
+    /// As many as reach the shortest window of the protocol.
     pub passes: u32,
     /// In all passes together.
     pub batches: u32,
@@ -165,6 +181,7 @@ impl Window {
 /// The cost of work outside the window.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cost {
+    /// From start to end of the work, known also where its energy isn't.
     pub duration_s: Seconds,
     /// `None` if it wasn't measured.
     pub energy_j: Option<Joules>,
@@ -202,6 +219,7 @@ pub struct Evaluation {
     pub dataset: String,
     /// SHA-256 over the prompts and references that were scored.
     pub dataset_sha256: String,
+    /// Loading, generating and scoring; all output lengths evaluated together share it.
     pub duration_s: Seconds,
     /// One entry for each prompt, in the order of the sampled data set (the same for every model of a run).
     pub items: Vec<ItemScore>,
@@ -220,6 +238,7 @@ pub struct ItemScore {
     pub rouge_l: f64,
     /// Tokens of the answer, the end-of-sequence token included.
     pub tokens_out: u32,
+    /// Text up to the output length, untrimmed, without special tokens.
     pub answer: String,
 }
 

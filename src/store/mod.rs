@@ -57,6 +57,7 @@ pub enum Existing {
 /// An opened run directory with its content.
 #[derive(Debug)]
 pub struct Opened {
+    /// Keeps other processes out of the directory until it is dropped.
     pub dir: RunDir,
     /// Finished trials, failed ones included.
     pub(crate) trials: Vec<Trial>,

@@ -25,6 +25,7 @@ const FIELD: &str = "chat_template";
 pub struct TemplateSource {
     /// The file that it comes from.
     pub name: String,
+    /// Jinja, as it was found: not compiled yet.
     pub text: String,
 }
 
@@ -111,6 +112,7 @@ pub(super) fn special_tokens(folder: &Path) -> Result<Map<String, Value>> {
 pub struct Message<'a> {
     /// `system`, `user`, `assistant`.
     pub role: &'a str,
+    /// Plain text of the turn; the template adds everything around it.
     pub content: &'a str,
 }
 

@@ -68,6 +68,7 @@ impl Prompter {
         Ok(Self { tokenizer: text.tokenizer, template, system, limit })
     }
 
+    /// For decoding answers: chat template and limit don't apply to what it encodes.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -16,7 +16,9 @@ use crate::json::read_object;
 /// An end of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
+    /// The beginning: cut there, a text keeps its last tokens.
     Left,
+    /// The end: cut there, a text keeps its first tokens.
     Right,
 }
 
