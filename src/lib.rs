@@ -2,6 +2,9 @@
 //!
 //! The modules in import order (a module imports only from modules above it) are described in `docs/design.md`.
 
+// not in Cargo.toml: the helpers of integration tests may unwrap
+#![warn(clippy::unwrap_used)]
+
 pub mod calendar;
 pub mod clock;
 pub mod digest;
