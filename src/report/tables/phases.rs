@@ -8,8 +8,10 @@ use crate::report::table::{Cell, Column, FilledColumn, Table};
 pub(crate) const TEXT: &str = "The methods need not agree: back-to-back prefill, as in windows of one new token, runs at a \
     different clock and power state from prefill inside a generate call, where decoding comes before and after it.";
 
-/// The names of the methods, as they end the title of a column.
-const METHODS: [(&str, fn(&Phases) -> Option<PhaseEnergy>); 3] = [
+/// A method of separating prefill and decode: its name, as it ends the title of a column, and its energies.
+type Separation = (&'static str, fn(&Phases) -> Option<PhaseEnergy>);
+
+const METHODS: [Separation; 3] = [
     ("by difference", |phases| phases.difference),
     ("by regression", |phases| phases.regression),
     ("inside windows", |phases| phases.inside),
