@@ -339,7 +339,7 @@ fn a_run_records_how_each_model_was_given_the_prompts_and_the_report_says_it() {
     fs::write(out.join("records.jsonl"), "").unwrap();
     let changed = program().arg(&file).arg("--out").arg(&out).output().unwrap();
     assert!(!changed.status.success());
-    assert!(stderr(&changed).contains("its chat template or what is cut differs"), "{}", stderr(&changed));
+    assert!(stderr(&changed).contains("its chat template or truncation differs"), "{}", stderr(&changed));
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn random_prompts_and_dummy_weights_that_contradict_the_rest_are_refused_where_t
         ("", "text: [a], random: {tokens: 4}, count: 4", "both `text` and `random`"),
         ("", "random: {tokens: 4}, count: 4, system: Be brief.", "random prompts can't have a form"),
         (", adapter: ./lora", "random: {tokens: 4}, count: 4", "an adapter for dummy weights"),
-        (", devices: [0, 0]", "random: {tokens: 4}, count: 4", "an empty list or a device twice"),
+        (", devices: [0, 0]", "random: {tokens: 4}, count: 4", "the list is empty or names a device twice"),
     ];
     for (model, prompts, expected) in cases {
         let said = refused(model, prompts);

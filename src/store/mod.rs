@@ -151,7 +151,7 @@ impl RunDir {
         let earlier = |part: &&Part| part.prompt_forms.get(label).is_some_and(|earlier| !earlier.agrees(form));
         if let Some(part) = self.info.parts.iter().find(earlier) {
             let message = format!(
-                "model `{label}` isn't given the prompts as at {}: its chat template or truncation differs",
+                "model `{label}` doesn't read the prompts as it did at {}: its chat template or truncation differs",
                 part.started_at
             );
             return Err(Error::input(message).with_hint(START_OVER));
