@@ -42,7 +42,7 @@ const WATCH: Watch = Watch {
 };
 const SOURCE: &str = "energy counter";
 
-/// A meter of every package and DRAM zone below `root` ([`POWERCAP`] except in tests).
+/// A meter of every package and DRAM zone below `root` (`POWERCAP` except in tests).
 ///
 /// # Errors
 /// There are no zones, they can't be read (usually a permission), or a package's counter stands still.

@@ -4,7 +4,7 @@
 //! it took is charged to it, warming up included.
 //!
 //! Memory stays bounded however long the work takes: the [sampler](super::sampler) keeps at most
-//! [`CAPACITY`](super::sampler::CAPACITY) readings of a source (1 MiB) and drops every second one when they are full. A
+//! `CAPACITY` readings of a source (1 MiB) and drops every second one when they are full. A
 //! counter loses nothing by it. A GPU's power samples, 20 ms apart, cover a window fully up to about 85 minutes; beyond
 //! that they are more than 100 ms apart, and the warning `coverage_too_low` says that the second source has gaps.
 

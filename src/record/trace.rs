@@ -51,7 +51,7 @@ vocabulary! {
         PerformanceState = "performance_state", "performance state";
         /// Number of compute processes of others.
         ForeignProcesses = "foreign_processes", "processes of others";
-        /// Activity of the engine from this instant on: [`PREFILL`], [`DECODE`] or [`NEITHER`].
+        /// Activity of the engine from this instant on: `PREFILL`, `DECODE` or `NEITHER`.
         Phase = "phase", "prefill or decode";
     }
 }

@@ -1,4 +1,4 @@
-//! The template environments: the one door to minijinja. [`chat`] holds the one for a model's chat template.
+//! The template environments: the one door to minijinja. `chat` holds the one for a model's chat template.
 //!
 //! The report's templates get finished strings and do no arithmetic. Every interpolated value is escaped for the kind
 //! of file that the template makes (HTML or Markdown); a name that the context doesn't have is an error.
