@@ -573,6 +573,7 @@ fn two_gpus() -> Run {
         prefill_s: Seconds(1.5),
         decode_s: Seconds(8.0),
         decode_steps: 310,
+        lag_s: None,
     });
     run
 }

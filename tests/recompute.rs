@@ -275,7 +275,15 @@ fn gpu_run(root: &Path) {
         };
         let Findings { energy, conditions, phases, validity } = Findings::of(&trace, &meter, &work, None);
         let measurement = Measurement {
-            window: Window { t0_s: t0, t1_s: t1, passes: 7, batches: 7, prompts: 14, offset_s: Seconds(0.0) },
+            window: Window {
+                t0_s: t0,
+                t1_s: t1,
+                passes: 7,
+                batches: 7,
+                prompts: 14,
+                decode_steps: None,
+                offset_s: Seconds(0.0),
+            },
             tokens_in: Tokens(50),
             tokens_out: Tokens(112),
             tokens_pad: Tokens(0),

@@ -73,6 +73,7 @@ mod tests {
                 passes,
                 batches: passes,
                 prompts: passes,
+                decode_steps: None,
                 offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(10),
@@ -86,6 +87,7 @@ mod tests {
             validity: Validity::default(),
             conditions: vec![],
             phases: None,
+            heat: None,
         };
         let outcome = Outcome::Measured(Box::new(measurement));
         Trial { format: FORMAT, cell, block: 0, part: 0, started_at: String::new(), outcome }

@@ -21,11 +21,14 @@ pub fn conditions(trace: &Trace, info: &MeterInfo, t0: Seconds, t1: Seconds) -> 
 fn conditions_of(trace: &Trace, domain: &str, t0: Seconds, t1: Seconds) -> Conditions {
     let values = |quantity| trace.find(domain, quantity).map_or_else(Vec::new, |source| inside(source, t0, t1));
     let (temperatures, clocks) = (values(Quantity::Temperature), values(Quantity::SmClock));
+    let memory = values(Quantity::MemoryTemperature);
     let highest = |values: &[f64]| values.iter().copied().reduce(f64::max);
     Conditions {
         domain: domain.to_owned(),
         temperature_start_c: temperatures.first().copied(),
         temperature_end_c: temperatures.last().copied(),
+        memory_temperature_start_c: memory.first().copied(),
+        memory_temperature_end_c: memory.last().copied(),
         sm_clock_mhz: mean(&clocks),
         sm_clock_min_mhz: clocks.iter().copied().reduce(f64::min),
         memory_clock_mhz: mean(&values(Quantity::MemoryClock)),
@@ -83,6 +86,7 @@ pub(crate) fn phase_split(
         prefill_s: time(&prefill),
         decode_s: time(&decode),
         decode_steps,
+        lag_s: None,
     })
 }
 

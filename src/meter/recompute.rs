@@ -193,6 +193,7 @@ mod tests {
                 passes: 1,
                 batches: 4,
                 prompts: 4,
+                decode_steps: None,
                 offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(10),
@@ -206,6 +207,7 @@ mod tests {
             validity: Validity::default(),
             conditions: vec![],
             phases: None,
+            heat: None,
         };
         let found = again(&record, Cut::Whole).findings;
         (record.energy, record.validity) = (found.energy, found.validity);
@@ -315,7 +317,8 @@ mod tests {
             .push(SourceTrace { domain: "work".into(), ..source(Quantity::Phase, EnergyMethod::PowerIntegral, marks) });
         let mut record = record();
         let (j, s) = (Joules(200.0), Seconds(2.0));
-        record.phases = Some(PhaseSplit { prefill_j: j, decode_j: j, prefill_s: s, decode_s: s, decode_steps: 77 });
+        record.phases =
+            Some(PhaseSplit { prefill_j: j, decode_j: j, prefill_s: s, decode_s: s, decode_steps: 77, lag_s: None });
         let known = Known { measurement: &record, batch_size: 1, weight_bytes: None };
         let info = fixtures::info(&["gpu0"]);
         let found = recompute(&trace, &info, &known, Cut::Whole).unwrap().findings;

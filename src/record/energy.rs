@@ -27,6 +27,15 @@ pub struct WindowEnergy {
     pub max_gap_s: Option<Seconds>,
     /// Time between two ticks of the primary counter, by the slowest domain.
     pub tick_s: Option<Seconds>,
+    /// What the resolution of the two sources explains of `residual`, as one standard deviation.
+    #[serde(default)]
+    pub residual_sd: Option<f64>,
+    /// How closely the counter's ticks next to the window's start and end are known: ± so many seconds.
+    #[serde(default)]
+    pub edges_s: Option<(Seconds, Seconds)>,
+    /// The part of the GPUs' memory, where the driver gives its power by itself.
+    #[serde(default)]
+    pub memory: Option<MemoryEnergy>,
     /// `E_sum_J`: what EPT-Bench's own estimator gives for this window (Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s, the
     /// last partial interval dropped), summed over the GPUs. For comparison only.
     #[serde(default, alias = "seed_sum_j")]
@@ -53,6 +62,15 @@ pub struct DomainEnergy {
     pub residual: Option<f64>,
 }
 
+/// Energy of the GPUs' memory, as a part of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MemoryEnergy {
+    /// Time integral of the memory's power, summed over the GPUs.
+    pub energy_j: Joules,
+    /// Share of the window that its samples cover.
+    pub coverage: f64,
+}
+
 /// Power without work, with the model loaded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdleBaseline {
@@ -77,6 +95,12 @@ pub struct Conditions {
     pub temperature_start_c: Option<f64>,
     /// The last reading in the window, in °C; `None` if it can't be read.
     pub temperature_end_c: Option<f64>,
+    /// Temperature of the memory in °C at the window's start.
+    #[serde(default)]
+    pub memory_temperature_start_c: Option<f64>,
+    /// The last reading in the window, in °C.
+    #[serde(default)]
+    pub memory_temperature_end_c: Option<f64>,
     /// Mean clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<f64>,
     /// Lowest reading of that clock in the window, in MHz.
@@ -140,4 +164,8 @@ pub struct PhaseSplit {
     pub decode_s: Seconds,
     /// Decode steps, over all batches (the first token belongs to prefill).
     pub decode_steps: u64,
+    /// How much later than the host's mark of the first tokens the samples show the fall of power, as found in this
+    /// trial's own readings; the split takes it into account. `None` if they don't show it.
+    #[serde(default)]
+    pub lag_s: Option<Seconds>,
 }

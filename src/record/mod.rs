@@ -8,6 +8,7 @@ mod cell;
 mod choice;
 mod decoding;
 mod energy;
+mod heat;
 mod meter;
 mod reason;
 mod run;
@@ -21,7 +22,8 @@ pub(crate) use self::baseline::Around;
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
-pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, PhaseSplit, WindowEnergy};
+pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, MemoryEnergy, PhaseSplit, WindowEnergy};
+pub use self::heat::{Cycle, Heat};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{

@@ -39,8 +39,12 @@ vocabulary! {
         /// `power_usage` in watts, on newer GPUs the average of the last second: a second source only if there is none
         /// better, and what EPT-Bench sums up.
         PowerUsage = "power_usage", "power usage";
+        /// Power of the GPU's memory in watts: a part of its whole power.
+        MemoryPower = "memory_power", "memory power";
         /// Temperature in °C.
         Temperature = "temperature", "temperature";
+        /// Temperature of the memory in °C.
+        MemoryTemperature = "memory_temperature", "memory temperature";
         /// Clock of the multiprocessors in MHz.
         SmClock = "sm_clock", "SM clock";
         /// Clock of the memory in MHz.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::{CellId, CellSpec};
 use super::energy::{Conditions, IdleBaseline, PhaseSplit, WindowEnergy};
+use super::heat::Heat;
 use super::reason::Validity;
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens};
 use crate::vocabulary::vocabulary;
@@ -152,6 +153,9 @@ pub struct Measurement {
     /// Prefill and decode apart, if prefill lasts long enough for the power samples.
     #[serde(default)]
     pub phases: Option<PhaseSplit>,
+    /// How the warm-up came to its steady state; `None` if the meter can't show that.
+    #[serde(default)]
+    pub heat: Option<Heat>,
 }
 
 /// Whole passes over one fixed prompt list between two instants of the run's clock.
@@ -167,6 +171,9 @@ pub struct Window {
     pub batches: u32,
     /// In all passes together.
     pub prompts: u32,
+    /// Decode steps after the first token of each batch, over all batches; `None` in records that don't say.
+    #[serde(default)]
+    pub decode_steps: Option<u64>,
     /// Random wait before the trial's warm-up: it shifts the work against the sensor's own rhythm.
     #[serde(default, alias = "phase_s")]
     pub offset_s: Seconds,

@@ -154,6 +154,7 @@ impl Stage<'_> {
             validity: findings.validity,
             conditions: findings.conditions,
             phases: findings.phases,
+            heat: None,
         }
     }
 }
@@ -176,6 +177,7 @@ impl Marks {
             passes: self.totals.passes,
             batches: self.totals.batches,
             prompts: self.totals.passes * prompts as u32,
+            decode_steps: Some(self.totals.decode_steps),
             offset_s: offset,
         }
     }

@@ -101,6 +101,7 @@ pub(crate) fn measurement(watts: f64) -> Measurement {
             passes: 2,
             batches: 10,
             prompts: 40,
+            decode_steps: None,
             offset_s: Seconds(0.03),
         },
         tokens_in: Tokens(500),
@@ -118,6 +119,7 @@ pub(crate) fn measurement(watts: f64) -> Measurement {
         validity: Validity::default(),
         conditions: vec![],
         phases: None,
+        heat: None,
     }
 }
 
