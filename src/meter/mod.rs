@@ -10,6 +10,7 @@ pub mod integrate;
 mod modelled;
 mod nvml;
 mod options;
+pub(crate) mod phases;
 pub mod rapl;
 pub mod recompute;
 mod recording;
