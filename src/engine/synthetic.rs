@@ -122,6 +122,7 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         revision: None,
         files: BTreeMap::new(),
         padding: Padding::Left,
+        dummy: None,
         notes: vec!["simulated: no model was run".into()],
     }
 }
