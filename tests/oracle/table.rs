@@ -219,7 +219,8 @@ On an H100 neither counter nor ring looks part of the time in a rhythm of 100 ms
 Adamek, Armour, *Part-time power measurements*, SC24): square waves near 100 ms show no beat in them. Near 20 ms they do.
 The ring is one reading each 20 ms, and the counter sums up over its 100 ms what is itself taken about every 20 ms. Here
 decode steps swing: 85 % of each at 520 W, the rest, in which the GPU waits for the next step, at 300 W. The sensors' rhythm
-is exact; its offset to the work is random each time. Steps of 10 and 20 ms always show the sensors the same part.
+is exact, which is the worst case; its offset to the work is random each time. Steps of 10 and 20 ms always show them the
+same part.
 
 If a reading is the power of one instant, nothing averages the swing out but a beat that is short beside the window:
 ";
@@ -249,9 +250,11 @@ fn rhythm(page: &mut String) {
     steps(page, Looks::MEASURED);
     page.push_str(OFFSETS_OF_STEP);
     for (looks, name) in [(Looks::INSTANTS, "instants"), (Looks::MEASURED, "looks as measured")] {
-        for (offset, at) in
-            [(Some(0.0185), "one offset, the wait seen"), (Some(0.010), "half a step later"), (None, "random offsets")]
-        {
+        for (offset, at) in [
+            (Some(0.0185), "one offset, the wait seen"),
+            (Some(0.010), "one offset, the work seen"),
+            (None, "random offsets"),
+        ] {
             let found = seen(looks, Swing::step(0.02), 10.0, offset);
             let covered = format!("{:.0}", interval_coverage(&found.counter) * 100.0);
             let (counter, ring) = (Errors::of(&found.counter).cell(), Errors::of(&found.ring).cell());
@@ -278,8 +281,8 @@ fn steps(page: &mut String, looks: Looks) {
 const INSTANT: &str = "
 ## A rhythm of 100 ms
 
-POWER_INSTANT looks at one instant each 100 ms. It is used where there is neither counter nor ring. Batches in step with it:
-30 % of each at 650 W and the rest at 350 W, in windows of 10 s.
+POWER_INSTANT looks at one instant each 100 ms. It is the second source where there is no ring, and the only one where there
+is no counter either. Batches in step with it, 30 % of each at 650 W and the rest at 350 W, in windows of 10 s:
 
 | work | POWER_INSTANT | 95 % intervals over 5 repeats that hold the truth, % |
 |---|---|---|
