@@ -258,6 +258,7 @@ fn gpu_run(root: &Path) {
         revision: None,
         files: BTreeMap::new(),
         padding: Padding::Left,
+        dummy: None,
         notes: vec![],
     };
     dir.record_model("m", &model).unwrap();

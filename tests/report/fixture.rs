@@ -309,6 +309,7 @@ fn part() -> Part {
         revision: None,
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
+        dummy: None,
         notes: Vec::new(),
     };
     Part {
