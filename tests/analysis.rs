@@ -708,7 +708,7 @@ fn a_diff_within_a_run_pairs_blocks_and_gives_a_verdict() {
     run.evaluate("t", 32, 90);
     run.evaluate("s", 32, 80);
     let diff = run.within("t", "s");
-    assert_eq!(diff.basis, Basis::WithinRun);
+    assert_eq!(diff.basis, Basis::WithinRun(Order::Blocks));
     assert_eq!(diff.rows.len(), 2);
     assert_eq!(diff.unmatched, vec!["t.b16.n32".to_owned()]);
     for row in &diff.rows {
@@ -721,6 +721,33 @@ fn a_diff_within_a_run_pairs_blocks_and_gives_a_verdict() {
     close(diff.accuracy[0].exact_match.unwrap().value, -0.1);
     close(diff.accuracy[0].rouge_l.unwrap().value, -0.075);
     assert_eq!(run.study().savings[0].ept_out, diff.rows[0].comparison);
+}
+
+#[test]
+fn in_the_order_by_model_a_comparison_has_an_interval_and_a_break_even_but_no_verdict() {
+    let mut run = Run::distillation(3);
+    run.cell("t", 1, &[300.0, 330.0, 270.0]);
+    run.cell("s", 1, &[100.0, 110.0, 90.0]);
+    let paired = run.within("t", "s").rows[0].comparison.ratio.unwrap().interval.unwrap();
+    run.info.protocol.order = Order::ByModel;
+    let (study, diff) = (run.study(), run.within("t", "s"));
+    assert_eq!(diff.basis, Basis::WithinRun(Order::ByModel));
+    let (saving, overall) = (&study.savings[0], &study.overall[0]);
+    for (comparison, undecided) in [
+        (&saving.ept_out, saving.undecided),
+        (&overall.ept_out, overall.undecided),
+        (&diff.rows[0].comparison, diff.rows[0].undecided),
+        (&diff.overall[0].comparison, diff.overall[0].undecided),
+    ] {
+        assert_eq!((comparison.p_adjusted, comparison.verdict), (None, Verdict::Inconclusive));
+        assert_eq!(undecided, Some(Undecided::ByModel));
+        // 10 % of spread on both sides; block by block, where it cancels, there would be none
+        let Interval { low, high } = comparison.ratio.unwrap().interval.unwrap();
+        assert!(paired.high - paired.low < 1e-9 && low < 0.3 && high > 0.37, "{low} {high}");
+    }
+    for break_even in [&saving.break_even, &overall.break_even] {
+        assert!(matches!(break_even, BreakEven::Tokens(tokens) if tokens.interval.is_some()), "{break_even:?}");
+    }
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub struct DiffAccuracy {
 pub fn within_run(measured: &Measured<'_>, base: &str, new: &str, floor: f64) -> Result<Diff> {
     let runs = Runs::new(std::slice::from_ref(measured))?;
     let labels = Labels::Pair { base: base.to_owned(), new: new.to_owned() };
-    diff(&runs, &runs, &labels, Basis::WithinRun, floor)
+    diff(&runs, &runs, &labels, Basis::WithinRun(measured.run.protocol.order), floor)
 }
 
 /// Compares models of `base` runs with models of `new` runs, cell by cell.

@@ -9,7 +9,7 @@ use crate::cli::{DiffArgs, Format};
 use crate::commands::report::{Analysed, analyse};
 use crate::error::{Context, Error, Result};
 use crate::format;
-use crate::record::Decoding;
+use crate::record::{Decoding, Order};
 
 /// Prints the comparison.
 ///
@@ -97,7 +97,15 @@ fn decoding(diff: &Diff) -> String {
 
 fn basis(basis: Basis) -> String {
     match basis {
-        Basis::WithinRun => "within one run: both models met in every block; intervals are 95 %".to_owned(),
+        Basis::WithinRun(Order::Blocks) => {
+            "within one run: both models met in every block; intervals are 95 %".to_owned()
+        }
+        Basis::WithinRun(Order::ByModel) => {
+            "within one run, in the order by_model: each model was loaded once and ran \
+            at a time of its own, and what differs between those is in the difference, so that there is no verdict; \
+            intervals are 95 %, from the repeats alone"
+                .to_owned()
+        }
         Basis::AcrossRuns { base_runs, new_runs } => format!(
             "across runs ({base_runs} against {new_runs}): what differs between runs is in the difference, and one \
              run a side gives no verdict; intervals are those within the runs"
@@ -231,7 +239,7 @@ impl<'a> View<'a> {
     fn new(diff: &'a Diff) -> Self {
         Self {
             basis: match diff.basis {
-                Basis::WithinRun => "within_run",
+                Basis::WithinRun(_) => "within_run",
                 Basis::AcrossRuns { .. } => "across_runs",
             },
             base_decoding: diff.base_decoding,

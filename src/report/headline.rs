@@ -1,6 +1,6 @@
 //! The answer to the study's question, in sentences.
 
-use crate::analysis::{BreakEven, OverallSaving, Study, Verdict};
+use crate::analysis::{BreakEven, OverallSaving, Study, Undecided, Verdict};
 use crate::format;
 use crate::record::{OutputLength, Role, RunInfo};
 
@@ -65,6 +65,10 @@ fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
                 "{student} uses the same energy per generated token as {teacher}, to within {floor} (saving: {support})"
             )
         }
+        Verdict::Inconclusive if of.undecided == Some(Undecided::ByModel) => format!(
+            "the saving of {student} compared with {teacher} is {percent} ({support}), without a verdict: each model \
+             ran at a time of its own (order by_model)"
+        ),
         Verdict::Inconclusive => format!(
             "the data do not show whether {student} uses less energy per generated token than {teacher}: the saving \
              is {percent} ({support})"

@@ -155,6 +155,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
                 batch_size,
                 max_new_tokens,
                 ept_out: comparison(saving - 0.01 * (batch_size as f64).log2(), 0.02, Verdict::Improved),
+                undecided: None,
                 accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
                 break_even: BreakEven::Tokens(estimate(1.24e6, 0.11e6, 5)),
             });
@@ -165,6 +166,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
             teacher: teacher.clone(),
             cells: cells.len(),
             ept_out: comparison(saving, 0.018, Verdict::Improved),
+            undecided: None,
             student_accuracy: Some(estimate(*own, 0.08, 100)),
             teacher_accuracy: Some(estimate(exact, 0.05, 100)),
             accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
