@@ -43,7 +43,6 @@ const SENSING_PERIOD: Seconds = Seconds(0.1);
 pub struct NvmlMeter {
     info: MeterInfo,
     sampler: Sampler,
-    thermometers: Vec<gpu::Thermometer>,
 }
 
 impl NvmlMeter {
@@ -71,14 +70,13 @@ impl NvmlMeter {
         let open = |&index| Gpu::open(nvml, index, gpu_indices.is_some(), used.contains(&index));
         let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut info = info(&gpus);
-        let thermometers = gpus.iter().filter_map(Gpu::thermometer).collect();
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
         if let Some(host) = host {
             info.host_domains = host.domains;
             info.sources.extend(host.infos);
             sources.extend(host.sources);
         }
-        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()), thermometers })
+        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
     }
 
     /// With further notes for the reader.
@@ -105,8 +103,8 @@ impl Meter for NvmlMeter {
         self.sampler.edge(edge);
     }
 
-    fn temperature(&self) -> Option<f64> {
-        self.thermometers.iter().filter_map(gpu::Thermometer::read).reduce(f64::max)
+    fn so_far(&mut self, from: Seconds) -> Option<Trace> {
+        self.sampler.so_far(from)
     }
 }
 
