@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use super::comparison::{
     Comparison, Design, Effect, Unit, Units, Verdict, compare_family, compare_one, effect, over_cells,
 };
+use super::conditions::{PairConditions, Surroundings};
 use crate::error::Result;
 use crate::frame::{CellSide, Energy, Pair, Side};
 use crate::record::{EnergyMethod, Order, OutputLength};
@@ -53,6 +54,8 @@ pub struct CellComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// How warm, how fast and how limited both sides ran.
+    pub conditions: PairConditions,
 }
 
 impl CellComparison {
@@ -114,6 +117,7 @@ pub(crate) struct Comparing<'a> {
     pub(crate) basis: Basis,
     /// Relative difference in energy below which two cells count as equivalent.
     pub(crate) floor: f64,
+    pub(crate) around: Surroundings,
 }
 
 impl Comparing<'_> {
@@ -146,6 +150,7 @@ impl Comparing<'_> {
             method: single(&methods_of(pair)),
             comparison,
             undecided,
+            conditions: PairConditions::of(&pair.base, &pair.new, &self.around),
         }
     }
 

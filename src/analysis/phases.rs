@@ -268,8 +268,9 @@ impl Line {
     }
 }
 
-/// The lines that lack so few lengths that they are about as certain as the best one. All of them count alike: with equal
-/// lengths the mean is that of least squares with block effects, and Student's t of it holds whatever the size of those.
+/// The lines that lack so few lengths that they are about as certain as the best one. All of them count alike: with
+/// equal lengths the mean is that of least squares with block effects, and Student's t of it holds whatever the size of
+/// those.
 fn certain(lines: Vec<Line>) -> Vec<Line> {
     let best = |index: usize| lines.iter().map(|line| line.variances[index]).fold(f64::INFINITY, f64::min);
     let best = [best(0), best(1)];

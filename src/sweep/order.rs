@@ -10,8 +10,8 @@
 use rand::{RngCore as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-/// The order of `items` items in a block. Which item is which in the square, and in which order its rows come, is random
-/// and drawn again for each cycle. Each `stream` of one seed has random numbers of its own.
+/// The order of `items` items in a block. Which item is which in the square, and in which order its rows come, is
+/// random and drawn again for each cycle. Each `stream` of one seed has random numbers of its own.
 pub(super) fn order(seed: u64, stream: u32, items: usize, block: u32) -> Vec<usize> {
     let rows = if items.is_multiple_of(2) { items / 2 } else { items }.max(1);
     let (pair, is_second) = (block as usize / 2, block % 2 == 1);
