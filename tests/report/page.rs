@@ -265,7 +265,7 @@ fn compared_cells_show_their_conditions_and_what_their_temperatures_may_explain(
     for page in [&report.html, &report.markdown] {
         assert!(plain(page).contains(remark));
     }
-    let fitted = "0.41 % per °C [0.38, 0.44] (12 warm-ups, 45–62 °C) of the core.";
+    let fitted = "by the temperature of the core: 0.410 % per °C [0.380, 0.440] (12 warm-ups, 45–62 °C).";
     assert!(markdown.contains(fitted), "{markdown}");
     let without = plain(&rendered(&fixture::run(), &fixture::study()).markdown);
     assert!(!without.contains("Conditions of the compared cells") && !without.contains("per °C"));
