@@ -126,9 +126,13 @@ pub(crate) fn of_window(facts: &Facts<'_>) -> Validity {
 }
 
 /// The reasons of one long piece of work, such as training. A short window represents a steady state, which warming
-/// spoils; here warming up is part of the work.
+/// spoils; here warming up is part of the work. So is slowing down because of heat: it took what it took, but the same
+/// work takes something else on a cooler machine.
 pub(crate) fn of_single_work(mut validity: Validity) -> Validity {
     validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
+    let throttled = validity.invalid_reasons.contains(&Reason::Throttled);
+    validity.invalid_reasons.retain(|reason| *reason != Reason::Throttled);
+    push_if(&mut validity.warnings, throttled, Reason::Throttled);
     validity
 }
 

@@ -11,6 +11,9 @@ use crate::units::{Joules, Seconds};
 /// More stages than this are counted and not listed.
 const LISTED: usize = 20;
 
+/// Characters of the command that are shown.
+const LONGEST: usize = 60;
+
 /// The lines, in order.
 pub(super) fn lines(record: &Record, out: Option<&Path>) -> Vec<String> {
     let mut lines = vec![headline(record)];
@@ -40,13 +43,21 @@ pub(super) fn lines(record: &Record, out: Option<&Path>) -> Vec<String> {
 }
 
 fn headline(record: &Record) -> String {
-    let command = printable(&record.command.join(" "));
+    let command = short(&printable(&record.command.join(" ")));
     let time = format::duration(record.duration_s);
     let energy = format::joules(record.energy_j);
     let method = record.energy_method.map_or(String::new(), |method| format!(" ({})", method.words()));
     let power = record.energy_j.filter(|_| record.duration_s > Seconds(0.0));
     let power = power.map(|energy| format!(", {} on average", format::watts((energy / record.duration_s).get())));
     format!("{command}: {energy}{method} in {time}{}; {}", power.unwrap_or_default(), record.device)
+}
+
+/// The beginning of a long text.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn ending(record: &Record) -> Option<String> {
@@ -69,8 +80,8 @@ fn stages(record: &Record) -> Vec<String> {
     };
     let named = rows.iter().take(LISTED).map(|row| {
         let times = if row.times > 1 { format!(" ({} times)", row.times) } else { String::new() };
-        let short = if row.energy_j.is_none() { "; too short or unknown" } else { "" };
-        format!("{}{times}{short}", line(&format!("stage {}", row.name), row.energy_j, row.duration_s))
+        let unknown = if row.energy_j.is_none() { "; too short or unknown" } else { "" };
+        format!("{}{unknown}", line(&format!("stage {}{times}", row.name), row.energy_j, row.duration_s))
     });
     let mut lines: Vec<String> = named.collect();
     if rows.len() > LISTED {
