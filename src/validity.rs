@@ -8,16 +8,13 @@ use crate::record::{
 };
 use crate::units::{Seconds, Tokens};
 
-/// |residual| above this is a warning: three times the largest that valid windows on an H100 had.
-pub(crate) const RESIDUAL_NOTICEABLE: f64 = 0.01;
-/// |residual| above this makes a window invalid: no edge effect of a window that is long enough explains it.
-pub const RESIDUAL_TOO_LARGE: f64 = 0.05;
-/// The same for a second source that is coarse: what happens between its samples at the edges is unknown.
-pub(crate) const RESIDUAL_NOTICEABLE_COARSE: f64 = 0.03;
-/// The same for a second source that is coarse.
-pub(crate) const RESIDUAL_TOO_LARGE_COARSE: f64 = 0.10;
-/// Power samples are coarse if they are further apart than this, or are averages of a second.
-const COARSE: Seconds = Seconds(0.05);
+/// A |residual| above so many of the standard deviations that the two sources' resolution explains is a warning: 1 in 370
+/// windows by chance.
+pub(crate) const RESIDUAL_NOTICEABLE: f64 = 3.0;
+/// A |residual| above so many makes a window invalid: resolution doesn't explain it, one of the sources is wrong.
+pub const RESIDUAL_TOO_LARGE: f64 = 8.0;
+/// The edges of a window leave this share of its energy open: half of what a comparison calls no difference.
+const EDGES_UNCERTAIN: f64 = 0.005;
 /// Power samples have to cover this share of a window: what a hole of 5 % can hide is as large as the residual that
 /// makes a window invalid.
 pub(crate) const COVERAGE_NEEDED: f64 = 0.95;
@@ -61,6 +58,12 @@ pub(crate) struct Evidence {
     pub(crate) counter: Option<Result<(), CounterFault>>,
     /// `None` if there are no power samples.
     pub(crate) power: Option<PowerEvidence>,
+    /// How closely the counter's ticks at both edges are known: ± so many seconds.
+    pub(crate) edges: Option<(Seconds, Seconds)>,
+    /// (counter − integral) / counter.
+    pub(crate) residual: Option<f64>,
+    /// What the resolution of both sources explains of it: one standard deviation, as a share.
+    pub(crate) residual_sd: Option<f64>,
 }
 
 /// What the power samples of a domain showed of a window.
@@ -68,8 +71,6 @@ pub(crate) struct Evidence {
 pub(crate) struct PowerEvidence {
     /// Share of the window that lies close enough to a sample.
     pub(crate) coverage: f64,
-    /// Time between two updates, if it is known.
-    pub(crate) tick: Option<Seconds>,
     /// The samples are averages of the last second.
     pub(crate) averaged: bool,
 }
@@ -170,7 +171,8 @@ fn of_energy(facts: &Facts<'_>, validity: &mut Validity) {
         return;
     }
     invalid_reasons.extend(evidence.iter().filter_map(Evidence::fault));
-    of_residual(energy, evidence.iter().any(Evidence::is_coarse), invalid_reasons, warnings);
+    of_residual(energy, evidence, invalid_reasons, warnings);
+    push_if(warnings, evidence.iter().any(|domain| domain.has_uncertain_edges(duration)), Reason::EdgesUncertain);
     push_if(warnings, evidence.iter().any(Evidence::is_thinly_confirmed), Reason::CoverageTooLow);
     push_if(warnings, evidence.iter().any(Evidence::is_averaged), Reason::AveragedPower);
     let modelled = energy.domains.iter().any(|domain| domain.method == EnergyMethod::Modelled);
@@ -180,16 +182,19 @@ fn of_energy(facts: &Facts<'_>, validity: &mut Validity) {
     invalid_reasons.dedup();
 }
 
-fn of_residual(energy: &WindowEnergy, coarse: bool, invalid_reasons: &mut Vec<Reason>, warnings: &mut Vec<Reason>) {
-    let (noticeable, too_large) = match coarse {
-        true => (RESIDUAL_NOTICEABLE_COARSE, RESIDUAL_TOO_LARGE_COARSE),
-        false => (RESIDUAL_NOTICEABLE, RESIDUAL_TOO_LARGE),
-    };
+fn of_residual(
+    energy: &WindowEnergy,
+    evidence: &[Evidence],
+    invalid_reasons: &mut Vec<Reason>,
+    warnings: &mut Vec<Reason>,
+) {
     // domain by domain, too: in the sum, errors of two GPUs in opposite directions cancel out
-    let residuals = energy.domains.iter().filter_map(|domain| domain.residual).chain(energy.residual);
-    match residuals.map(f64::abs).reduce(f64::max) {
-        Some(residual) if residual > too_large => invalid_reasons.push(Reason::ResidualTooLarge),
-        Some(residual) if residual > noticeable => warnings.push(Reason::ResidualNoticeable),
+    let domains = evidence.iter().map(|domain| (domain.residual, domain.residual_sd));
+    let all = domains.chain([(energy.residual, energy.residual_sd)]);
+    let deviations = all.filter_map(|(residual, sd)| Some(residual?.abs() / sd.filter(|sd| *sd > 0.0)?));
+    match deviations.reduce(f64::max) {
+        Some(times) if times > RESIDUAL_TOO_LARGE => invalid_reasons.push(Reason::ResidualTooLarge),
+        Some(times) if times > RESIDUAL_NOTICEABLE => warnings.push(Reason::ResidualNoticeable),
         _ => {}
     }
 }
@@ -216,9 +221,14 @@ impl Evidence {
         self.power.is_some_and(|power| power.averaged)
     }
 
-    fn is_coarse(&self) -> bool {
-        self.power.is_some_and(|power| power.averaged || power.tick.is_some_and(|tick| tick > COARSE))
+    fn has_uncertain_edges(&self, duration: Seconds) -> bool {
+        self.edges.is_some_and(|edges| are_uncertain(edges, duration))
     }
+}
+
+/// Whether ticks at the edges of a window that are known only so closely leave too much of its energy open.
+pub(crate) fn are_uncertain((start, end): (Seconds, Seconds), duration: Seconds) -> bool {
+    (start + end).0 > EDGES_UNCERTAIN * duration.0
 }
 
 fn of_conditions(conditions: &[Conditions], validity: &mut Validity) {

@@ -411,7 +411,6 @@ fn a_gpu_that_is_lost_while_recording_is_an_error_that_names_it_until_it_is_back
     let error = lost(bench.window(|| set(18, Set::Lost, 1)));
     assert!(error.message().contains("fell off the bus"), "{error}");
     lost(bench.window(|| ()));
-    assert_eq!(bench.meter.temperature(), None);
     set(18, Set::Lost, 0);
     assert!(bench.window(|| sleep(300)).unwrap().found.energy.total_j.is_some());
 }
@@ -467,7 +466,6 @@ fn slowdowns_make_a_window_invalid_and_the_power_cap_is_only_recorded() {
 #[test]
 fn a_gpu_that_warms_by_more_than_three_degrees_is_a_warning() {
     let mut bench = Bench::open(&[21]).unwrap();
-    assert_eq!(bench.meter.temperature(), Some(45.0));
     let seen = bench
         .window(|| {
             set(21, Set::Temperature, 49);

@@ -295,6 +295,7 @@ fn gpu_run(root: &Path) {
             validity,
             conditions,
             phases,
+            heat: None,
         };
         let outcome = Outcome::Measured(Box::new(measurement));
         let (cell, started_at) = (cell.clone(), "2026-01-01T00:00:00Z".into());

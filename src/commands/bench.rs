@@ -93,6 +93,7 @@ pub(crate) fn bench(arguments: &BenchArgs, console: &Console, stop: &Arc<AtomicB
         protocol: &protocol,
         idle: None,
         offset: Seconds(0.0),
+        rest: load.duration_s,
         load,
         stop,
     };

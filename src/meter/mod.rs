@@ -4,6 +4,7 @@
 
 mod choose;
 pub mod conditions;
+mod course;
 pub mod findings;
 pub mod integrate;
 mod modelled;
@@ -25,6 +26,7 @@ pub(crate) mod fixtures;
 
 pub(crate) use choose::Capabilities;
 pub use choose::{open, probe};
+pub(crate) use course::{cycle, reaches};
 pub use nvml::NvmlMeter;
 pub use options::{EngineGpu, MeterOptions};
 pub use process_tree::ProcessTree;

@@ -30,8 +30,11 @@ pub trait Meter {
         let _ = edge;
     }
 
-    /// Temperature in °C of the hottest device that is charged, if it can be read.
-    fn temperature(&self) -> Option<f64> {
+    /// A copy of what the recording in progress has read since `from`, up to now.
+    ///
+    /// `None` if the meter's readings can't show whether work has become steady: a computed energy has no heat in it.
+    fn so_far(&mut self, from: Seconds) -> Option<Trace> {
+        let _ = from;
         None
     }
 }

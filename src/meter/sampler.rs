@@ -90,9 +90,10 @@ enum State {
     Lost,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
 enum Order {
     Edge(Edge),
+    /// Send the readings since an instant, with what comes in batches fetched first.
+    SoFar(Seconds, Sender<Trace>),
     Stop,
 }
 
@@ -195,6 +196,17 @@ impl Sampler {
         }
     }
 
+    /// A copy of the readings since `from`, with the last one before it of each source; those that come in batches are
+    /// fetched first.
+    ///
+    /// `None` unless a recording is in progress, or when it has failed: `stop` says why.
+    pub(crate) fn so_far(&self, from: Seconds) -> Option<Trace> {
+        let State::Recording { orders, .. } = &self.state else { return None };
+        let (reply, received) = mpsc::channel();
+        orders.send(Order::SoFar(from, reply)).ok()?;
+        received.recv().ok()
+    }
+
     /// Continues until every ticking source has ticked once more, takes a last reading of every source, and returns the
     /// recording.
     ///
@@ -232,6 +244,12 @@ fn sample_until_stopped(channels: &mut [Channel], clock: &Clock, orders: &Receiv
         match orders.recv_timeout(until_due(channels)) {
             Err(RecvTimeoutError::Timeout) => take_due(channels, clock)?,
             Ok(Order::Edge(edge)) => channels.iter_mut().for_each(|channel| channel.edge(edge)),
+            Ok(Order::SoFar(from, reply)) => {
+                let mut drained = channels.iter_mut().filter(|channel| matches!(channel.source.pace, Pace::Drain(_)));
+                drained.try_for_each(|channel| channel.take(clock))?;
+                // who asked may have given up
+                let _ = reply.send(Trace { sources: channels.iter().map(|channel| channel.since(from)).collect() });
+            }
             Ok(Order::Stop) => break,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
@@ -395,14 +413,25 @@ impl Channel {
         self.skipped = skipped;
     }
 
+    /// A copy of the samples from the last one before `from` on.
+    fn since(&self, from: Seconds) -> SourceTrace {
+        let first = self.samples.partition_point(|sample| sample.t <= from).saturating_sub(1);
+        self.trace(self.samples.get(first..).unwrap_or_default().to_vec())
+    }
+
     fn take_trace(&mut self) -> SourceTrace {
+        let samples = mem::take(&mut self.samples);
+        self.trace(samples)
+    }
+
+    fn trace(&self, samples: Vec<Sample>) -> SourceTrace {
         SourceTrace {
             domain: self.source.domain.clone(),
             quantity: self.source.quantity,
             method: self.source.method,
             tick: self.source.tick,
             lag: self.source.lag,
-            samples: mem::take(&mut self.samples),
+            samples,
         }
     }
 }
@@ -475,6 +504,25 @@ mod tests {
         let values: Vec<f64> = trace.sources[0].samples.iter().map(|sample| sample.value).collect();
         // 1 and 2 belong to the recording that was dropped
         assert_eq!(values, [3.0, 4.0]);
+    }
+
+    #[test]
+    fn the_readings_so_far_can_be_looked_at_while_the_recording_goes_on() {
+        let clock = Clock::monotonic();
+        let mut sampler = Sampler::new(vec![counting(0.002), counting(3600.0)], clock.clone());
+        assert_eq!(sampler.so_far(Seconds(0.0)), None, "nothing is being recorded");
+        sampler.start().unwrap();
+        wait(0.05);
+        let from = clock.now();
+        wait(0.05);
+        let seen = sampler.so_far(from).unwrap();
+        let fast = &seen.sources[0].samples;
+        assert!(fast.len() > 5 && fast[0].t <= from && fast[1].t > from, "from the reading before on");
+        assert_eq!(seen.sources[1].samples.len(), 1, "the last reading of a slow source is older");
+        let whole = sampler.stop().unwrap();
+        assert!(whole.sources[0].samples.len() > fast.len());
+        let last = fast[fast.len() - 1];
+        assert!(whole.sources[0].samples.contains(&last), "a copy: nothing was taken away");
     }
 
     #[test]

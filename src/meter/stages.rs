@@ -6,13 +6,18 @@ use serde::Serialize;
 
 use super::findings::Findings;
 use super::span::Recorded;
-use crate::record::{EnergyMethod, IdleBaseline, MeterInfo, SourceTrace, Trace, Validity, WindowEnergy};
+use crate::record::{
+    EnergyMethod, IdleBaseline, MeterInfo, Quantity, Reason, SourceTrace, Trace, Validity, WindowEnergy,
+};
 use crate::units::{Joules, Seconds};
 use crate::validity::{self, Work};
 
 /// Readings this long before and after a stage are looked at, rather than all of them: a counter is read closely every
 /// few seconds at least, and work can have thousands of stages.
 const AROUND: Seconds = Seconds(60.0);
+
+/// The tick right after a mark is read closely: the nearest reading isn't farther away than so many ticks.
+const FAR_TICKS: f64 = 2.0;
 
 /// The moment at which a stage begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +149,16 @@ impl Stage {
     ) -> Self {
         let duration_s = to - from;
         let work = Work { t0: from, t1: to, ..Work::default() };
-        let Findings { energy, validity, .. } = Findings::of(&around(&recorded.trace, from, to), info, &work, idle);
+        let trace = around(&recorded.trace, from, to);
+        let Findings { energy, mut validity, .. } = Findings::of(&trace, info, &work, idle);
+        let edges_s = energy.edges_s.map(|(start, end)| {
+            (farther(start, distance(&trace, info, from)), farther(end, distance(&trace, info, to)))
+        });
+        if edges_s.is_some_and(|edges| validity::are_uncertain(edges, duration_s)) {
+            validity.warnings.push(Reason::EdgesUncertain);
+            validity.warnings.sort();
+            validity.warnings.dedup();
+        }
         let long_enough = duration_s >= info.min_window_s && duration_s > Seconds(0.0);
         // a stage without any length took nothing
         let nothing = (duration_s <= Seconds(0.0)).then_some((Joules(0.0), info.method));
@@ -160,11 +174,27 @@ impl Stage {
             integral_j: energy.integral_j.filter(|_| long_enough),
             residual: energy.residual.filter(|_| long_enough),
             coverage: energy.coverage,
-            edges_s: energy.edges_s,
+            edges_s,
             validity: validity::of_single_work(validity),
             raw,
         }
     }
+}
+
+/// How far from an instant the nearest reading of a ticking counter is, if that is farther than readings at a mark are:
+/// in recordings of more than a day they may have been dropped, and the energy is interpolated over seconds.
+fn distance(trace: &Trace, info: &MeterInfo, t: Seconds) -> Seconds {
+    let counters = info.domains.iter().filter_map(|domain| trace.find(&domain.name, Quantity::EnergyCounter));
+    let of_counter = |counter: &SourceTrace| {
+        let tick = counter.tick?.0;
+        let nearest = counter.samples.iter().map(|sample| (sample.t - t).0.abs()).reduce(f64::min)?;
+        (nearest > FAR_TICKS * tick).then_some(Seconds(nearest))
+    };
+    counters.filter_map(of_counter).fold(Seconds(0.0), farther)
+}
+
+fn farther(a: Seconds, b: Seconds) -> Seconds {
+    if b > a { b } else { a }
 }
 
 /// The readings of a while, with the last one before it and the first one after it.
@@ -223,7 +253,7 @@ mod tests {
     use super::*;
     use crate::meter::fixtures;
     use crate::meter::span::Span;
-    use crate::record::{Quantity, Reason, Sample};
+    use crate::record::Sample;
     use crate::units::Watts;
 
     const HOUR: f64 = 3600.0;
@@ -302,8 +332,12 @@ mod tests {
         let marks = marks(&[(1800.0, "b"), (2400.0, "")]);
         let (_, found) = split(&recorded(24.0, &[]), &marks);
         near(found.stages[0].energy_j, 180e3, 2.0 * 24.0 * 200.0);
+        let (start, end) = found.stages[0].edges_s.unwrap();
+        assert!(start.0 > 2.0 && end.0 > 2.0, "{start:?}, {end:?}: the nearest readings");
+        assert_eq!(found.stages[0].validity.warnings, [Reason::EdgesUncertain]);
         let (_, close) = split(&recorded(24.0, &[1800.0, 2400.0]), &marks);
         near(close.stages[0].energy_j, 180e3, 20.0);
+        assert_eq!(close.stages[0].validity.warnings, []);
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub struct Heat {
     pub allowed: f64,
 }
 
+impl Heat {
+    /// What was still to come is shown to be within what the protocol allows.
+    pub fn is_steady(&self) -> bool {
+        self.remainder_at_most.is_some_and(|share| share <= self.allowed)
+    }
+}
+
 /// One or more cycles of the same work.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cycle {

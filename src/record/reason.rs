@@ -27,10 +27,12 @@ vocabulary! {
         NoEnergySource = "no_energy_source", "no energy source";
         /// The window is shorter than the source needs.
         WindowTooShort = "window_too_short", "window too short";
-        /// The two sources disagree by more than 5 %.
+        /// The two sources disagree by far more than their resolution explains.
         ResidualTooLarge = "residual_too_large", "residual too large";
-        /// The two sources disagree by more than 1 %.
+        /// The two sources disagree by more than their resolution explains.
         ResidualNoticeable = "residual_noticeable", "residual noticeable";
+        /// The counter's ticks at the window's edges aren't known closely enough.
+        EdgesUncertain = "edges_uncertain", "edges uncertain";
         /// The samples leave more than 5 % of the window uncovered.
         CoverageTooLow = "coverage_too_low", "coverage too low";
         /// The energy counter went backwards inside the window.
@@ -49,7 +51,7 @@ vocabulary! {
         Throttled = "throttled", "throttled";
         /// The GPU's temperature changed by more than 3 °C over the window.
         TemperatureDrift = "temperature_drift", "temperature drift";
-        /// Temperature or speed wasn't steady after the longest warm-up.
+        /// The energy of the work may still have been changing by more than the protocol allows after the longest warm-up.
         NotSteady = "not_steady", "not steady";
         /// Batches repeat in step with the sensor's own rhythm.
         PhaseLocked = "phase_locked", "phase locked";
@@ -73,10 +75,16 @@ impl Reason {
                 "the window is shorter than the energy source needs; raise `measure.window_s` or use `auto`"
             }
             Reason::ResidualTooLarge => {
-                "the energy counter and the integrated power disagree by more than 5 %; repeat on a quiet machine"
+                "the energy counter and the integrated power disagree by more than eight standard deviations of what their \
+                 resolution explains: one of them is wrong; repeat on a quiet machine"
             }
             Reason::ResidualNoticeable => {
-                "the energy counter and the integrated power disagree by more than 1 %; use a longer window"
+                "the energy counter and the integrated power disagree by more than three standard deviations of what \
+                 their resolution explains; use a longer window"
+            }
+            Reason::EdgesUncertain => {
+                "the counter's ticks next to the window's edges leave more than 0.5 % of its energy open, since the \
+                 machine was too busy to read them closely; use a longer window"
             }
             Reason::CoverageTooLow => {
                 "more than 5 % of the window has no power samples; other load may have starved the sampler"
@@ -103,7 +111,8 @@ impl Reason {
                 "the GPU's temperature changed by more than 3 °C over the window; raise `measure.max_warmup_s`"
             }
             Reason::NotSteady => {
-                "temperature or speed wasn't steady after the longest warm-up; raise `measure.max_warmup_s`"
+                "after the longest warm-up the energy of the work may still have been changing by more than \
+                 `measure.steady` allows; raise `measure.max_warmup_s`"
             }
             Reason::PhaseLocked => {
                 "batches repeat in step with the sensor's rhythm, so it may always see the same part of them; change \

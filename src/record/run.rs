@@ -119,9 +119,13 @@ pub struct Protocol {
     /// Where the sweep file's missing keys got their values; `Standard` in records that don't say.
     #[serde(default)]
     pub preset: Preset,
-    /// Longest warm-up while temperature and speed aren't steady.
+    /// Longest warm-up while the work isn't steady, apart from what makes good a rest before it.
     #[serde(default)]
     pub max_warmup_s: Seconds,
+    /// What may still be to come of the energy's approach to its steady state when a warm-up ends, as a share of it; `None`
+    /// in records of programs that looked at temperature and speed instead.
+    #[serde(default)]
+    pub steady: Option<f64>,
     /// Rest before an idle baseline, for clocks to settle.
     #[serde(default)]
     pub settle_s: Seconds,

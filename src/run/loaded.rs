@@ -9,6 +9,7 @@ use crate::record::{Cost, FailureKind, IdleBaseline, PromptForm};
 use crate::run::prepare::Prepared;
 use crate::stage;
 use crate::sweep::spec::ModelSpec;
+use crate::units::Seconds;
 
 /// A model whose weights aren't loaded yet.
 pub(super) struct Encoder {
@@ -26,6 +27,8 @@ pub(super) struct Loaded {
     pub(crate) form: PromptForm,
     /// Time and energy of loading.
     pub(crate) load: Cost,
+    /// How long the device has idled since the last work, and cooled.
+    pub(crate) rest: Seconds,
     /// The newest idle baseline with the model loaded.
     pub(crate) idle: Option<IdleBaseline>,
 }
@@ -73,6 +76,7 @@ impl Encoder {
         let (engine, load) = loaded.map_err(|error| Failure::new(FailureKind::Load, error))?;
         let form = PromptForm { energy: Some(self.encoded.truncated), ..self.codec.form() };
         let (label, prompts) = (spec.label.clone(), self.encoded.prompts);
-        Ok(Loaded { label, engine, codec: self.codec, prompts, form, load, idle: None })
+        let rest = load.duration_s;
+        Ok(Loaded { label, engine, codec: self.codec, prompts, form, load, rest, idle: None })
     }
 }

@@ -139,12 +139,14 @@ impl<'a> Measuring<'a> {
                     return self.fail_cells(session.block, fitting, &Failure::new(FailureKind::Load, error));
                 }
             };
+            loaded.rest = loaded.rest + stage::idle_time(&protocol);
         }
         self.commit_baseline(session, BaselineTime::Before, loaded.idle.as_ref())?;
         for index in fitting {
             self.trial(session.block, self.cell(*index), &mut loaded, &protocol)?;
         }
         loaded.idle = self.idle_after(session, &protocol)?;
+        loaded.rest = stage::idle_time(&protocol);
         self.kept = Some(loaded);
         Ok(())
     }
@@ -166,6 +168,7 @@ impl<'a> Measuring<'a> {
             protocol,
             idle: loaded.idle.clone(),
             offset: offset(protocol, cell, block),
+            rest: std::mem::take(&mut loaded.rest),
             load: loaded.load,
             stop: self.setup.stop,
         };

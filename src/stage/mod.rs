@@ -10,4 +10,5 @@ mod steady;
 mod trial;
 
 pub use idle::idle_baseline;
+pub(crate) use idle::idle_time;
 pub(crate) use trial::{Measured, Stage, cost, random_offset};

@@ -7,8 +7,18 @@ use crate::clock::Clock;
 use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Result};
 use crate::meter::Meter;
-use crate::record::{DECODE, EnergyMethod, NEITHER, PREFILL, Protocol, Quantity, Sample, SourceTrace, WORK};
+use crate::record::{DECODE, EnergyMethod, Heat, NEITHER, PREFILL, Protocol, Quantity, Sample, SourceTrace, WORK};
 use crate::units::Seconds;
+
+/// A cycle of the warm-up lasts about so many seconds: long enough for samples of 20 ms to show its energy to some tenths
+/// of a per cent.
+const CYCLE: f64 = 1.0;
+/// A cycle of one long batch: the longest warm-up is prolonged for so many of them …
+const CYCLES_NEEDED: f64 = 8.0;
+/// … but to no more than so many times its length.
+const LONGER_FOR_LONG_CYCLES: f64 = 3.0;
+/// Seconds of rest that are made good at most: after a minute a device is about as cool as it gets.
+const LONGEST_REST: f64 = 60.0;
 
 /// The prompt list cut into batches; the last one may be smaller.
 pub(crate) struct Batches<'a> {
@@ -51,29 +61,54 @@ impl<'a> Batches<'a> {
         Self { batches, options, clock, stop, next: 0, marks: Vec::new() }
     }
 
-    /// Work of the window's kind for at least the shortest warm-up, and until a device with a thermometer is steady in
-    /// temperature and speed, or the longest warm-up has passed. Returns whether it became steady: without a
-    /// thermometer nothing shows that it isn't.
-    pub(crate) fn warm_up(&mut self, engine: &mut dyn Engine, meter: &dyn Meter, protocol: &Protocol) -> Result<bool> {
+    /// Work of the window's kind before it, for at least the shortest warm-up. If the meter can show it, until the work
+    /// is steady or the longest warm-up has passed; then the course of the warm-up is returned.
+    ///
+    /// `rest` is how long the device idled before: it has cooled meanwhile, so the longest warm-up is prolonged by as
+    /// much.
+    pub(crate) fn warm_up(
+        &mut self,
+        engine: &mut dyn Engine,
+        meter: &mut dyn Meter,
+        protocol: &Protocol,
+        rest: Seconds,
+    ) -> Result<Option<Heat>> {
         let start = self.clock.now();
+        let passed = |clock: &Clock| (clock.now() - start).0;
+        let Some(allowed) = protocol.steady.filter(|_| meter.so_far(start).is_some()) else {
+            while passed(self.clock) < protocol.warmup_s.0 {
+                self.run_next(engine)?;
+            }
+            return Ok(None);
+        };
+        let batches = self.cycle(engine)?;
         let mut warmth = Warmth::default();
+        let longest = protocol.max_warmup_s.0 + rest.0.min(LONGEST_REST);
         loop {
-            let (index, began) = (self.next % self.batches.len(), self.clock.now());
-            self.run_next(engine)?;
-            let now = self.clock.now();
-            let passed = (now - start).0;
-            let Some(temperature) = meter.temperature() else {
-                if passed >= protocol.warmup_s.0 {
-                    return Ok(true);
-                }
-                continue;
-            };
-            warmth.note(index, began, now, temperature);
-            let steady = warmth.is_steady();
-            if passed >= protocol.warmup_s.0 && (steady || passed >= protocol.max_warmup_s.0) {
-                return Ok(steady);
+            let began = self.clock.now();
+            for index in 0..batches {
+                self.generate(engine, self.batches[index % self.batches.len()])?;
+            }
+            let ended = self.clock.now();
+            warmth.note(began, ended);
+            warmth.look(meter);
+            let for_cycles = ((ended - began).0 * CYCLES_NEEDED).min(longest * LONGER_FOR_LONG_CYCLES);
+            let passed = passed(self.clock);
+            if passed >= longest.max(for_cycles) || (passed >= protocol.warmup_s.0 && warmth.is_steady(allowed)) {
+                return Ok(Some(warmth.into_heat(allowed)));
             }
         }
+    }
+
+    /// Batches of a cycle: as many from the start of the list as take about a second, or several times the whole list.
+    /// The first batch runs twice for it, since loading kernels and allocating memory is part of its first time.
+    fn cycle(&mut self, engine: &mut dyn Engine) -> Result<usize> {
+        self.generate(engine, self.batches[0])?;
+        let began = self.clock.now();
+        self.generate(engine, self.batches[0])?;
+        let wanted = (CYCLE / (self.clock.now() - began).0.max(1e-6)).ceil() as usize;
+        let list = self.batches.len();
+        Ok(if wanted <= list { wanted.max(1) } else { wanted.div_ceil(list) * list })
     }
 
     /// Work of the window's kind around it for at least `duration`: a counter is interpolated between the ticks around

@@ -1,46 +1,101 @@
-//! Whether a device has become steady in temperature and speed.
+//! Whether work has become steady: whether the same cycle of batches still takes more or less energy each time.
 
-use std::collections::BTreeMap;
+use crate::meter::{self, Meter};
+use crate::record::{Cycle, Heat};
+use crate::stats::approach;
+use crate::units::{Joules, Seconds};
 
-use crate::units::Seconds;
+/// Time constants in seconds with which a device may still be heating up: below them lie clocks and the die itself,
+/// above them nothing that an H100's energy showed in a minute (its heat sink and memory take some 15 to 40 s).
+const TIME_CONSTANTS: [f64; 11] = [1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 24.0, 30.0, 37.0, 45.0];
+/// A cycle that took longer than the median of all by this share did something that the others didn't: loading a
+/// kernel, waiting for another process.
+const HICCUP: f64 = 0.05;
+/// Entries that are recorded of a warm-up: neighbours are merged until there are no more.
+const RECORDED: usize = 60;
 
-/// The temperature is compared over this time, in seconds: a slow drift shows in a sensor of whole degrees only then.
-const SLOPE_OVER: f64 = 5.0;
-/// The most that it may change over that time, in °C: the sensor shows whole degrees.
-const SLOPE: f64 = 1.0;
-/// The same batch has to take the same time within this share.
-const SPEED: f64 = 0.02;
-
-/// The temperature of a device and its speed, over a warm-up.
+/// The cycles of a warm-up under way.
 #[derive(Debug, Default)]
 pub(super) struct Warmth {
-    temperatures: Vec<(Seconds, f64)>,
-    /// How long each batch took, the last time and the time before.
-    batches: BTreeMap<usize, (f64, Option<f64>)>,
-    last: usize,
+    cycles: Vec<Cycle>,
+    /// Cycles whose end the meter's samples haven't reached yet.
+    pending: Vec<(Seconds, Seconds)>,
+}
+
+/// What a warm-up shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Course {
+    remainder: f64,
+    at_most: f64,
+    slope_per_10s: f64,
 }
 
 impl Warmth {
-    pub(super) fn note(&mut self, batch: usize, began: Seconds, now: Seconds, temperature: f64) {
-        self.temperatures.push((now, temperature));
-        let took = (now - began).0;
-        let before = self.batches.get(&batch).map(|(last, _)| *last);
-        self.batches.insert(batch, (took, before));
-        self.last = batch;
+    /// A cycle was done between two instants.
+    pub(super) fn note(&mut self, began: Seconds, ended: Seconds) {
+        self.pending.push((began, ended));
     }
 
-    /// Over the last seconds the temperature changed by a degree at most, and the last batch took as long as the time
-    /// before. A list so long that no batch came up twice says nothing about speed.
-    pub(super) fn is_steady(&self) -> bool {
-        let Some((now, temperature)) = self.temperatures.last() else { return false };
-        let Some((_, earlier)) = self.temperatures.iter().rev().find(|(t, _)| (*now - *t).0 >= SLOPE_OVER) else {
-            return false;
-        };
-        let same_speed = match self.batches.get(&self.last) {
-            Some((took, Some(before))) => (took / before - 1.0).abs() <= SPEED,
-            _ => true,
-        };
-        (temperature - earlier).abs() <= SLOPE && same_speed
+    /// Takes over what the meter has read by now.
+    pub(super) fn look(&mut self, meter: &mut dyn Meter) {
+        let Some((from, _)) = self.pending.first().copied() else { return };
+        // a meter that fails says so when it is stopped
+        let Some(trace) = meter.so_far(from) else { return };
+        let info = meter.info();
+        let reached = self.pending.iter().take_while(|(_, ended)| meter::reaches(&trace, info, *ended)).count();
+        let known = self.pending.drain(..reached);
+        self.cycles.extend(known.filter_map(|(began, ended)| meter::cycle(&trace, info, began, ended)));
+    }
+
+    /// Whether what is still to come is at most this share of a cycle's energy.
+    pub(super) fn is_steady(&self, allowed: f64) -> bool {
+        self.course().is_some_and(|course| course.at_most <= allowed)
+    }
+
+    /// The record of the warm-up.
+    pub(super) fn into_heat(self, allowed: f64) -> Heat {
+        let course = self.course();
+        Heat {
+            remainder: course.map(|course| course.remainder),
+            remainder_at_most: course.map(|course| course.at_most),
+            slope_per_10s: course.map(|course| course.slope_per_10s),
+            allowed,
+            cycles: merged(self.cycles),
+        }
+    }
+
+    fn course(&self) -> Option<Course> {
+        let mut durations: Vec<f64> = self.cycles.iter().map(|cycle| cycle.duration_s.0).collect();
+        durations.sort_by(f64::total_cmp);
+        let longest = durations.get(durations.len() / 2)? * (1.0 + HICCUP);
+        let usual = self.cycles.iter().filter(|cycle| cycle.duration_s.0 <= longest);
+        let points: Vec<(f64, f64)> = usual.map(|cycle| (cycle.t_s.0, cycle.energy_j.0)).collect();
+        let found = approach(&points, &TIME_CONSTANTS)?;
+        Some(Course { remainder: found.remainder, at_most: found.at_most, slope_per_10s: found.slope * 10.0 })
+    }
+}
+
+/// No more than [`RECORDED`] entries: neighbours are averaged, the last of an odd number stays as it is.
+fn merged(mut cycles: Vec<Cycle>) -> Vec<Cycle> {
+    while cycles.len() > RECORDED {
+        cycles = cycles.chunks(2).map(average).collect();
+    }
+    cycles
+}
+
+fn average(cycles: &[Cycle]) -> Cycle {
+    let n = cycles.len() as f64;
+    let mean = |get: fn(&Cycle) -> f64| cycles.iter().map(get).sum::<f64>() / n;
+    let known = |get: fn(&Cycle) -> Option<f64>| {
+        let values: Option<Vec<f64>> = cycles.iter().map(get).collect();
+        values.map(|values| values.iter().sum::<f64>() / n)
+    };
+    Cycle {
+        t_s: Seconds(mean(|cycle| cycle.t_s.0)),
+        duration_s: Seconds(mean(|cycle| cycle.duration_s.0)),
+        energy_j: Joules(mean(|cycle| cycle.energy_j.0)),
+        temperature_c: known(|cycle| cycle.temperature_c),
+        memory_temperature_c: known(|cycle| cycle.memory_temperature_c),
     }
 }
 
@@ -48,23 +103,45 @@ impl Warmth {
 mod tests {
     use super::*;
 
-    fn warmth(readings: &[(usize, f64, f64)]) -> Warmth {
-        let mut warmth = Warmth::default();
-        let mut now = 0.0;
-        for (batch, took, temperature) in readings {
-            warmth.note(*batch, Seconds(now), Seconds(now + took), *temperature);
-            now += took;
-        }
-        warmth
+    /// One cycle a second, of which each says its duration and energy.
+    fn warmth(cycles: impl IntoIterator<Item = (f64, f64)>) -> Warmth {
+        let cycle = |(index, (duration, energy)): (u32, (f64, f64))| Cycle {
+            t_s: Seconds(f64::from(index)),
+            duration_s: Seconds(duration),
+            energy_j: Joules(energy),
+            temperature_c: Some(f64::from(index)),
+            memory_temperature_c: None,
+        };
+        Warmth { cycles: (0..).zip(cycles).map(cycle).collect(), pending: Vec::new() }
+    }
+
+    fn rising(seconds: u32, share: f64) -> Warmth {
+        warmth((0..seconds).map(|t| (1.0, 300.0 * (1.0 - share * (-f64::from(t) / 25.0).exp()))))
     }
 
     #[test]
-    fn a_device_is_steady_when_neither_its_temperature_nor_its_speed_changes() {
-        let steady = |readings: &[(usize, f64, f64)]| warmth(readings).is_steady();
-        assert!(!steady(&[(0, 2.0, 50.0)]), "two seconds show no slope");
-        assert!(steady(&[(0, 2.0, 50.0), (0, 2.0, 50.0), (0, 2.0, 50.0), (0, 2.0, 51.0)]));
-        assert!(!steady(&[(0, 2.0, 50.0), (0, 2.0, 51.0), (0, 2.0, 52.0), (0, 2.0, 53.0)]), "it warms");
-        assert!(!steady(&[(0, 3.0, 50.0), (0, 3.0, 50.0), (0, 3.0, 50.0), (0, 3.2, 50.0)]), "it slows down");
-        assert!(steady(&[(0, 3.0, 50.0), (1, 4.0, 50.0), (2, 3.5, 50.0)]), "no batch came up twice");
+    fn work_is_steady_when_the_rest_of_its_rise_is_below_the_allowed_share() {
+        // 2.5 % of rise in all: 0.75 % are left after 30 s, 0.23 % after 60 s
+        assert!(!rising(30, 0.025).is_steady(0.005));
+        assert!(rising(60, 0.025).is_steady(0.005) && rising(30, 0.025).is_steady(0.01));
+        assert!(!rising(5, 0.0).is_steady(0.5), "five cycles say nothing");
+        let heat = rising(30, 0.025).into_heat(0.005);
+        let left = 0.025 * (-29.0f64 / 25.0).exp();
+        assert!((heat.remainder.unwrap() - left).abs() < 7e-4, "{:?}", heat.remainder);
+        assert!((heat.slope_per_10s.unwrap() - left * 10.0 / 25.0).abs() < 5e-4);
+    }
+
+    #[test]
+    fn cycles_that_did_something_else_are_left_out() {
+        let with_hiccup = (0..40).map(|t| if t == 0 { (1.4, 420.0) } else { (1.0, 300.0) });
+        assert_eq!(warmth(with_hiccup).into_heat(0.01).remainder_at_most, Some(0.0));
+    }
+
+    #[test]
+    fn a_long_warm_up_is_recorded_in_few_entries() {
+        let heat = warmth((0..250).map(|_| (1.0, 300.0))).into_heat(0.01);
+        assert!((30..=RECORDED).contains(&heat.cycles.len()), "{}", heat.cycles.len());
+        assert_eq!(heat.cycles[0].t_s, Seconds(3.5), "the mean of eight cycles");
+        assert_eq!((heat.cycles[0].temperature_c, heat.cycles[0].memory_temperature_c), (Some(3.5), None));
     }
 }

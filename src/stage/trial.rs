@@ -11,7 +11,7 @@ use crate::meter::findings::Findings;
 use crate::meter::integrate::window_energy;
 use crate::meter::span::wait;
 use crate::meter::{self, Edge, Meter};
-use crate::record::{CellSpec, Cost, FailureKind, IdleBaseline, Measurement, Outcome, Protocol, Trace, Window};
+use crate::record::{CellSpec, Cost, FailureKind, Heat, IdleBaseline, Measurement, Outcome, Protocol, Trace, Window};
 use crate::units::{Seconds, Tokens};
 use crate::validity::Work;
 
@@ -31,6 +31,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) idle: Option<IdleBaseline>,
     /// Random wait before the trial, which shifts its work against the sensor's rhythm.
     pub(crate) offset: Seconds,
+    /// How long the device idled before the trial, and cooled: loading and the idle baseline, if they came right before.
+    pub(crate) rest: Seconds,
     /// The cost of loading.
     pub(crate) load: Cost,
     /// Set when the user asks to stop.
@@ -102,13 +104,13 @@ impl Stage<'_> {
             length: cell.output_length,
             decoding: cell.decoding,
         };
-        let (clock, protocol, stop) = (self.clock, self.protocol, self.stop);
+        let (clock, protocol, rest, stop) = (self.clock, self.protocol, self.rest, self.stop);
         let mut batches = Batches::new(self.prompts, cell.batch_size, options, clock, stop);
         let engine = &mut *self.engine;
         wait(clock, self.offset, stop)?;
         let (marks, mut trace) = meter::recording(self.meter, |meter| {
             let start = clock.now();
-            let steady = batches.warm_up(engine, meter, protocol)?;
+            let heat = batches.warm_up(engine, meter, protocol, rest)?;
             let warmed = clock.now();
             meter.edge(Edge::Soon);
             batches.guard(engine, protocol.guard_s)?;
@@ -118,7 +120,7 @@ impl Stage<'_> {
             let t1 = clock.now();
             meter.edge(Edge::Passed);
             batches.guard(engine, protocol.guard_s)?;
-            Ok(Marks { start, warmed, t0, t1, totals, steady })
+            Ok(Marks { start, warmed, t0, t1, totals, heat })
         })?;
         trace.sources.extend(batches.phases());
         Ok((marks, trace))
@@ -154,7 +156,7 @@ impl Stage<'_> {
             validity: findings.validity,
             conditions: findings.conditions,
             phases: findings.phases,
-            heat: None,
+            heat: marks.heat.clone(),
         }
     }
 }
@@ -166,7 +168,7 @@ struct Marks {
     t0: Seconds,
     t1: Seconds,
     totals: Totals,
-    steady: bool,
+    heat: Option<Heat>,
 }
 
 impl Marks {
@@ -191,7 +193,7 @@ impl Marks {
             tokens_out: Tokens(self.totals.tokens_out),
             batch_size,
             weight_bytes,
-            unsteady: !self.steady,
+            unsteady: self.heat.as_ref().is_some_and(|heat| !heat.is_steady()),
             outputs_differ: !self.totals.repeatable,
         }
     }
@@ -215,12 +217,11 @@ fn failure_kind(error: &Error) -> FailureKind {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
     use crate::clock::SimulatedDevice;
     use crate::record::{
-        CellId, Decoding, Finish, MeterChoice, MeterInfo, ModelInfo, OutputLength, Reason, SyntheticSpec,
+        CellId, Decoding, EnergyMethod, Finish, MeterChoice, MeterInfo, ModelInfo, OutputLength, Quantity, Reason,
+        Sample, SourceTrace, SyntheticSpec,
     };
     use crate::units::Watts;
 
@@ -246,11 +247,11 @@ mod tests {
         }
     }
 
-    /// A simulated device with a thermometer that shows `slope` degrees more at each look.
+    /// A simulated device whose work shows a power that rises by this share, with a time constant of 25 s.
     struct Warming {
         meter: Box<dyn Meter>,
-        slope: f64,
-        looks: Cell<f64>,
+        device: SimulatedDevice,
+        rise: f64,
     }
 
     impl Meter for Warming {
@@ -266,9 +267,19 @@ mod tests {
             self.meter.stop()
         }
 
-        fn temperature(&self) -> Option<f64> {
-            self.looks.set(self.looks.get() + 1.0);
-            Some(40.0 + self.slope * self.looks.get())
+        fn so_far(&mut self, from: Seconds) -> Option<Trace> {
+            let times = (0..).map(|i| from.0 + f64::from(i) * 0.1).take_while(|t| *t <= self.device.now().0 + 1e-9);
+            let watts = |t: f64| 300.0 * (1.0 - self.rise * (-t / 25.0).exp());
+            Some(Trace {
+                sources: vec![SourceTrace {
+                    domain: "sim0".into(),
+                    quantity: Quantity::Power,
+                    method: EnergyMethod::Simulated,
+                    tick: None,
+                    lag: Seconds(0.0),
+                    samples: times.map(|t| Sample { t: Seconds(t), value: watts(t) }).collect(),
+                }],
+            })
         }
     }
 
@@ -287,18 +298,22 @@ mod tests {
     }
 
     /// Warnings and length of the warm-up of a trial that warms up for 8 s at least and 20 s at most.
-    fn trial(slope: f64, answer: fn(u32) -> u32) -> (Vec<Reason>, f64) {
-        match tried(slope, answer, &|_| Ok("four".to_owned())).outcome {
+    fn trial(rise: f64, answer: fn(u32) -> u32) -> (Vec<Reason>, f64) {
+        match tried(rise, answer, &|_| Ok("four".to_owned())).outcome {
             Outcome::Measured(measurement) => (measurement.validity.warnings, measurement.warmup.duration_s.0),
             other => panic!("{other:?}"),
         }
     }
 
-    fn tried(slope: f64, answer: fn(u32) -> u32, decode: &dyn Fn(&[u32]) -> Result<String>) -> Measured {
+    fn tried(rise: f64, answer: fn(u32) -> u32, decode: &dyn Fn(&[u32]) -> Result<String>) -> Measured {
+        rested(0.0, rise, answer, decode)
+    }
+
+    fn rested(rest: f64, rise: f64, answer: fn(u32) -> u32, decode: &dyn Fn(&[u32]) -> Result<String>) -> Measured {
         let device = SimulatedDevice::new(Watts(60.0));
         let clock = Clock::Simulated(device.clone());
         let meter = meter::open(MeterChoice::Auto, &meter::MeterOptions::default(), &clock).unwrap();
-        let mut meter = Warming { meter, slope, looks: Cell::new(0.0) };
+        let mut meter = Warming { meter, device: device.clone(), rise };
         let spec: SyntheticSpec = serde_json::from_str(r#"{"step_s": 1, "power_w": 300, "idle_w": 60}"#).unwrap();
         let info = crate::engine::synthetic::Synthetic::new(spec, device.clone()).unwrap().info().clone();
         let mut engine = Scripted { info, device, batches: 0, answer };
@@ -313,6 +328,7 @@ mod tests {
             protocol: &protocol,
             idle: None,
             offset: Seconds(0.0),
+            rest: Seconds(rest),
             load: Cost::default(),
             stop: &AtomicBool::new(false),
         };
@@ -335,13 +351,28 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_keeps_its_temperature_is_measured_after_the_shortest_warm_up() {
+    fn work_that_keeps_its_energy_is_measured_after_the_shortest_warm_up() {
         assert_eq!(trial(0.0, |_| 7), (vec![], 8.0));
     }
 
     #[test]
-    fn a_device_that_goes_on_warming_is_measured_after_the_longest_warm_up_and_marked() {
-        assert_eq!(trial(1.0, |_| 7), (vec![Reason::NotSteady], 20.0));
+    fn work_whose_energy_goes_on_rising_is_measured_after_the_longest_warm_up_and_marked_with_what_was_left() {
+        assert_eq!(trial(0.1, |_| 7), (vec![Reason::NotSteady], 20.0));
+        let Outcome::Measured(measurement) = tried(0.1, |_| 7, &|_| Ok(String::new())).outcome else {
+            panic!("nothing failed")
+        };
+        let left = 0.1 * (-19.5f64 / 25.0).exp();
+        let found = measurement.heat.unwrap();
+        assert!((found.remainder.unwrap() - left / (1.0 - left)).abs() < 4e-3, "{:?}", found.remainder);
+        assert_eq!(found.cycles.len(), 18, "two batches came before the cycles");
+    }
+
+    #[test]
+    fn a_rest_before_a_trial_is_made_good_by_a_longer_warm_up() {
+        let Outcome::Measured(measurement) = rested(15.0, 0.1, |_| 7, &|_| Ok(String::new())).outcome else {
+            panic!("nothing failed")
+        };
+        assert_eq!(measurement.warmup.duration_s, Seconds(35.0));
     }
 
     #[test]

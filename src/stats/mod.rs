@@ -1,5 +1,6 @@
 //! Statistics of independent values: means, proportions, differences, fits. Knows nothing of energy.
 
+mod approach;
 mod estimate;
 mod holm;
 mod mean;
@@ -7,6 +8,7 @@ mod polynomial;
 mod precision;
 mod proportion;
 
+pub(crate) use self::approach::approach;
 pub use self::estimate::{Estimate, Interval};
 pub(crate) use self::holm::holm_known;
 pub use self::mean::mean;

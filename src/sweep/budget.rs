@@ -25,7 +25,7 @@ pub(crate) struct Known {
 /// How long a sweep takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Times {
-    /// With the shortest warm-ups and the repeats that are measured in any case.
+    /// With warm-ups of middle length and the repeats that are measured in any case.
     pub(crate) typical: Seconds,
     /// With the longest warm-ups, and as many repeats as may be added.
     pub(crate) longest: Seconds,
@@ -67,13 +67,13 @@ impl Design {
     fn with(spec: SweepSpec, cells: &[CellSpec], meter: &MeterInfo, known: &Known) -> Self {
         let (protocol, repeats) = (spec.measure.protocol(meter), spec.measure.repeats());
         let labels: Vec<&str> = spec.models.iter().map(|model| model.label.as_str()).collect();
-        // a meter without a thermometer never prolongs a warm-up
+        // a meter that shows no heat never prolongs a warm-up; on a GPU work becomes steady somewhere in between
         let longest_warmup = if meter.gpus.is_empty() { protocol.warmup_s } else { protocol.max_warmup_s };
         let most = protocol.adaptive.map_or(repeats, |adaptive| adaptive.max_repeats);
         let (warmup, wait) = (protocol.warmup_s, protocol.random_offset_s);
         let work = Work { protocol: &protocol, cells, models: &labels, known };
         let times = Times {
-            typical: work.total(repeats, wait * 0.5 + warmup),
+            typical: work.total(repeats, wait * 0.5 + (warmup + longest_warmup) * 0.5),
             longest: work.total(most, wait + longest_warmup),
         };
         Self { protocol, cells: cells.len(), repeats, times, spec }
@@ -323,12 +323,12 @@ mod tests {
 
     #[test]
     fn the_time_of_a_sweep_is_that_of_its_trials_and_baselines() {
-        // standard on a GPU: windows of 10 s, 5 s of warm-up (15 s at most), 3 s of rest before 20 s of idle
+        // standard on a GPU: windows of 10 s, 5 to 45 s of warm-up, 3 s of rest before 20 s of idle
         let design = Design::of(&grid(), &gpu(), &Known::default()).unwrap();
         assert_eq!((design.cells, design.repeats), (30, 5));
         let block = |wait: f64, warmup: f64| 30.0 * (wait + warmup + 2.0 + 10.0) + 2.0 * 2.0 * (3.0 + 2.0 + 20.0);
-        close(design.times.typical, 5.0 * block(0.05, 5.0));
-        close(design.times.longest, 5.0 * block(0.1, 15.0));
+        close(design.times.typical, 5.0 * block(0.05, 25.0));
+        close(design.times.longest, 5.0 * block(0.1, 45.0));
     }
 
     #[test]
@@ -341,15 +341,15 @@ mod tests {
     #[test]
     fn without_idle_there_is_no_rest_either() {
         let none = spec("sweep: {batch_size: 1, max_new_tokens: 4}\n", "measure: {idle_s: 0, repeats: 1}\n");
-        close(Design::of(&none, &gpu(), &Known::default()).unwrap().times.typical, 2.0 * (0.05 + 5.0 + 2.0 + 10.0));
+        close(Design::of(&none, &gpu(), &Known::default()).unwrap().times.typical, 2.0 * (0.05 + 25.0 + 2.0 + 10.0));
     }
 
     #[test]
     fn publication_is_longest_with_all_the_repeats_that_may_be_added() {
         let spec = spec("sweep: {batch_size: 1, max_new_tokens: 4}\n", "measure: {preset: publication}\n");
         let design = Design::of(&spec, &gpu(), &Known::default()).unwrap();
-        // windows of 20 s; warm-up 10 s, 120 s at most
-        close(design.times.typical, 5.0 * (2.0 * (0.05 + 10.0 + 2.0 + 20.0) + 4.0 * 25.0));
+        // windows of 20 s; warm-up 10 to 120 s
+        close(design.times.typical, 5.0 * (2.0 * (0.05 + 65.0 + 2.0 + 20.0) + 4.0 * 25.0));
         close(design.times.longest, 15.0 * (2.0 * (0.1 + 120.0 + 2.0 + 20.0) + 4.0 * 25.0));
     }
 
@@ -400,7 +400,7 @@ mod tests {
             .iter()
             .map(|d| (d.repeats, d.protocol.min_window_s.0, d.protocol.warmup_s.0, d.protocol.max_warmup_s.0))
             .collect();
-        assert_eq!(seen, [(3, 5.0, 1.0, 3.0), (5, 10.0, 1.0, 3.0), (5, 20.0, 1.0, 12.0)]);
+        assert_eq!(seen, [(3, 5.0, 1.0, 20.0), (5, 10.0, 1.0, 45.0), (5, 20.0, 1.0, 120.0)]);
     }
 
     fn fitting(budget: f64) -> Option<(usize, u32, f64)> {

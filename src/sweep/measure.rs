@@ -27,9 +27,11 @@ pub struct MeasureSpec {
     pub(crate) guard_s: Auto<f64>,
     /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
     pub(crate) warmup_s: Auto<f64>,
-    /// Longest warm-up in seconds, if temperature or speed aren't steady; `auto`: three times `warmup_s`, twelve
-    /// times in `publication`.
+    /// Longest warm-up in seconds, if the work isn't steady; `auto`: on a GPU 20, 45 or 120 by preset, else `warmup_s`.
     pub(crate) max_warmup_s: Auto<f64>,
+    /// What may still be to come of the energy's approach to its steady state, as a share of it; `auto`: 0.01, 0.005 or
+    /// 0.0025 by preset.
+    pub(crate) steady: Auto<f64>,
     /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a
     /// quarter in `quick`.
     pub(crate) idle_s: Auto<f64>,
@@ -63,6 +65,7 @@ impl Default for MeasureSpec {
             guard_s: Auto::Auto,
             warmup_s: Auto::Auto,
             max_warmup_s: Auto::Auto,
+            steady: Auto::Auto,
             idle_s: Auto::Auto,
             order: Order::default(),
             random_offset: true,
@@ -129,13 +132,20 @@ impl MeasureSpec {
         };
         let window = self.window_s.or(meter.min_window_s.0 * times);
         let warmup = self.warmup_s.or((window / 2.0).min(10.0));
-        let longest = if self.preset == Preset::Publication { 12.0 } else { 3.0 };
+        let (longest, steady) = match self.preset {
+            Preset::Quick => (20.0, 0.01),
+            Preset::Standard => (45.0, 0.005),
+            Preset::Publication => (120.0, 0.0025),
+        };
+        // without a thermometer nothing shows whether a longer warm-up is needed
+        let longest = if on_gpu { longest } else { warmup };
         let idle = if self.preset == Preset::Quick { meter.idle_s.0 / 4.0 } else { meter.idle_s.0 };
         Protocol {
             min_window_s: Seconds(window),
             guard_s: Seconds(self.guard_s.or(meter.guard_s.0)),
             warmup_s: Seconds(warmup),
-            max_warmup_s: Seconds(self.max_warmup_s.or(warmup * longest).max(warmup)),
+            max_warmup_s: Seconds(self.max_warmup_s.or(longest).max(warmup)),
+            steady: Some(self.steady.or(steady)),
             idle_s: Seconds(self.idle_s.or(idle)),
             settle_s: Seconds(if on_gpu { SETTLE } else { 0.0 }),
             seed: self.seed,
@@ -186,9 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_is_half_a_window_and_publication_waits_longest_for_a_steady_device() {
+    fn warm_up_is_half_a_window_and_publication_waits_longest_for_the_steadiest_work() {
         let warmups = PRESETS.map(|name| preset(name).protocol(&gpu())).map(|p| (p.warmup_s.0, p.max_warmup_s.0));
-        assert_eq!(warmups, [(2.5, 7.5), (5.0, 15.0), (10.0, 120.0)]);
+        assert_eq!(warmups, [(2.5, 20.0), (5.0, 45.0), (10.0, 120.0)]);
+        let steady = PRESETS.map(|name| preset(name).protocol(&gpu()).steady.unwrap());
+        assert_eq!(steady, [0.01, 0.005, 0.0025]);
+        let asked = MeasureSpec { steady: Auto::Value(0.02), ..MeasureSpec::default() };
+        assert_eq!(asked.protocol(&gpu()).steady, Some(0.02));
         let long = MeasureSpec { window_s: Auto::Value(60.0), ..MeasureSpec::default() };
         assert_eq!(long.protocol(&gpu()).warmup_s, Seconds(10.0), "no longer than that without being asked");
         let own = MeasureSpec { warmup_s: Auto::Value(9.0), max_warmup_s: Auto::Value(4.0), ..MeasureSpec::default() };

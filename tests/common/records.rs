@@ -53,6 +53,7 @@ pub(crate) fn protocol() -> Protocol {
         seed: 1,
         preset: Preset::Standard,
         max_warmup_s: Seconds(3.0),
+        steady: Some(0.01),
         settle_s: Seconds(0.0),
         order: Order::Blocks,
         adaptive: None,

@@ -263,6 +263,7 @@ pub(crate) fn run() -> RunInfo {
             seed: 42,
             preset: Preset::Standard,
             max_warmup_s: Seconds(9.0),
+            steady: Some(0.01),
             settle_s: Seconds(0.0),
             order: Order::Blocks,
             adaptive: None,

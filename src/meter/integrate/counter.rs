@@ -8,8 +8,11 @@ use crate::validity::{COVERAGE_NEEDED, CounterFault};
 /// Only ticks are used that are known at worst this many times less closely than the best known one: readings at a
 /// steady rhythm stay within it, and those of a counter that is seldom read don't.
 const CLOSE_ENOUGH: f64 = 4.0;
-/// A tick that is known to this share of its length is known closely in any case.
+/// A tick that is known to this share of its length is known closely in any case …
 const CLOSE_SHARE: f64 = 0.2;
+/// … and one that isn't known to this share never is: with readings 25 ms apart or more, four times the closest gap
+/// would be a whole tick, and readings stamped to half a tick would pass for known ones.
+const CLOSE_AT_WORST: f64 = 0.5;
 /// Power samples show the shape of power between two ticks of the counter that are at least this many samples apart.
 const SHAPE_TICKS: f64 = 3.0;
 /// A hardware counter that stands still for this many of its ticks is stuck …
@@ -24,7 +27,7 @@ const STUCK_AT_LEAST_AT_END: Seconds = Seconds(0.2);
 /// Energy between `t0` and `t1` by a running total, interpolated at both edges.
 ///
 /// A counter that states a tick is a staircase: repeated readings say only that no tick came, so the line goes through
-/// the ticks ([`ticks`]), not through the readings. Between two ticks the counter is taken to have risen as `power`
+/// the ticks, not through the readings. Between two ticks the counter is taken to have risen as `power`
 /// shows, if that is fine enough, and linearly otherwise: at an edge the work often changes (decoding ends, the next
 /// prefill begins), and the last tick before the window's end that is known can lie seconds back.
 ///
@@ -38,7 +41,7 @@ pub(crate) fn counter_energy(
     power: Option<&SourceTrace>,
     t0: Seconds,
     t1: Seconds,
-) -> Result<Joules, CounterFault> {
+) -> Result<Counted, CounterFault> {
     if is_stuck(source, t0, t1) {
         return Err(CounterFault::Stuck);
     }
@@ -46,51 +49,70 @@ pub(crate) fn counter_energy(
     let power = power.as_ref();
     match between(&ticks(source), source.tick, power, t0, t1) {
         // the closely known ticks may not reach an edge: less closely known ones are better than none
-        Err(CounterFault::NotCovered) => between(&all_ticks(source), source.tick, power, t0, t1),
+        Err(CounterFault::NotCovered) => between(&seen_ticks(source), source.tick, power, t0, t1),
         found => found,
     }
 }
 
 /// The rise between two instants of a line through `points`, straight or with the shape of `power`.
 fn between(
-    points: &[Sample],
+    points: &[Tick],
     tick: Option<Seconds>,
     power: Option<&SourceTrace>,
     t0: Seconds,
     t1: Seconds,
-) -> Result<Joules, CounterFault> {
-    let from = points.partition_point(|point| point.t <= t0).saturating_sub(1);
-    let to = points.partition_point(|point| point.t < t1).min(points.len().saturating_sub(1));
+) -> Result<Counted, CounterFault> {
+    let from = points.partition_point(|point| point.at.t <= t0).saturating_sub(1);
+    let to = points.partition_point(|point| point.at.t < t1).min(points.len().saturating_sub(1));
     let inside = points.get(from..=to).ok_or(CounterFault::NotCovered)?;
-    if inside.windows(2).any(|pair| pair[1].value < pair[0].value) {
+    if inside.windows(2).any(|pair| pair[1].at.value < pair[0].at.value) {
         return Err(CounterFault::Reset);
     }
     let reach = tick.unwrap_or_default();
     let at = |t| value_at(inside, t, reach, power).ok_or(CounterFault::NotCovered);
-    Ok(Joules(at(t1)? - at(t0)?))
+    let (start, end) = (at(t0)?, at(t1)?);
+    let edges = tick.map(|_| (Seconds(start.uncertain), Seconds(end.uncertain)));
+    Ok(Counted { energy: Joules(end.value - start.value), edges })
+}
+
+/// Energy by a counter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Counted {
+    pub(crate) energy: Joules,
+    /// How closely the ticks next to the window's start and end are known: ± so many seconds. `None` for a source that
+    /// states no tick.
+    pub(crate) edges: Option<(Seconds, Seconds)>,
 }
 
 /// When a counter ticked, as well as its readings show, and its value then.
-///
-/// A reading that differs from the one before shows that a tick came between the two, at most one tick ago: it is
-/// stamped with the middle of that interval. If some ticks are known much more closely than others (the counter was
-/// read closely around the edges of a window), only those are returned. Without a stated tick the readings themselves
-/// are returned.
-pub(crate) fn ticks(source: &SourceTrace) -> Vec<Sample> {
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Tick {
+    at: Sample,
+    /// The tick came in an interval of this many seconds around `at`.
+    gap: f64,
+}
+
+/// The ticks that are known closely, if some are known much more closely than others (the counter was read closely around
+/// the edges of a window). Without a stated tick, the readings themselves.
+fn ticks(source: &SourceTrace) -> Vec<Tick> {
     let seen = seen_ticks(source);
-    let closest = seen.iter().map(|(gap, _)| *gap).fold(f64::INFINITY, f64::min);
-    let enough = (closest * CLOSE_ENOUGH).max(source.tick.map_or(0.0, |tick| tick.0 * CLOSE_SHARE));
-    seen.into_iter().filter(|(gap, _)| *gap <= enough).map(|(_, point)| point).collect()
+    let closest = seen.iter().map(|tick| tick.gap).fold(f64::INFINITY, f64::min);
+    let nominal = source.tick.map_or(f64::INFINITY, |tick| tick.0);
+    let least = if nominal.is_finite() { nominal * CLOSE_SHARE } else { 0.0 };
+    let enough = (closest * CLOSE_ENOUGH).max(least).min(nominal * CLOSE_AT_WORST);
+    seen.into_iter().filter(|tick| tick.gap <= enough).collect()
 }
 
-fn all_ticks(source: &SourceTrace) -> Vec<Sample> {
-    seen_ticks(source).into_iter().map(|(_, point)| point).collect()
-}
-
-/// Each tick with the length of the interval in which it came.
-fn seen_ticks(source: &SourceTrace) -> Vec<(f64, Sample)> {
-    let Some(tick) = source.tick else { return source.samples.iter().map(|sample| (0.0, *sample)).collect() };
-    let seen = |reading: &Sample, gap: f64| (gap, Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading });
+/// All ticks that the readings show. A reading that differs from the one before shows that a tick came between the two, at
+/// most one tick ago: it is stamped with the middle of that interval.
+fn seen_ticks(source: &SourceTrace) -> Vec<Tick> {
+    let Some(tick) = source.tick else {
+        return source.samples.iter().map(|sample| Tick { at: *sample, gap: 0.0 }).collect();
+    };
+    let seen = |reading: &Sample, gap: f64| {
+        let at = Sample { t: Seconds(reading.t.0 - gap / 2.0), ..*reading };
+        Tick { at, gap }
+    };
     let first = source.samples.first().map(|reading| seen(reading, tick.0));
     let later = source
         .samples
@@ -118,14 +140,27 @@ fn is_stuck(source: &SourceTrace, t0: Seconds, t1: Seconds) -> bool {
     })
 }
 
+/// A counter's value at an instant, and how closely the ticks that it rests on are known, in seconds either way.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    value: f64,
+    uncertain: f64,
+}
+
 /// Interpolation with the shape of `power`, or linear; past either end the nearest slope is followed for `reach`.
-fn value_at(points: &[Sample], t: Seconds, reach: Seconds, power: Option<&SourceTrace>) -> Option<f64> {
-    let after = points.partition_point(|point| point.t <= t);
+fn value_at(points: &[Tick], t: Seconds, reach: Seconds, power: Option<&SourceTrace>) -> Option<At> {
+    let after = points.partition_point(|point| point.at.t <= t);
     let left = after.saturating_sub(1).min(points.len().checked_sub(2)?);
     let (a, b) = (points[left], points[left + 1]);
-    let outside = (a.t - t).0.max((t - b.t).0);
-    let share = power.and_then(|power| share_by(power, a.t, b.t, t)).unwrap_or((t - a.t).0 / (b.t - a.t).0);
-    (outside <= reach.0 && share.is_finite()).then_some(a.value + (b.value - a.value) * share)
+    let (from, to) = (a.at, b.at);
+    let outside = (from.t - t).0.max((t - to.t).0);
+    let straight = (t - from.t).0 / (to.t - from.t).0;
+    let share = power.and_then(|power| share_by(power, from.t, to.t, t)).unwrap_or(straight);
+    // a tick that is stamped wrongly by dt moves the line next to it by as much, and the far one hardly
+    let near = straight.clamp(0.0, 1.0);
+    let uncertain = ((1.0 - near) * a.gap + near * b.gap) / 2.0;
+    (outside <= reach.0 && share.is_finite())
+        .then_some(At { value: from.value + (to.value - from.value) * share, uncertain })
 }
 
 /// The samples without those that repeat the one before for a moment: the sensor wasn't updated in time. A line from

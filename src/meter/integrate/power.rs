@@ -17,6 +17,8 @@ pub struct PowerIntegral {
     pub(crate) coverage: f64,
     /// Longest time inside the window without a sample.
     pub(crate) max_gap: Seconds,
+    /// What the distance of the samples leaves open of the energy, as a share of it: one standard deviation.
+    pub(crate) resolution: f64,
 }
 
 /// Energy between `t0` and `t1` by the trapezoid rule over every sample, interpolated linearly at both edges.
@@ -44,7 +46,36 @@ pub fn power_energy(source: &SourceTrace, t0: Seconds, t1: Seconds) -> Option<Po
         uncovered += overlap((Seconds(a.t.0 + reach), Seconds(b.t.0 - reach)), (t0, t1));
         max_gap = max_gap.max(overlap((a.t, b.t), (t0, t1)));
     }
-    Some(PowerIntegral { energy: Joules(energy), coverage: 1.0 - uncovered / whole, max_gap: Seconds(max_gap) })
+    Some(PowerIntegral {
+        energy: Joules(energy),
+        coverage: 1.0 - uncovered / whole,
+        max_gap: Seconds(max_gap),
+        resolution: resolution(source, t0, t1),
+    })
+}
+
+/// What the distance of the samples leaves open of their mean between two instants, as a share of it.
+///
+/// Samples are looks at a power that swings between them. Their standard error is estimated from the differences of
+/// successive samples (von Neumann et al. 1941), σ² = Σ(Pᵢ₊₁ − Pᵢ)² / 2(n − 1): a slow course, which the trapezoids
+/// follow, isn't counted, and work that repeats faster than the samples come is counted as if they met it at random. The
+/// two edges, where a look may be missing, add as much as one sample each.
+fn resolution(source: &SourceTrace, t0: Seconds, t1: Seconds) -> f64 {
+    if is_exact(source) {
+        return 0.0;
+    }
+    let first = source.samples.partition_point(|sample| sample.t < t0);
+    let last = source.samples.partition_point(|sample| sample.t <= t1);
+    let inside = source.samples.get(first..last).unwrap_or_default();
+    let n = inside.len() as f64;
+    let mean = inside.iter().map(|sample| sample.value).sum::<f64>() / n;
+    let squares: f64 = inside.windows(2).map(|pair| (pair[1].value - pair[0].value).powi(2)).sum();
+    // with one sample or none, everything is open
+    if inside.len() < 2 || mean <= 0.0 {
+        return 1.0;
+    }
+    let of_one = (squares / (2.0 * (n - 1.0))).sqrt() / mean;
+    of_one * (n + 2.0).sqrt() / n
 }
 
 /// Area under the line from `a` to `b`, as far as it lies between `t0` and `t1`.
@@ -63,12 +94,16 @@ pub(super) fn overlap(one: (Seconds, Seconds), other: (Seconds, Seconds)) -> f64
     (one.1.0.min(other.1.0) - one.0.0.max(other.0.0)).max(0.0)
 }
 
+/// Two samples at each change of power: nothing is lost between them, however far apart they are.
+fn is_exact(source: &SourceTrace) -> bool {
+    source.method == EnergyMethod::Simulated && source.tick.is_none()
+}
+
 pub(super) fn max_gap(source: &SourceTrace) -> Seconds {
-    match (source.method, source.tick) {
-        // two samples at each change of power: nothing is lost between them, however far apart they are
-        (EnergyMethod::Simulated, None) => Seconds(f64::INFINITY),
-        (_, Some(tick)) => Seconds((tick.0 * MAX_GAP_TICKS).max(MAX_GAP.0)),
-        (_, None) => MAX_GAP,
+    match source.tick {
+        _ if is_exact(source) => Seconds(f64::INFINITY),
+        Some(tick) => Seconds((tick.0 * MAX_GAP_TICKS).max(MAX_GAP.0)),
+        None => MAX_GAP,
     }
 }
 

@@ -63,15 +63,6 @@ enum PowerSource {
     Usage,
 }
 
-/// Reads the temperature between windows.
-pub(super) struct Thermometer(Arc<Device<'static>>);
-
-impl Thermometer {
-    pub(super) fn read(&self) -> Option<f64> {
-        self.0.temperature(TemperatureSensor::Gpu).ok().map(f64::from)
-    }
-}
-
 impl Gpu {
     pub(super) fn open(nvml: &'static Nvml, index: u32, listed: bool, used: bool) -> Result<Self> {
         let name = format!("gpu{index}");
@@ -152,11 +143,6 @@ impl Gpu {
             Some(PowerSource::Ring) => RING_TICK,
             _ => SENSOR_TICK,
         }
-    }
-
-    pub(super) fn thermometer(&self) -> Option<Thermometer> {
-        let thermometer = Thermometer(Arc::clone(&self.device));
-        thermometer.read().map(|_| thermometer)
     }
 
     pub(super) fn sources(self) -> Vec<Source> {

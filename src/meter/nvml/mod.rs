@@ -44,7 +44,6 @@ const SENSING_PERIOD: Seconds = Seconds(0.1);
 pub struct NvmlMeter {
     info: MeterInfo,
     sampler: Sampler,
-    thermometers: Vec<gpu::Thermometer>,
 }
 
 impl NvmlMeter {
@@ -95,14 +94,13 @@ impl NvmlMeter {
 
     fn of(gpus: Vec<Gpu>, host: Option<HostSources>, clock: &Clock) -> Self {
         let mut info = info(&gpus);
-        let thermometers = gpus.iter().filter_map(Gpu::thermometer).collect();
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
         if let Some(host) = host {
             info.host_domains = host.domains;
             info.sources.extend(host.infos);
             sources.extend(host.sources);
         }
-        Self { info, sampler: Sampler::new(sources, clock.clone()), thermometers }
+        Self { info, sampler: Sampler::new(sources, clock.clone()) }
     }
 
     /// With further notes for the reader.
@@ -129,8 +127,8 @@ impl Meter for NvmlMeter {
         self.sampler.edge(edge);
     }
 
-    fn temperature(&self) -> Option<f64> {
-        self.thermometers.iter().filter_map(gpu::Thermometer::read).reduce(f64::max)
+    fn so_far(&mut self, from: Seconds) -> Option<Trace> {
+        self.sampler.so_far(from)
     }
 }
 

@@ -36,6 +36,12 @@ pub(super) fn measure(file: &File<'_>) -> Result<()> {
     ] {
         duration(file, value, key, 0.0)?;
     }
+    if let Auto::Value(share) = measure.steady
+        && !(share > 0.0 && share < 0.5)
+    {
+        let hint = "a share of the energy, such as 0.005 for 0.5 %";
+        return Err(file.fail(&at("steady"), format!("`steady: {share}` isn't a small share"), hint));
+    }
     if measure.gpu_indices.as_ref().is_some_and(Vec::is_empty) {
         return Err(file.fail(&at("gpu_indices"), "no GPUs", "name at least one index, or leave it out"));
     }

@@ -1,0 +1,80 @@
+//! Energy and temperature of one cycle of work among many, from a recording that may still be going on.
+
+use super::integrate::mean_power;
+use crate::record::{Cycle, MeterInfo, Quantity, SourceTrace, Trace};
+use crate::units::Seconds;
+
+/// Whether the readings of all charged domains go as far as `t`: only then is the energy up to it known.
+pub(crate) fn reaches(trace: &Trace, info: &MeterInfo, t: Seconds) -> bool {
+    let past = |source: &SourceTrace| source.samples.last().is_some_and(|sample| sample.t >= t + source.lag);
+    let of_domain = |name: &str| {
+        let find = |quantity| trace.find(name, quantity);
+        let fine = find(Quantity::Power).or_else(|| find(Quantity::PowerUsage));
+        fine.or_else(|| find(Quantity::EnergyCounter)).is_some_and(past)
+    };
+    info.domains.iter().all(|domain| of_domain(&domain.name))
+}
+
+/// What a cycle of work between two instants took, by the sources that show more of short times; `None` if a charged
+/// domain has none.
+pub(crate) fn cycle(trace: &Trace, info: &MeterInfo, began: Seconds, ended: Seconds) -> Option<Cycle> {
+    let duration_s = ended - began;
+    let middle = began + duration_s * 0.5;
+    let hottest = |quantity| {
+        let of_domain = |name: &str| value_at(trace.find(name, quantity)?, middle);
+        info.domains.iter().filter_map(|domain| of_domain(&domain.name)).reduce(f64::max)
+    };
+    Some(Cycle {
+        t_s: middle,
+        duration_s,
+        energy_j: mean_power(trace, info, began, ended)? * duration_s,
+        temperature_c: hottest(Quantity::Temperature),
+        memory_temperature_c: hottest(Quantity::MemoryTemperature),
+    })
+}
+
+/// The reading in force at `t`; the first one if all came later.
+fn value_at(source: &SourceTrace, t: Seconds) -> Option<f64> {
+    let after = source.samples.partition_point(|sample| sample.t <= t);
+    source.samples.get(after.saturating_sub(1)).map(|sample| sample.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::fixtures;
+    use crate::record::{EnergyMethod, Sample};
+    use crate::units::Joules;
+
+    fn source(domain: &str, quantity: Quantity, samples: &[(f64, f64)]) -> SourceTrace {
+        SourceTrace {
+            domain: domain.into(),
+            quantity,
+            method: EnergyMethod::PowerIntegral,
+            tick: Some(Seconds(0.5)),
+            lag: Seconds(0.0),
+            samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
+        }
+    }
+
+    #[test]
+    fn a_cycle_is_known_once_the_samples_of_all_gpus_go_past_its_end() {
+        let power = |domain: &str, until: u32| {
+            let samples: Vec<_> = (0..=until).map(|i| (f64::from(i) * 0.5, 300.0)).collect();
+            source(domain, Quantity::Power, &samples)
+        };
+        let info = fixtures::info(&["gpu0", "gpu1"]);
+        let trace = Trace {
+            sources: vec![
+                power("gpu0", 10),
+                power("gpu1", 6),
+                source("gpu0", Quantity::Temperature, &[(0.0, 40.0), (1.0, 45.0), (2.0, 47.0)]),
+                source("gpu1", Quantity::Temperature, &[(0.0, 41.0), (1.0, 44.0), (2.0, 46.0)]),
+            ],
+        };
+        assert!(reaches(&trace, &info, Seconds(3.0)) && !reaches(&trace, &info, Seconds(3.1)));
+        let found = cycle(&trace, &info, Seconds(1.0), Seconds(2.0)).unwrap();
+        assert_eq!((found.energy_j, found.duration_s, found.t_s), (Joules(600.0), Seconds(1.0), Seconds(1.5)));
+        assert_eq!((found.temperature_c, found.memory_temperature_c), (Some(45.0), None), "of the hottest, then");
+    }
+}
