@@ -433,7 +433,8 @@ mod stages {
         assert_eq!((rows.len(), &rows[0]["times"], &rows[1]["times"]), (2, &2.into(), &1.into()));
         let parts: f64 = rows.iter().map(|row| number(&row["energy_j"])).sum();
         let outside = number(&json["outside_stages"]["energy_j"]);
-        assert!(outside > 5.0 * 1.1, "{outside} J in the second after the last stage");
+        // a mark in a file is seen up to 20 ms late
+        assert!(outside > 5.0 * 1.05, "{outside} J in the second after the last stage");
         near(&json["energy_j"], parts + outside, 1e-9);
     }
 

@@ -264,10 +264,13 @@ mod tests {
     }
 
     /// An hour that begins 10 s after the first reading, by a counter that ticks every 0.1 s and is read every
-    /// `rest` seconds and around the marks.
+    /// `rest` seconds, and closely around both ends and the marks.
     fn recorded(rest: f64, near: &[f64]) -> Recorded {
         let regular = (0..).map(|i| f64::from(i) * rest).take_while(|t| *t < HOUR + 20.0);
-        let close = near.iter().flat_map(|mark| (0..80).map(move |i| mark + 10.0 - 0.01 + f64::from(i) * 0.002));
+        let close = [0.0, HOUR]
+            .iter()
+            .chain(near)
+            .flat_map(|mark| (0..80).map(move |i| mark + 10.0 - 0.01 + f64::from(i) * 0.002));
         let mut times: Vec<f64> = regular.chain(close).collect();
         times.sort_by(f64::total_cmp);
         let read = |t: f64| Sample { t: Seconds(t), value: joules(((t - 10.0) / 0.1).floor() * 0.1) + 5.0 };
@@ -277,7 +280,7 @@ mod tests {
             method: EnergyMethod::Counter,
             tick: Some(Seconds(0.1)),
             lag: Seconds(0.0),
-            samples: times.into_iter().filter(|t| *t >= 10.0).map(read).collect(),
+            samples: times.into_iter().map(read).collect(),
         };
         Recorded { t0: Seconds(10.0), t1: Seconds(10.0 + HOUR), trace: Trace { sources: vec![counter] } }
     }
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn stages_have_the_energy_between_their_marks_and_add_up_to_the_whole() {
-        let at = [0.0, 1200.0, 1800.0, 2400.0, 3000.0, HOUR];
+        let at = [1200.0, 1800.0, 2400.0, 3000.0];
         let marks = marks(&[(1200.0, "a"), (1800.0, "b"), (2400.0, "a"), (3000.0, "")]);
         let (span, found) = split(&recorded(6.0, &at), &marks);
         let names: Vec<&str> = found.stages.iter().map(|stage| stage.name.as_str()).collect();
@@ -342,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_stage_that_is_too_short_is_unknown_and_its_energy_is_not_lost() {
-        let times = [100.0, 101.0, 200.0, 260.0];
+        let times = [100.0, 101.0, 200.0, 201.0, 260.0];
         let marks = marks(&[(100.0, "blip"), (101.0, "load"), (200.0, "blip"), (201.0, "work"), (260.0, "")]);
         let (span, found) = split(&recorded(6.0, &times), &marks);
         let blip = &found.stages[0];
@@ -367,7 +370,7 @@ mod tests {
     #[test]
     fn marks_outside_of_the_work_or_out_of_order_never_make_a_stage_longer_than_it() {
         let odd = marks(&[(-50.0, "early"), (900.0, "late"), (300.0, "back"), (9e9, "after")]);
-        let (span, found) = split(&recorded(6.0, &[0.0, 900.0]), &odd);
+        let (span, found) = split(&recorded(6.0, &[900.0]), &odd);
         let spans: Vec<(f64, f64)> = found.stages.iter().map(|stage| (stage.start_s.0, stage.duration_s.0)).collect();
         assert_eq!(spans, [(0.0, 900.0), (900.0, 0.0), (900.0, HOUR - 900.0), (HOUR, 0.0)]);
         assert_eq!(found.stages[1].validity.invalid_reasons, [Reason::WindowTooShort, Reason::NoEnergySource]);
@@ -379,6 +382,7 @@ mod tests {
     fn without_marks_everything_is_outside_of_stages() {
         let (span, found) = split(&recorded(6.0, &[]), &[]);
         assert_eq!((found.stages.len(), found.by_stage.len()), (0, 0));
+        near(span.energy.total_j, joules(HOUR), 2.0);
         assert_eq!(found.outside, Remainder { duration_s: Seconds(HOUR), energy_j: span.energy.total_j });
     }
 }
