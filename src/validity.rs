@@ -131,9 +131,13 @@ pub(crate) fn of_window(facts: &Facts<'_>) -> Validity {
 }
 
 /// The reasons of one long piece of work, such as training. A short window represents a steady state, which warming
-/// spoils; here warming up is part of the work.
+/// spoils; here warming up is part of the work. So is slowing down because of heat: it took what it took, but the same
+/// work takes something else on a cooler machine.
 pub(crate) fn of_single_work(mut validity: Validity) -> Validity {
     validity.warnings.retain(|reason| *reason != Reason::TemperatureDrift);
+    let throttled = validity.invalid_reasons.contains(&Reason::Throttled);
+    validity.invalid_reasons.retain(|reason| *reason != Reason::Throttled);
+    push_if(&mut validity.warnings, throttled, Reason::Throttled);
     validity
 }
 
@@ -222,8 +226,13 @@ impl Evidence {
     }
 
     fn has_uncertain_edges(&self, duration: Seconds) -> bool {
-        self.edges.is_some_and(|(start, end)| (start + end).0 > EDGES_UNCERTAIN * duration.0)
+        self.edges.is_some_and(|edges| are_uncertain(edges, duration))
     }
+}
+
+/// Whether ticks at the edges of a window that are known only so closely leave too much of its energy open.
+pub(crate) fn are_uncertain((start, end): (Seconds, Seconds), duration: Seconds) -> bool {
+    (start + end).0 > EDGES_UNCERTAIN * duration.0
 }
 
 fn of_conditions(conditions: &[Conditions], validity: &mut Validity) {

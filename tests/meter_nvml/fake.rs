@@ -4,6 +4,9 @@
 //! that a test changes with [`fake_set`]. Everything else follows from that power as it does on an H100: a counter that
 //! ticks every 100 ms, a ring of samples about 20 ms apart that holds 2.4 s, a `power_usage` that is the average of the
 //! last second. [`fake_energy`] gives the true energy between two instants.
+//!
+//! In a process of its own, where no test can call anything, `FAKE_NVML_POWER` names a file that says the power of every
+//! GPU: lines of a Unix time and the watts from then on.
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
 
@@ -201,7 +204,20 @@ fn stamp(t: f64) -> u64 {
 }
 
 fn state(index: usize) -> MutexGuard<'static, State> {
-    world().states[index].lock().unwrap_or_else(PoisonError::into_inner)
+    let mut state = world().states[index].lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = std::env::var_os("FAKE_NVML_POWER") {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        // a last line without an end is still being written
+        let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+        let step = |line: &str| {
+            let (unix, watts) = line.split_once(' ')?;
+            let t = START + unix.parse::<f64>().ok()? - world().wall as f64 * 1e-6;
+            Some((t.max(0.0), watts.parse().ok()?))
+        };
+        state.power.truncate(1);
+        state.power.extend(complete.lines().filter_map(step));
+    }
+    state
 }
 
 /// A handle is the index plus one, since null is no handle.

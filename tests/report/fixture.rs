@@ -297,6 +297,7 @@ fn model(label: &str, role: Role) -> ModelMeta {
             energy_j: Some(Joules(36_900.0)),
             energy_method: Some(EnergyMethod::Counter),
             device: Some("cpu".to_owned()),
+            ..TrainingCost::default()
         }),
     }
 }

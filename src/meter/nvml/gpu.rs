@@ -13,6 +13,7 @@ use super::neighbours::Neighbours;
 use super::probe;
 use super::ring::{RING_FETCHES, RING_PERIOD, RING_TICK, Ring, number, ring_findings};
 use crate::error::{Context, Error, Result};
+use crate::meter::process_tree::ProcessTree;
 use crate::meter::sampler::{Pace, Read, Source, scalar};
 use crate::meter::survey::Findings;
 use crate::record::{Domain, EnergyMethod, GpuInfo, Quantity, Sample, SourceInfo, SourceRole};
@@ -49,6 +50,8 @@ pub(super) struct Gpu {
     ring_extent: Seconds,
     /// The engine runs on it.
     used: bool,
+    /// The command that is measured in place of an engine.
+    command: Option<ProcessTree>,
     sources: Vec<SourceInfo>,
     notes: Vec<String>,
 }
@@ -106,19 +109,13 @@ impl Gpu {
             None => info.name.clone(),
         };
         let domain = Domain { description, name };
-        Ok(Self {
-            device: Arc::new(device),
-            domain,
-            info,
-            counter,
-            power,
-            usage,
-            memory,
-            ring_extent,
-            used,
-            sources,
-            notes,
-        })
+        let (device, command) = (Arc::new(device), None);
+        Ok(Self { device, domain, info, counter, power, usage, memory, ring_extent, used, command, sources, notes })
+    }
+
+    /// The same, with a command's processes as its own.
+    pub(super) fn used_by(self, command: ProcessTree) -> Self {
+        Self { command: Some(command), ..self }
     }
 
     pub(super) fn domain(&self) -> &Domain {
@@ -249,7 +246,10 @@ impl Gpu {
             })
             .collect();
         if self.device.running_compute_processes().is_ok() {
-            let mut neighbours = Neighbours::new(&self.info.foreign_processes, self.used);
+            let mut neighbours = match &self.command {
+                Some(command) => Neighbours::of_command(&self.info.foreign_processes, command.clone()),
+                None => Neighbours::new(&self.info.foreign_processes, self.used),
+            };
             let device = Arc::clone(&self.device);
             let read = move || Some(f64::from(neighbours.count(&processes(&device)?)));
             sources.push(self.source(Quantity::ForeignProcesses, Pace::Every(PROCESSES_PERIOD), lenient(read)));

@@ -19,6 +19,7 @@ use nvml_wrapper::error::NvmlError;
 
 use self::gpu::Gpu;
 use super::options::EngineGpu;
+use super::process_tree::ProcessTree;
 use super::recording::Meter;
 use super::sampled::HostSources;
 use super::sampler::{Edge, Sampler, Source};
@@ -73,6 +74,29 @@ impl NvmlMeter {
         let used = which::used(visible.as_deref(), engine_gpus, &uuids);
         let open = |&index| Gpu::open(nvml, index, gpu_indices.is_some(), used.contains(&index));
         let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(gpus, host, clock))
+    }
+
+    /// The same for a command, which may use any GPU: without a list, those that `CUDA_VISIBLE_DEVICES` names, or all.
+    /// Processes of the command aren't foreign.
+    ///
+    /// # Errors
+    /// As [`NvmlMeter::open`].
+    pub fn open_for_command(
+        gpu_indices: Option<&[u32]>,
+        command: &ProcessTree,
+        host: Option<HostSources>,
+        clock: &Clock,
+    ) -> Result<Self> {
+        let nvml = library()?;
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let indices = which::visible(gpu_indices, visible.as_deref(), &which::uuids(nvml)?)?;
+        let open = |&index| Ok(Gpu::open(nvml, index, gpu_indices.is_some(), false)?.used_by(command.clone()));
+        let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(gpus, host, clock))
+    }
+
+    fn of(gpus: Vec<Gpu>, host: Option<HostSources>, clock: &Clock) -> Self {
         let mut info = info(&gpus);
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
         if let Some(host) = host {
@@ -80,7 +104,7 @@ impl NvmlMeter {
             info.sources.extend(host.infos);
             sources.extend(host.sources);
         }
-        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
+        Self { info, sampler: Sampler::new(sources, clock.clone()) }
     }
 
     /// With further notes for the reader.
