@@ -57,6 +57,8 @@ pub struct CellSummary {
     pub windows: WindowFacts,
     /// Energy of one pass by what drew it, where that was measured.
     pub domains: Domains,
+    /// The part of the GPUs' memory, where the driver gives it.
+    pub memory: Option<MemoryPart>,
     /// What EPT-Bench's own estimator gives, where it was recorded.
     pub ept_bench_sum: Option<EptBenchSum>,
     /// Messages of its failed or skipped trials, without repeats.
@@ -78,6 +80,11 @@ pub struct WindowFacts {
     pub coverage: Option<f64>,
     /// The longest tick of the primary counter in seconds.
     pub tick_s: Option<f64>,
+    /// What was still to come of the energy's approach to its steady state after any of their warm-ups, at most, as a
+    /// share of it.
+    pub remainder_at_most: Option<f64>,
+    /// Mean temperature in °C of the memory at their end.
+    pub memory_temperature_c: Option<f64>,
     /// Mean temperature in °C at their start, of the hottest GPU.
     pub temperature_start_c: Option<f64>,
     /// Mean temperature in °C at their end.
@@ -112,6 +119,17 @@ impl Domains {
     pub(crate) fn gpu_share(&self) -> Option<f64> {
         Some(self.gpu_j?.value / self.total_j?.value)
     }
+}
+
+/// A token's energy split into the GPU's memory and the rest of the board.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemoryPart {
+    /// Of the memory, per output token in joules.
+    pub ept_out_j: Estimate,
+    /// Of everything else on the board.
+    pub rest_ept_out_j: Estimate,
+    /// The memory's share of the board's energy.
+    pub share: Estimate,
 }
 
 /// What EPT-Bench's own estimator gives for the same windows: Σ Pᵢ·Δtᵢ over `power_usage` every 0.1 s.
@@ -197,6 +215,7 @@ pub(crate) fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
             dram_j: per_pass(|window| window.dram),
             total_j: per_pass(|window| window.total),
         },
+        memory: method.and_then(|_| memory(cell)),
         ept_bench_sum: method.and_then(|_| ept_bench_sum(cell)),
         failures: failures(&cell.trials),
     }
@@ -204,6 +223,16 @@ pub(crate) fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
 
 fn over_valid(cell: &CellTrials<'_>, get: impl Fn(&WindowRow) -> Option<f64>) -> Option<Estimate> {
     mean(&cell.valid().filter_map(|(_, window)| get(window)).collect::<Vec<_>>())
+}
+
+fn memory(cell: &CellTrials<'_>) -> Option<MemoryPart> {
+    Some(MemoryPart {
+        ept_out_j: over_valid(cell, |window| per(window.memory, window.tokens_out.get() as f64))?,
+        rest_ept_out_j: over_valid(cell, |window| {
+            per(Some(Joules(window.gpu?.get() - window.memory?.get())), window.tokens_out.get() as f64)
+        })?,
+        share: over_valid(cell, |window| per(window.memory, window.gpu?.get()))?,
+    })
 }
 
 /// What EPT-Bench's estimator gives in the valid windows in which it was recorded, and its ratio to the energy there.
@@ -228,6 +257,8 @@ fn window_facts(cell: &CellTrials<'_>) -> WindowFacts {
         residual: furthest(|window| window.residual),
         coverage: lowest(|window| window.coverage),
         tick_s: highest(|window| window.tick.map(Seconds::get)),
+        remainder_at_most: highest(|window| window.remainder_at_most),
+        memory_temperature_c: average(|window| window.memory_temperature_end_c),
         temperature_start_c: average(|window| window.temperature_start_c),
         temperature_end_c: average(|window| window.temperature_end_c),
         sm_clock_mhz: average(|window| window.sm_clock_mhz),

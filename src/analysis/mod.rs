@@ -27,7 +27,7 @@ use crate::record::{EnergyMethod, Evaluation, Reason, RunInfo};
 
 pub use self::accuracy::Accuracy;
 pub use self::break_even::{BreakEven, BreakEvenUnknown};
-pub use self::cells::{CellSummary, Domains, EptBenchSum, PassTokens, TrialCounts, WindowFacts};
+pub use self::cells::{CellSummary, Domains, EptBenchSum, MemoryPart, PassTokens, TrialCounts, WindowFacts};
 pub use self::compare::{Basis, Undecided};
 pub(crate) use self::compare::{CellComparison, ModelComparison};
 pub use self::comparison::{Comparison, Verdict};

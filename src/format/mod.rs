@@ -19,7 +19,7 @@ pub(crate) use number::{
 };
 pub use quantity::coverage;
 pub(crate) use quantity::{
-    bytes, celsius_range, duration, joules, joules_per_token, megahertz, megahertz_range, passes, seconds,
+    bytes, celsius, celsius_range, duration, joules, joules_per_token, megahertz, megahertz_range, passes, seconds,
     signed_watts, watts, watts_range, window_length,
 };
 pub(crate) use scale::Scale;

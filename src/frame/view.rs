@@ -70,6 +70,8 @@ pub(crate) struct WindowRow {
     pub(crate) dram: Option<Joules>,
     /// GPUs, processor packages and memory.
     pub(crate) total: Option<Joules>,
+    /// The part of the GPUs' own memory.
+    pub(crate) memory: Option<Joules>,
     /// After − before.
     pub(crate) idle_drift: Option<Watts>,
     /// The one of any domain that is furthest from 0.
@@ -77,6 +79,9 @@ pub(crate) struct WindowRow {
     /// Share of the window that the second source's samples cover.
     pub(crate) coverage: Option<f64>,
     pub(crate) tick: Option<Seconds>,
+    /// What was still to come after the warm-up, at most, as a share of the energy.
+    pub(crate) remainder_at_most: Option<f64>,
+    pub(crate) memory_temperature_end_c: Option<f64>,
     pub(crate) temperature_start_c: Option<f64>,
     pub(crate) temperature_end_c: Option<f64>,
     pub(crate) sm_clock_mhz: Option<f64>,
@@ -178,10 +183,13 @@ fn window(cells: &Cells<'_>, row: usize) -> Result<WindowRow> {
         cpu: joules("cpu_J")?,
         dram: joules("dram_J")?,
         total: joules("total_J")?,
+        memory: joules("memory_J")?,
         idle_drift: number("idle_drift_w")?.map(Watts),
         residual: number("residual_worst")?,
         coverage: number("coverage")?,
         tick: number("tick_s")?.map(Seconds),
+        remainder_at_most: number("warmup_remainder_at_most")?,
+        memory_temperature_end_c: number("memory_temperature_end_c")?,
         temperature_start_c: number("temperature_start_c")?,
         temperature_end_c: number("temperature_end_c")?,
         sm_clock_mhz: number("sm_clock_mhz")?,

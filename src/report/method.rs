@@ -88,6 +88,7 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "min_window": format::duration(protocol.min_window_s),
         "warmup": format::duration(protocol.warmup_s),
         "max_warmup": longer_warmup.then(|| format::duration(protocol.max_warmup_s)),
+        "steady": protocol.steady.map(format::fraction),
         "guard": unless_zero(protocol.guard_s),
         "offset": unless_zero(protocol.random_offset_s),
         "idle": unless_zero(protocol.idle_s),

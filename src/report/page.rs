@@ -93,7 +93,10 @@ impl Page {
             savings: savings::savings(study),
             conditions: conditions::conditions(study, run.floor),
             figures: figures.iter().enumerate().map(|(i, figure)| Figure::new(i + 1, figure)).collect(),
-            results: std::iter::once(results::results(study)).chain(components::components(study)).collect(),
+            results: std::iter::once(results::results(study))
+                .chain(components::components(study))
+                .chain(components::memory(study))
+                .collect(),
             phases: phases::phases(study).map(|table| PhaseSection { text: phases::TEXT, table }),
             accuracy: accuracy::accuracy(study),
             method: method::method(run, study)?,

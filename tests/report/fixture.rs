@@ -100,6 +100,7 @@ fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: us
             ..WindowFacts::default()
         },
         domains: Domains::default(),
+        memory: None,
         ept_bench_sum: None,
         failures: Vec::new(),
     }
@@ -441,6 +442,8 @@ pub(crate) fn gpu_study() -> Study {
             residual: Some(if i == 1 { -0.034 } else { 0.0021 }),
             coverage: Some(0.998),
             tick_s: Some(0.1),
+            remainder_at_most: Some(0.0043),
+            memory_temperature_c: Some(73.0),
             temperature_start_c: Some(58.0),
             temperature_end_c: Some(61.5),
             sm_clock_mhz: Some(1754.6),

@@ -3,10 +3,10 @@
 use crate::analysis::window::ept_bench_share;
 use crate::format;
 use crate::record::{
-    Around, Conditions, DomainEnergy, EnergyMethod, Measurement, Outcome, PhaseSplit, Reason, Trial, WindowEnergy,
+    Around, Conditions, DomainEnergy, EnergyMethod, Heat, Measurement, Outcome, PhaseSplit, Reason, Trial, WindowEnergy,
 };
 use crate::store::{Stored, samples_path};
-use crate::units::Watts;
+use crate::units::{Seconds, Watts};
 use crate::validity;
 
 /// One repeat of a cell.
@@ -31,6 +31,9 @@ fn print_measurement(measurement: &Measurement, around: &Around<'_>) {
     }
     for gpu in &measurement.conditions {
         print_conditions(gpu);
+    }
+    if let Some(heat) = &measurement.heat {
+        print_heat(heat, measurement.warmup.duration_s);
     }
     print_idle(measurement, around);
     let validity = validity::with_baselines(measurement, around);
@@ -58,7 +61,25 @@ fn print_energy(energy: &WindowEnergy) {
         print_domain(domain);
     }
     if let Some(residual) = energy.residual {
-        println!("    second source {}, residual {}", format::joules(energy.integral_j), format::fraction(residual));
+        let explained =
+            energy.residual_sd.map(|sd| format!(" (the sources' resolution explains ± {})", format::fraction(sd)));
+        println!(
+            "    second source {}, residual {}{}",
+            format::joules(energy.integral_j),
+            format::fraction(residual),
+            explained.unwrap_or_default()
+        );
+    }
+    if let Some((start, end)) = energy.edges_s {
+        let (start, end) = (format::duration(start), format::duration(end));
+        println!("    edges        the counter's ticks are known to ± {start} at the start, ± {end} at the end");
+    }
+    if let Some(memory) = energy.memory {
+        println!(
+            "    GPU memory   {} of it (average power of the last second; {} covered)",
+            format::joules(Some(memory.energy_j)),
+            format::fraction(memory.coverage)
+        );
     }
     for domain in &energy.host {
         println!(
@@ -106,12 +127,13 @@ fn print_tokens(measurement: &Measurement) {
 
 fn print_split(phases: &PhaseSplit) {
     println!(
-        "    prefill      {} in {}; decode {} in {}, {} steps (from power samples)",
+        "    prefill      {} in {}; decode {} in {}, {} steps (from power samples{})",
         format::joules(Some(phases.prefill_j)),
         format::duration(phases.prefill_s),
         format::joules(Some(phases.decode_j)),
         format::duration(phases.decode_s),
-        format::count(phases.decode_steps)
+        format::count(phases.decode_steps),
+        phases.lag_s.map_or(String::new(), |lag| format!(", which lag by {}", format::duration(lag)))
     );
 }
 
@@ -121,13 +143,26 @@ fn print_conditions(gpu: &Conditions) {
     let clock = gpu.sm_clock_mhz.zip(gpu.sm_clock_min_mhz);
     let clock = clock
         .map(|(mean, lowest)| format!("SM clock {}, at least {}", format::megahertz(mean), format::megahertz(lowest)));
-    let memory = gpu.memory_clock_mhz.map(|clock| format!("memory {}", format::megahertz(clock)));
+    let memory = gpu.memory_clock_mhz.map(|clock| format!("memory clock {}", format::megahertz(clock)));
     let state = gpu.performance_state.map(|state| format!("P{state}"));
     let events: Vec<_> = gpu.clock_events.iter().map(|(event, share)| (*event, *share)).collect();
     let events = Some(format!("clock events: {}", format::clock_events(&events)));
     let others = gpu.foreign_processes.map(|others| format!("other processes: {others}"));
-    let all: Vec<String> = [temperature, clock, memory, state, events, others].into_iter().flatten().collect();
+    let hot = gpu.memory_temperature_end_c.map(|celsius| format!("memory {}", format::celsius(celsius)));
+    let all: Vec<String> = [temperature, hot, clock, memory, state, events, others].into_iter().flatten().collect();
     println!("    conditions   {}: {}", gpu.domain, all.join("; "));
+}
+
+fn print_heat(heat: &Heat, warmup: Seconds) {
+    let share = |value: Option<f64>| value.map_or(format::UNKNOWN.to_owned(), format::fraction);
+    println!(
+        "    warm-up      {} in {} cycles; still to come {}, at most {} ({} allowed)",
+        format::duration(warmup),
+        heat.cycles.len(),
+        share(heat.remainder),
+        share(heat.remainder_at_most),
+        format::fraction(heat.allowed)
+    );
 }
 
 fn print_idle(measurement: &Measurement, around: &Around<'_>) {

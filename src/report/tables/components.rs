@@ -1,4 +1,4 @@
-//! Energy by component, and EPT-Bench's estimator compared with ours.
+//! Energy by component, the part of the GPUs' memory, and EPT-Bench's estimator compared with ours.
 
 use crate::analysis::{CellSummary, Estimate, Study};
 use crate::format::{self, Scale};
@@ -27,6 +27,23 @@ pub(crate) fn components(study: &Study) -> Option<Table> {
         processor packages and main memory. A package is measured as a whole, with whatever else runs on it. Energies \
         per token include only the GPUs.";
     Some(Table::of_known("table-domains", caption, columns)?.with_caveat(format::caveat(&study.methods)))
+}
+
+/// A token's energy split into the GPUs' memory and the rest; `None` unless the driver gives the memory's power.
+pub(crate) fn memory(study: &Study) -> Option<Table> {
+    let cells: Vec<&CellSummary> = study.cells.iter().filter(|cell| cell.memory.is_some()).collect();
+    let energies = cells.iter().filter_map(|cell| cell.memory).flat_map(|part| [part.ept_out_j, part.rest_ept_out_j]);
+    let scale = Scale::joules(energies.map(|estimate| estimate.value));
+    let columns = vec![
+        name(&cells),
+        energy(&cells, "Memory per token", scale, |cell| Some(cell.memory?.ept_out_j)),
+        energy(&cells, "Rest per token", scale, |cell| Some(cell.memory?.rest_ept_out_j)),
+        energy(&cells, "Memory's share", Scale::PERCENT, |cell| Some(cell.memory?.share)),
+    ];
+    let caption = "Energy per output token of the GPUs' memory and of the rest of the board, with 95 % intervals. The \
+        driver gives the memory's power as the average of the last second, shifted here by half a second; what it counts \
+        as memory is not documented.";
+    Some(Table::of_known("table-memory", caption, columns)?.with_caveat(format::caveat(&study.methods)))
 }
 
 pub(crate) fn ept_bench_sum(study: &Study) -> Option<Table> {

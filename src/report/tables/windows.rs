@@ -27,7 +27,14 @@ pub(crate) fn windows(study: &Study) -> Option<Table> {
         column(Column::numbers("Coverage", "%, lowest"), |w| Some(Cell::new(format::coverage(w.coverage?))))
             .explained("Coverage: share of the window with power samples."),
         column(Column::numbers("Tick", ""), |w| Some(Cell::new(format::duration(Seconds(w.tick_s?))))),
+        column(Column::numbers("Still to come", "at most"), |w| {
+            Some(Cell::new(format::fraction(w.remainder_at_most?)))
+        })
+        .explained(
+            "Still to come: how far the energy of the work may have been from its steady state after the warm-up.",
+        ),
         column(Column::numbers("Temperature", "start → end"), temperature),
+        column(Column::numbers("Memory", "end"), |w| Some(Cell::new(format::celsius(w.memory_temperature_c?)))),
         column(Column::numbers("SM clock", "mean"), clock),
         column(Column::words("Clock events"), |w| Some(Cell::new(format::clock_events(w.clock_events.as_ref()?))))
             .explained("Clock events: share of the time; the power cap is normal at full load."),
