@@ -272,6 +272,15 @@ fn compared_cells_show_their_conditions_and_what_their_temperatures_may_explain(
 }
 
 #[test]
+fn only_a_run_that_was_balanced_is_said_to_be() {
+    let mut run = fixture::run();
+    let balanced = |run: &RunInfo| plain(&rendered(run, &fixture::study()).markdown).contains("balanced over blocks");
+    assert!(balanced(&run));
+    run.protocol.balanced = false;
+    assert!(!balanced(&run));
+}
+
+#[test]
 fn in_the_order_by_model_the_headline_says_why_there_is_no_verdict() {
     let mut study = fixture::gpu_study();
     for overall in &mut study.overall {
