@@ -58,10 +58,9 @@ impl Run {
         let model = self.info.models.iter_mut().find(|model| model.label == label).unwrap();
         model.training = Some(TrainingCost {
             recipe: Some("kd".to_owned()),
-            duration_s: None,
             energy_j: Some(Joules(energy_j)),
             energy_method: Some(method),
-            device: None,
+            ..TrainingCost::default()
         });
     }
 

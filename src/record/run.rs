@@ -65,7 +65,7 @@ pub struct ModelMeta {
 }
 
 /// The cost of training a model: the report says after how many tokens it is recovered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrainingCost {
     /// How it was trained: `ce`, `kd` …
     #[serde(default)]
@@ -82,6 +82,25 @@ pub struct TrainingCost {
     /// What it was trained on, in the training record's words.
     #[serde(default)]
     pub device: Option<String>,
+    /// Its stages, such as training the teacher, labelling and training the student; all occurrences of one name
+    /// together. They needn't add up to the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<TrainingStage>,
+    /// Why the record's author uses it although the training failed or its energy isn't valid, in the author's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+}
+
+/// A stage of a training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingStage {
+    /// As the training named it.
+    pub name: String,
+    /// `None` if it isn't recorded.
+    #[serde(rename = "seconds")]
+    pub duration_s: Option<Seconds>,
+    /// `None` if it wasn't measured, or was too short for that.
+    pub energy_j: Option<Joules>,
 }
 
 /// How trials were measured.
@@ -285,8 +304,34 @@ pub struct ModelInfo {
     /// What the engine does with prompts of different lengths.
     #[serde(default)]
     pub padding: Padding,
+    /// The random numbers that its weights are; `None`: trained weights, or a record of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dummy: Option<DummyWeights>,
     /// For the reader: what was done differently from what was asked for.
     pub notes: Vec<String>,
+}
+
+/// Random numbers in place of trained weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DummyWeights {
+    /// Varies the numbers.
+    pub seed: u64,
+    /// How the numbers of matrices and tables are distributed.
+    pub distribution: DummyDistribution,
+}
+
+vocabulary! {
+    /// How dummy weights are distributed: the power of a matrix product depends on the bits that go into it.
+    #[derive(Default)]
+    pub enum DummyDistribution {
+        /// Mean 0 and standard deviation 0.02, as trained weights roughly are.
+        #[default]
+        Gaussian = "gaussian", "Gaussian";
+        /// The same mean and deviation, every value between the ends as likely.
+        Uniform = "uniform", "uniform";
+        /// All bits are 0: the least power that these shapes can draw.
+        Zeros = "zeros", "zeros";
+    }
 }
 
 vocabulary! {

@@ -192,7 +192,7 @@ fn accuracy(study: &Study) -> Option<Value> {
 /// The values of `limits.txt`, as finished strings; an empty one leaves out its sentence.
 fn limits(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
     let grouped = run.parts.iter().flat_map(|part| &part.models).filter(|(_, info)| info.is_grouped());
-    let dummies = run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| cell.model.as_str());
+    let dummies = run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| dummy(run, &cell.model));
     let measures = |method: &EnergyMethod| matches!(method, EnergyMethod::Counter | EnergyMethod::PowerIntegral);
     json!({
         "counted": counted(meters),
@@ -203,6 +203,12 @@ fn limits(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "nvidia": meters.iter().any(|meter| !meter.gpus.is_empty()),
         "by_model": run.protocol.order == Order::ByModel,
     })
+}
+
+/// A model with dummy weights, and how they are distributed where the record has it.
+fn dummy(run: &RunInfo, label: &str) -> String {
+    let loaded = run.parts.iter().find_map(|part| part.models.get(label)?.dummy);
+    loaded.map_or_else(|| label.to_owned(), |dummy| format!("{label} ({})", dummy.distribution.words()))
 }
 
 /// The domains that are in the energies, and those that were measured in addition.

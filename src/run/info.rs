@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::calendar;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
 use crate::host;
 use crate::prompts::PromptSet;
-use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo, TrainingCost};
+use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo};
 use crate::run::prepare::Prepared;
+use crate::run::training::training;
 use crate::sweep::spec::ModelSpec;
-use crate::units::{Joules, Seconds};
 
 /// The run as this start sees it, with this start as its only part. Its seed is drawn if the sweep file leaves it open;
 /// a run that is continued keeps the recorded one.
@@ -65,18 +65,4 @@ fn meta(model: &ModelSpec, base: &Path) -> Result<ModelMeta> {
         adapter: model.adapter.clone(),
         training: model.training.as_ref().map(|path| training(&base.join(path))).transpose()?,
     })
-}
-
-fn training(path: &Path) -> Result<TrainingCost> {
-    let what = || format!("can't read the training record `{}`", path.display());
-    let text = std::fs::read_to_string(path).input_context(what)?;
-    let cost: TrainingCost = serde_json::from_str(&text).input_context(what)?;
-    let usable = |value: f64| value.is_finite() && value >= 0.0;
-    let (time, energy) = (cost.duration_s.map(Seconds::get), cost.energy_j.map(Joules::get));
-    let known: Vec<f64> = [time, energy].into_iter().flatten().collect();
-    if known.is_empty() || !known.into_iter().all(usable) {
-        return Err(Error::input(format!("{}: not a training record", path.display()))
-            .with_hint("it needs `seconds`, or `energy_j` and `energy_method` if the energy was measured"));
-    }
-    Ok(cost)
 }

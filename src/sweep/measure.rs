@@ -168,9 +168,16 @@ impl MeasureSpec {
             order: self.order,
             balanced: true,
             adaptive: self.adaptive(),
-            random_offset_s: if self.random_offset { meter.sensing_period_s.unwrap_or_default() } else { Seconds(0.0) },
+            random_offset_s: if self.random_offset { rhythm(meter) } else { Seconds(0.0) },
         }
     }
+}
+
+/// The slowest rhythm that a meter's readings have: of its looks at the power, or of its ticks; 0 if it looks at nothing.
+fn rhythm(meter: &MeterInfo) -> Seconds {
+    let slower =
+        |looks: Seconds| if meter.tick_s.is_some_and(|tick| tick > looks) { meter.tick_s } else { Some(looks) };
+    meter.sensing_period_s.and_then(slower).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use globset::{Glob, GlobMatcher};
 
 use crate::error::{Error, Result};
 use crate::record::{CellId, CellSpec, Order, TrialKey};
-use crate::sweep::model::{ModelSpec, WeightsChoice};
+use crate::sweep::model::ModelSpec;
 use crate::sweep::order::order;
 use crate::sweep::spec::SweepSpec;
 
@@ -156,7 +156,7 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         dtype: dtype.clone(),
         output_length: spec.generation.length,
         decoding: spec.generation.decoding,
-        dummy_weights: model.weights == WeightsChoice::Dummy,
+        dummy_weights: model.weights.dummy().is_some(),
         probe: !lengths.contains(&max_new_tokens),
     };
     let all: Vec<usize> = probes(spec, lengths).chain(lengths.iter().copied()).collect();

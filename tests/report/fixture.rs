@@ -298,6 +298,7 @@ fn model(label: &str, role: Role) -> ModelMeta {
             energy_j: Some(Joules(36_900.0)),
             energy_method: Some(EnergyMethod::Counter),
             device: Some("cpu".to_owned()),
+            ..TrainingCost::default()
         }),
     }
 }
@@ -314,6 +315,7 @@ fn part() -> Part {
         revision: None,
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
+        dummy: None,
         notes: Vec::new(),
     };
     Part {
