@@ -356,8 +356,8 @@ fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_reflect
     let markdown = plain(&report.markdown);
     for text in [
         "with the preset publication",
-        "(order by_model); the order of its cells is random, drawn with seed 42, and balanced over blocks: every second \
-         block runs in the reverse order of the one before. Measured only",
+        "(order by_model); the order of its cells is random, drawn with seed 42, and balanced over blocks: every \
+         second block runs in the reverse order of the one before. Measured only",
         "Measured only to separate prefill from decode, and excluded from every comparison, figure and headline: \
          1 further cell.",
         "at least 3 s, extended up to 9 s until temperature and speed are steady.",
