@@ -132,6 +132,10 @@ pub struct Protocol {
     /// How often models are loaded; `Blocks` in records that don't say.
     #[serde(default)]
     pub order: Order,
+    /// Whether the orders of models and cells are balanced over blocks; false in records that don't say: each block was
+    /// shuffled by itself.
+    #[serde(default)]
+    pub balanced: bool,
     /// Whether repeats continue beyond the planned ones.
     #[serde(default)]
     pub adaptive: Option<Adaptive>,

@@ -81,6 +81,7 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "repeats": format::plural(run.blocks as usize, "repeat"),
         "by_model": protocol.order == Order::ByModel,
         "seed": protocol.seed.to_string(),
+        "balanced": protocol.balanced,
         "probes": (probes > 0).then(|| format::plural(probes, "further cell")),
         "stopping": study.stopping.as_ref().map(stopping),
         "prompts": format::plural(run.prompts.count, "prompt"),

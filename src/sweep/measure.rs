@@ -166,6 +166,7 @@ impl MeasureSpec {
             seed: self.seed.or(0),
             preset: self.preset,
             order: self.order,
+            balanced: true,
             adaptive: self.adaptive(),
             random_offset_s: if self.random_offset { rhythm(meter) } else { Seconds(0.0) },
         }

@@ -56,6 +56,7 @@ pub(crate) fn protocol() -> Protocol {
         steady: Some(0.01),
         settle_s: Seconds(0.0),
         order: Order::Blocks,
+        balanced: true,
         adaptive: None,
         random_offset_s: Seconds(0.0),
     }

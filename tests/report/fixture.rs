@@ -271,6 +271,7 @@ pub(crate) fn run() -> RunInfo {
             steady: Some(0.01),
             settle_s: Seconds(0.0),
             order: Order::Blocks,
+            balanced: true,
             adaptive: None,
             random_offset_s: Seconds(0.0),
         },

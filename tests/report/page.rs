@@ -272,6 +272,15 @@ fn compared_cells_show_their_conditions_and_what_their_temperatures_may_explain(
 }
 
 #[test]
+fn only_a_run_that_was_balanced_is_said_to_be() {
+    let mut run = fixture::run();
+    let balanced = |run: &RunInfo| plain(&rendered(run, &fixture::study()).markdown).contains("balanced over blocks");
+    assert!(balanced(&run));
+    run.protocol.balanced = false;
+    assert!(!balanced(&run));
+}
+
+#[test]
 fn in_the_order_by_model_the_headline_says_why_there_is_no_verdict() {
     let mut study = fixture::gpu_study();
     for overall in &mut study.overall {
@@ -288,6 +297,7 @@ fn in_the_order_by_model_the_headline_says_why_there_is_no_verdict() {
             .any(|row| { row.contains("inconclusive<br>order by model") })
     );
     assert!(markdown.contains("comparisons have no p value and no verdict"));
+    assert!(markdown.contains("on the log scale, as independent samples, without p values and verdicts. Exact match"));
 }
 
 #[test]
@@ -346,7 +356,8 @@ fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_reflect
     let markdown = plain(&report.markdown);
     for text in [
         "with the preset publication",
-        "(order by_model)",
+        "(order by_model); the order of its cells is random, drawn with seed 42, and balanced over blocks: every \
+         second block runs in the reverse order of the one before. Measured only",
         "Measured only to separate prefill from decode, and excluded from every comparison, figure and headline: \
          1 further cell.",
         "at least 3 s, extended up to 9 s until temperature and speed are steady.",

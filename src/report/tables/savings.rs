@@ -28,12 +28,16 @@ pub(crate) fn savings(study: &Study) -> Option<Table> {
         Column::numbers("Accuracy difference", "points"),
         Column::numbers("Break-even", "tokens"),
     ];
-    let caption = "Energy per output token of each model compared with its teacher at equal batch size and output \
-        length, with 95 % intervals. p values are adjusted for the number of cells (Holm). Accuracy difference: exact \
-        match of the model minus that of its teacher. Break-even: output tokens after which the energy of training is \
-        recovered.";
+    let all = study.savings.iter().map(|s| &s.ept_out).chain(study.overall.iter().map(|o| &o.ept_out));
+    let tested = all.into_iter().any(|comparison| comparison.p_adjusted.is_some());
+    let holm = if tested { "p values are adjusted for the number of cells (Holm). " } else { "" };
+    let caption = format!(
+        "Energy per output token of each model compared with its teacher at equal batch size and output length, with \
+         95 % intervals. {holm}Accuracy difference: exact match of the model minus that of its teacher. Break-even: \
+         output tokens after which the energy of training is recovered."
+    );
     let caveat = format::caveat(&study.methods);
-    Some(Table { id: "table-savings", caption: caption.to_owned(), caveat, columns, rows })
+    Some(Table { id: "table-savings", caption, caveat, columns, rows })
 }
 
 fn ept(study: &Study, model: &str, at: &Saving) -> Option<Estimate> {
