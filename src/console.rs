@@ -1,7 +1,7 @@
 //! Messages and progress on standard error: bars on a terminal, plain lines elsewhere, nothing with `--quiet`.
 
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -35,22 +35,22 @@ impl Console {
     /// Prints a message, unless `--quiet`.
     pub(crate) fn say(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", message.as_ref());
+            write_line(message.as_ref());
         }
     }
 
     /// Prints a warning, unless `--quiet`.
     pub fn warn(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{} {}", self.paint("warning:", "33"), message.as_ref());
+            write_line(&format!("{} {}", self.paint("warning:", "33"), message.as_ref()));
         }
     }
 
     /// Prints an error, even with `--quiet`.
     pub fn error(&self, error: &Error) {
-        eprintln!("{} {}", self.paint("error:", "1;31"), error.message());
+        write_line(&format!("{} {}", self.paint("error:", "1;31"), error.message()));
         if let Some(hint) = error.hint() {
-            eprintln!("{} {hint}", self.paint("hint:", "36"));
+            write_line(&format!("{} {hint}", self.paint("hint:", "36")));
         }
     }
 
@@ -97,6 +97,11 @@ impl Console {
     fn paint(&self, text: &str, code: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
+
+/// A reader of standard error who has left changes nothing about the work, nor about its exit code.
+fn write_line(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Files that are being downloaded.

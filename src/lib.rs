@@ -51,6 +51,9 @@ pub mod figures;
 pub mod report;
 
 pub mod console;
+
+#[cfg(unix)]
+pub(crate) mod child;
 pub mod run;
 
 pub mod cli;

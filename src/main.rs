@@ -12,10 +12,12 @@ use ept_sweep::console::Console;
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let console = Console::new(cli.quiet);
-    if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) {
+    let runs_another = cli.command.runs_another();
+    if !matches!(cli.command, Command::Run(_) | Command::Bench(_)) && !runs_another {
         end_with_the_reader();
     }
-    let stop = stop_on_signal(&console);
+    // another program's signals are passed on to it
+    let stop = if runs_another { Arc::default() } else { stop_on_signal(&console) };
     match dispatch(cli, &console, &stop) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -41,7 +43,7 @@ fn stop_on_signal(console: &Console) -> Arc<AtomicBool> {
     let flag = Arc::clone(&stop);
     let handler = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(Exit::Interrupted as i32);
+            std::process::exit(Exit::Interrupted.code().into());
         }
         eprintln!("stopping after the current batch (press again to stop at once)");
     });

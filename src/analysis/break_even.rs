@@ -86,7 +86,7 @@ mod tests {
     use crate::units::Joules;
 
     fn training(energy_j: Option<f64>, energy_method: Option<EnergyMethod>) -> TrainingCost {
-        TrainingCost { recipe: None, duration_s: None, energy_j: energy_j.map(Joules), energy_method, device: None }
+        TrainingCost { energy_j: energy_j.map(Joules), energy_method, ..TrainingCost::default() }
     }
 
     fn measured(saved: Option<Estimate>) -> BreakEven {

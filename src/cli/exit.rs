@@ -8,15 +8,31 @@ use crate::error::{Error, Kind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Everything was done.
-    Done = 0,
+    Done,
     /// Something failed while running: a disk, a driver, the network, memory.
-    Failed = 1,
+    Failed,
     /// The user has to correct the input: a flag, a sweep file, a model folder.
-    BadInput = 2,
+    BadInput,
     /// The sweep finished and the report is written, but some trials failed or were skipped.
-    TrialsFailed = 3,
+    TrialsFailed,
     /// Stopped by Ctrl-C or SIGTERM; finished work is kept, and the next start continues.
-    Interrupted = 130,
+    Interrupted,
+    /// That of a command that was measured.
+    OfCommand(u8),
+}
+
+impl Exit {
+    /// The number that a script sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::BadInput => 2,
+            Exit::TrialsFailed => 3,
+            Exit::Interrupted => 130,
+            Exit::OfCommand(code) => code,
+        }
+    }
 }
 
 impl From<&Error> for Exit {
@@ -31,6 +47,6 @@ impl From<&Error> for Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }

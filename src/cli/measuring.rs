@@ -1,10 +1,11 @@
 //! The arguments of the subcommands that measure, or look at what would be measured.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Format, parse_device, parse_dtype, parse_meter, parse_positive, parse_time};
+use super::values::{Format, parse_device, parse_dtype, parse_meter, parse_positive, parse_seconds, parse_time};
 use crate::engine::load::DeviceChoice;
 use crate::record::MeterChoice;
 use crate::sweep::spec::Dtype;
@@ -126,8 +127,45 @@ pub struct BenchArgs {
 
 /// Arguments of `meter`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "ept-sweep meter [--format FORMAT]\n       ept-sweep meter [OPTIONS] -- COMMAND [ARGS]...",
+    after_help = "With a command, the exit code is the command's own:\n  127  the command wasn't found\n  \
+                  126  the command can't be executed\n  1, 2  it can't be measured, and wasn't started\n\
+                  A command that a signal ends ends this program by the same signal. The command's output is \
+                  untouched; the summary goes to standard error."
+)]
 pub struct MeterArgs {
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Output format of the list of sources
+    #[arg(long, value_enum, default_value_t = Format::Text, conflicts_with = "command")]
     pub(crate) format: Format,
+
+    /// Command to measure, with its arguments; without one, the energy sources of this machine are shown
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+
+    /// JSON file for everything that was measured; `training` in a sweep file reads it
+    #[arg(long, value_name = "FILE.json", requires = "command")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// File or named pipe to which the command writes the name of each stage as it begins [default: a pipe whose path
+    /// is in the command's environment variable `EPT_SWEEP_MARKS`]
+    #[arg(long, value_name = "PATH", requires = "command")]
+    pub(crate) marks: Option<PathBuf>,
+
+    /// How long idle power is measured before the command; 0 for not at all [default: what the meter needs, 20 on a
+    /// GPU]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, requires = "command")]
+    pub(crate) idle: Option<f64>,
+
+    /// Meter: `auto`, `nvml`, `rapl` or `modelled`
+    #[arg(long, default_value = "auto", value_name = "METER", value_parser = parse_meter, requires = "command")]
+    pub(crate) meter: MeterChoice,
+
+    /// NVML indices of the GPUs whose energy counts [default: those in `CUDA_VISIBLE_DEVICES`, or all]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", requires = "command")]
+    pub(crate) gpu_indices: Option<Vec<u32>>,
+
+    /// Parquet file for the meter's raw readings
+    #[arg(long, value_name = "FILE.parquet", requires = "command")]
+    pub(crate) samples: Option<PathBuf>,
 }

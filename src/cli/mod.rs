@@ -68,7 +68,7 @@ pub enum Command {
     Diff(DiffArgs),
     /// Measure one model on one prompt list and write EPT-Bench's JSON record
     Bench(BenchArgs),
-    /// Show the energy sources of this machine and how well they work
+    /// Show the energy sources of this machine and how well they work, or measure a command
     Meter(MeterArgs),
     /// Show everything behind one cell's number
     Explain(ExplainArgs),
@@ -79,6 +79,13 @@ pub enum Command {
         /// Shell to print completions for
         shell: Shell,
     },
+}
+
+impl Command {
+    /// It measures other people's work: the signals and the closed pipes of that work aren't this program's.
+    pub fn runs_another(&self) -> bool {
+        matches!(self, Command::Meter(arguments) if !arguments.command.is_empty())
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub fn dispatch(cli: Cli, console: &Console, stop: &Arc<AtomicBool>) -> Result<E
         Command::Recompute(arguments) => recompute::recompute(&arguments, console),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments, console, stop),
-        Command::Meter(arguments) => meter::meter(&arguments),
+        Command::Meter(arguments) => meter::meter(&arguments, console),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ept-sweep", &mut std::io::stdout());

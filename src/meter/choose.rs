@@ -65,28 +65,37 @@ fn open_one(choice: MeterChoice, options: &MeterOptions, clock: &Clock, notes: V
             // the processor is measured if possible; `ept-sweep meter` says why it isn't
             let host = if options.without_cpu { None } else { rapl::host_sources(powercap).ok() };
             let listed = options.gpu_indices.as_deref();
-            Box::new(NvmlMeter::open(listed, &options.engine_gpus, host, clock)?.noting(notes))
+            let nvml = match &options.command {
+                Some(command) => NvmlMeter::open_for_command(listed, command, host, clock)?,
+                None => NvmlMeter::open(listed, &options.engine_gpus, host, clock)?,
+            };
+            Box::new(nvml.noting(notes))
         }
         MeterChoice::Rapl => Box::new(rapl::open(powercap, clock)?.noting(notes)),
-        _ => Box::new(modelled::open(options.coefficients, clock)?.noting(notes)),
+        _ => Box::new(modelled::open(options.coefficients, options.command.clone(), clock)?.noting(notes)),
     })
 }
 
 /// The first meter in order that opens; those that had to be passed over are in its notes.
 fn open_best(options: &MeterOptions, clock: &Clock) -> Result<Box<dyn Meter>> {
     let mut passed_over = Vec::new();
-    for &choice in candidates(!options.engine_gpus.is_empty()) {
+    for &choice in candidates(options) {
         match open_one(choice, options, clock, notes(options, &passed_over)) {
             Ok(meter) => return Ok(meter),
             Err(why) => passed_over.push(format!("{choice} is not available: {}", why.message())),
         }
     }
-    let message = format!("nothing here measures what the models run on: {}", passed_over.join("; "));
-    Err(Error::input(message).with_hint("`ept-sweep meter` says what is missing; `--device cpu` runs on the processor"))
+    let (what, hint) = match options.command {
+        Some(_) => ("the command", "`ept-sweep meter` says what is missing"),
+        None => {
+            ("what the models run on", "`ept-sweep meter` says what is missing; `--device cpu` runs on the processor")
+        }
+    };
+    Err(Error::input(format!("nothing here measures {what}: {}", passed_over.join("; "))).with_hint(hint))
 }
 
 fn notes(options: &MeterOptions, passed_over: &[String]) -> Vec<String> {
-    let ignored = options.engine_gpus.is_empty() && options.gpu_indices.is_some();
+    let ignored = candidates(options) == &REAL[1..] && options.gpu_indices.is_some();
     let ignored = ignored.then(|| "`gpu_indices` has no effect: the model doesn't run on a GPU".to_owned());
     passed_over.iter().cloned().chain(ignored).collect()
 }
@@ -95,9 +104,20 @@ fn notes(options: &MeterOptions, passed_over: &[String]) -> Vec<String> {
 const REAL: [MeterChoice; 3] = [MeterChoice::Nvml, MeterChoice::Rapl, MeterChoice::Modelled];
 
 /// What `auto` tries, in order: only what covers the device that the models run on, since the energy of another device
-/// would be a silent substitution.
-fn candidates(engine_on_gpu: bool) -> &'static [MeterChoice] {
-    if engine_on_gpu { &REAL[..1] } else { &REAL[1..] }
+/// would be a silent substitution. Of a command that device isn't known, unless GPUs are listed.
+fn candidates(options: &MeterOptions) -> &'static [MeterChoice] {
+    let listed = options.gpu_indices.is_some();
+    match (&options.command, options.engine_gpus.is_empty()) {
+        (Some(_), _) => {
+            if listed {
+                &REAL[..1]
+            } else {
+                &REAL
+            }
+        }
+        (None, false) => &REAL[..1],
+        (None, true) => &REAL[1..],
+    }
 }
 
 /// What each meter can do on this machine, the best first. Opening each takes a second or two.
@@ -152,7 +172,7 @@ fn usual_method(choice: MeterChoice) -> EnergyMethod {
 mod tests {
     use super::*;
     use crate::clock::SimulatedDevice;
-    use crate::meter::during;
+    use crate::meter::{EngineGpu, ProcessTree, during};
     use crate::record::Trace;
     use crate::units::Watts;
 
@@ -176,8 +196,19 @@ mod tests {
 
     #[test]
     fn auto_does_not_look_at_gpus_when_the_engine_runs_on_the_processor() {
-        assert_eq!(candidates(false), [MeterChoice::Rapl, MeterChoice::Modelled]);
-        assert_eq!(candidates(true), [MeterChoice::Nvml], "no other device's energy passes for the GPU's");
+        let on = |engine_gpus| MeterOptions { engine_gpus, ..MeterOptions::default() };
+        assert_eq!(candidates(&on(vec![])), [MeterChoice::Rapl, MeterChoice::Modelled]);
+        let gpu = on(vec![EngineGpu::default()]);
+        assert_eq!(candidates(&gpu), [MeterChoice::Nvml], "no other device's energy passes for the GPU's");
+    }
+
+    #[test]
+    fn auto_tries_everything_for_a_command_and_only_gpus_if_they_are_listed() {
+        let mut options = MeterOptions { command: Some(ProcessTree::new()), ..MeterOptions::default() };
+        assert_eq!(candidates(&options), REAL);
+        options.gpu_indices = Some(vec![0]);
+        assert_eq!(candidates(&options), [MeterChoice::Nvml]);
+        assert_eq!(notes(&options, &[]), [""; 0], "the list has an effect");
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Energy computed from the processor time of this process: for trying the tool on a machine that can't measure.
+//! Energy computed from the processor time of this process, or of a command: for trying the tool on a machine that
+//! can't measure.
 //!
 //! It is an assumption in numbers, marked as modelled wherever it appears; never a measurement.
 
 use std::time::Duration;
 
+use super::process_tree::ProcessTree;
 use super::sampled::Sampled;
 use super::sampler::{Pace, Source, scalar};
 use super::survey::{Refusal, Watch, watch};
@@ -22,49 +24,77 @@ const DOMAIN: &str = "cpu";
 const PERIOD: Seconds = Seconds(0.01);
 /// 50 readings: the error at both edges together stays below 4 %, in steady load far below.
 const MIN_WINDOW: Seconds = Seconds(0.5);
+/// The time of other processes is known in steps of 10 ms, and costs several readings of files.
+const PERIOD_OF_COMMAND: Seconds = Seconds(0.05);
+/// Twenty of those: the error at both edges of a stage stays below 10 %, in steady load far below.
+const MIN_WINDOW_OF_COMMAND: Seconds = Seconds(1.0);
 /// Without work only the stated idle share remains, so a longer baseline would show nothing more.
 const IDLE: Seconds = Seconds(0.25);
 
+/// A meter of this process or, if it is given, of a command.
+///
 /// # Errors
 /// The coefficients make no sense, or this system doesn't report a process's processor time.
-pub(super) fn open(coefficients: ModelCoefficients, clock: &Clock) -> Result<Sampled> {
+pub(super) fn open(coefficients: ModelCoefficients, command: Option<ProcessTree>, clock: &Clock) -> Result<Sampled> {
     coefficients.check()?;
-    process_time()?;
-    Ok(Sampled::new(info(coefficients, source()), vec![counter(coefficients, clock.clone())], clock))
+    let whose = Whose(command);
+    whose.check()?;
+    Ok(Sampled::new(info(coefficients, &whose), vec![counter(coefficients, whose, clock.clone())], clock))
 }
 
-fn counter(coefficients: ModelCoefficients, clock: Clock) -> Source {
+/// Whose time is charged: this process's, or a command's with everything that it starts.
+#[derive(Debug, Clone)]
+struct Whose(Option<ProcessTree>);
+
+impl Whose {
+    fn check(&self) -> Result<()> {
+        if self.0.is_some() { ProcessTree::check() } else { process_time().map(drop) }
+    }
+
+    fn time(&self) -> Result<Seconds> {
+        self.0.as_ref().map_or_else(process_time, ProcessTree::processor_time)
+    }
+
+    fn name(&self) -> &'static str {
+        if self.0.is_some() { "processor time of the command" } else { "processor time of this process" }
+    }
+
+    fn description(&self) -> String {
+        let parts = if self.0.is_some() { "with everything that it starts" } else { "all threads" };
+        format!("{}, {parts}", self.name())
+    }
+}
+
+fn counter(coefficients: ModelCoefficients, whose: Whose, clock: Clock) -> Source {
+    let period = if whose.0.is_some() { PERIOD_OF_COMMAND } else { PERIOD };
     Source {
         domain: DOMAIN.into(),
         quantity: Quantity::EnergyCounter,
         method: EnergyMethod::Modelled,
         tick: None,
         lag: Seconds(0.0),
-        pace: Pace::Every(PERIOD),
-        read: scalar(move || Ok(coefficients.energy(process_time()?, clock.now()).0)),
+        pace: Pace::Every(period),
+        read: scalar(move || Ok(coefficients.energy(whose.time()?, clock.now()).0)),
     }
 }
 
 /// What a reading costs, watched for a moment: processor time has no tick of its own.
-fn source() -> SourceInfo {
+fn source(whose: &Whose) -> SourceInfo {
     let how = Watch { length: Duration::from_millis(1), moves_within: None, rest: Duration::ZERO };
     let refusal = |why: Error| Refusal { status: SourceStatus::Failed, detail: why.message().to_owned() };
-    let mut findings = watch(|| process_time().map(Seconds::get).map_err(refusal), how);
+    let mut findings = watch(|| whose.time().map(Seconds::get).map_err(refusal), how);
     (findings.tick, findings.range) = (None, None);
-    findings.info(DOMAIN, "processor time of this process", SourceRole::Primary)
+    findings.info(DOMAIN, whose.name(), SourceRole::Primary)
 }
 
-fn info(coefficients: ModelCoefficients, source: SourceInfo) -> MeterInfo {
+fn info(coefficients: ModelCoefficients, whose: &Whose) -> MeterInfo {
     let ModelCoefficients { watts_per_core, idle_w } = coefficients;
     MeterInfo {
         name: NAME.into(),
         method: EnergyMethod::Modelled,
-        domains: vec![Domain {
-            name: DOMAIN.into(),
-            description: "processor time of this process, all threads".into(),
-        }],
+        domains: vec![Domain { name: DOMAIN.into(), description: whose.description() }],
         tick_s: None,
-        min_window_s: MIN_WINDOW,
+        min_window_s: if whose.0.is_some() { MIN_WINDOW_OF_COMMAND } else { MIN_WINDOW },
         guard_s: Seconds(0.0),
         idle_s: IDLE,
         notes: vec![
@@ -73,7 +103,7 @@ fn info(coefficients: ModelCoefficients, source: SourceInfo) -> MeterInfo {
         ],
         host_domains: Vec::new(),
         sensing_period_s: None,
-        sources: vec![source],
+        sources: vec![source(whose)],
         gpus: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! What a meter has to know about the work that it measures.
 
+use super::process_tree::ProcessTree;
 use crate::record::ModelCoefficients;
 
 /// What a meter has to know about the work that it measures.
@@ -14,6 +15,9 @@ pub struct MeterOptions {
     pub coefficients: ModelCoefficients,
     /// Leave out the processor's counters next to the GPUs.
     pub without_cpu: bool,
+    /// The work is a command of its own, and not this process: nobody knows which device it uses, so `auto` takes the
+    /// best meter of the machine, with all GPUs that `CUDA_VISIBLE_DEVICES` names.
+    pub command: Option<ProcessTree>,
 }
 
 /// A GPU as CUDA names it.

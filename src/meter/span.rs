@@ -7,6 +7,8 @@
 //! `CAPACITY` readings of a source (1 MiB) and drops every second one when they are full. A
 //! counter loses nothing by it. A GPU's power samples, 20 ms apart, cover a window fully up to about 85 minutes; beyond
 //! that they are more than 100 ms apart, and the warning `coverage_too_low` says that the second source has gaps.
+//! Where such work is [split into stages](super::stages), the counter is read closely at each mark as well: with its
+//! tick right after the mark, what it moves until then is all that can go to the wrong stage.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -62,6 +64,14 @@ impl Rest {
     }
 }
 
+/// A piece of work that ran from `t0` to `t1`, with the meter's readings from before to after it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Recorded {
+    pub(crate) t0: Seconds,
+    pub(crate) t1: Seconds,
+    pub(crate) trace: Trace,
+}
+
 /// Runs `work` once and measures all of it; its result, and what it took.
 ///
 /// The meter rests for its guard time before and after the work, so that a counter's ticks next to both edges are
@@ -75,22 +85,43 @@ pub fn measure<T>(
     idle: Option<IdleBaseline>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Span)> {
+    let (value, recorded) = record(meter, clock, |_| work())?;
+    Ok((value, Span::of(&recorded, meter.info(), idle)))
+}
+
+/// Runs `work` once while the meter records, with the same rests; `work` announces to the meter each instant at which
+/// it is to be split ([`Edge::Passed`]), since only the ticks that are read closely are known well.
+///
+/// # Errors
+/// The work's error, or else the meter's.
+pub(crate) fn record<T>(
+    meter: &mut dyn Meter,
+    clock: &Clock,
+    work: impl FnOnce(&mut dyn Meter) -> Result<T>,
+) -> Result<(T, Recorded)> {
     let guard = meter.info().guard_s;
     let ((value, t0, t1), trace) = recording(meter, |meter| {
         meter.edge(Edge::Soon);
         clock.idle(guard);
         let t0 = clock.now();
         meter.edge(Edge::Passed);
-        let value = work()?;
+        let value = work(meter)?;
         let t1 = clock.now();
         meter.edge(Edge::Passed);
         clock.idle(guard);
         Ok((value, t0, t1))
     })?;
-    let work = Work { t0, t1, ..Work::default() };
-    let Findings { energy, conditions, validity, .. } = Findings::of(&trace, meter.info(), &work, idle.as_ref());
-    let validity = validity::of_single_work(validity);
-    Ok((value, Span { duration_s: t1 - t0, energy, idle, conditions, validity }))
+    Ok((value, Recorded { t0, t1, trace }))
+}
+
+impl Span {
+    /// What recorded work took.
+    pub(crate) fn of(recorded: &Recorded, info: &MeterInfo, idle: Option<IdleBaseline>) -> Self {
+        let Recorded { t0, t1, trace } = recorded;
+        let work = Work { t0: *t0, t1: *t1, ..Work::default() };
+        let Findings { energy, conditions, validity, .. } = Findings::of(trace, info, &work, idle.as_ref());
+        Self { duration_s: *t1 - *t0, energy, idle, conditions, validity: validity::of_single_work(validity) }
+    }
 }
 
 /// Power without work, after a rest for clocks to settle; `None` if none is asked for or nothing was measured.

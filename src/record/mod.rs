@@ -28,7 +28,7 @@ pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, Source
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
     Adaptive, DummyDistribution, DummyWeights, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptInfo,
-    Protocol, RunInfo, TrainingCost,
+    Protocol, RunInfo, TrainingCost, TrainingStage,
 };
 pub(crate) use self::run::{ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
 pub use self::synthetic::SyntheticSpec;

@@ -65,7 +65,7 @@ pub struct ModelMeta {
 }
 
 /// The cost of training a model: the report says after how many tokens it is recovered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrainingCost {
     /// How it was trained: `ce`, `kd` …
     #[serde(default)]
@@ -82,6 +82,25 @@ pub struct TrainingCost {
     /// What it was trained on, in the training record's words.
     #[serde(default)]
     pub device: Option<String>,
+    /// Its stages, such as training the teacher, labelling and training the student; all occurrences of one name
+    /// together. They needn't add up to the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<TrainingStage>,
+    /// Why the record's author uses it although the training failed or its energy isn't valid, in the author's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+}
+
+/// A stage of a training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingStage {
+    /// As the training named it.
+    pub name: String,
+    /// `None` if it isn't recorded.
+    #[serde(rename = "seconds")]
+    pub duration_s: Option<Seconds>,
+    /// `None` if it wasn't measured, or was too short for that.
+    pub energy_j: Option<Joules>,
 }
 
 /// How trials were measured.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::analysis::{Stopping, Study};
+use crate::analysis::{HeatEffect, HeatEffects, HeatUnknown, Stopping, Study};
 use crate::error::Result;
 use crate::format;
 use crate::record::{Decoding, EnergyMethod, MeterInfo, Order, OutputLength, PromptForm, RunInfo};
@@ -100,7 +100,18 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "decoding": run.cells.first().map(|cell| decoding(cell.decoding)),
         "accuracy": accuracy(study),
         "floor": format::fraction(run.floor),
+        "heat": heat(study),
     })
+}
+
+/// What a degree adds, of core and memory; `None` if no warm-up was recorded.
+fn heat(study: &Study) -> Option<Value> {
+    let HeatEffects { core, memory } = &study.heat;
+    let shown = |effect: &HeatEffect| match effect {
+        HeatEffect::Unknown(HeatUnknown::NoCourse | HeatUnknown::NoTemperature) => None,
+        effect => Some(format::heat_effect(effect)),
+    };
+    Some(json!({ "core": shown(core)?, "memory": shown(memory) }))
 }
 
 fn unless_zero(time: Seconds) -> Option<String> {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::table::{Cell, Column, Table};
 use crate::format;
-use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus, TrainingCost};
+use crate::record::{GpuInfo, ModelInfo, Part, RunInfo, SourceInfo, SourceStatus, TrainingCost, TrainingStage};
 
 /// The section on provenance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,7 +92,15 @@ fn training(cost: &TrainingCost) -> String {
         format!(", using {}{how}", format::joules(cost.energy_j))
     });
     let device = cost.device.as_deref().map_or(String::new(), |d| format!(" on {d}"));
-    format!("; trained{recipe}{time}{}{device}", energy.unwrap_or_default())
+    let stages: Vec<String> = cost.stages.iter().map(stage).collect();
+    let stages = if stages.is_empty() { String::new() } else { format!(" (stages: {})", stages.join(", ")) };
+    let accepted = cost.accepted.as_deref().map_or(String::new(), |why| format!("; used all the same, since: {why}"));
+    format!("; trained{recipe}{time}{}{device}{stages}{accepted}", energy.unwrap_or_default())
+}
+
+fn stage(stage: &TrainingStage) -> String {
+    let time = stage.duration_s.map_or(String::new(), |time| format!(" in {}", format::duration(time)));
+    format!("{} {}{time}", stage.name, format::joules(stage.energy_j))
 }
 
 fn part_facts(part: &Part) -> Vec<Fact> {

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::calendar;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
 use crate::host;
 use crate::prompts::PromptSet;
-use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, RunInfo, TrainingCost};
+use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo};
 use crate::run::prepare::Prepared;
+use crate::run::training::training;
 use crate::sweep::spec::ModelSpec;
-use crate::units::{Joules, Seconds};
 
-/// The run as this start sees it, with this start as its only part.
+/// The run as this start sees it, with this start as its only part. Its seed is drawn if the sweep file leaves it open;
+/// a run that is continued keeps the recorded one.
 ///
 /// # Errors
-/// A training record that the sweep file names is missing or malformed.
+/// The operating system gives no random number, or a training record that the sweep file names is missing or malformed.
 pub(crate) fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
     let spec = &prepared.spec;
     let file_name = prepared.file.file_name().unwrap_or(prepared.file.as_os_str());
@@ -30,7 +31,7 @@ pub(crate) fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo
         models: spec.models.iter().map(|model| meta(model, &prepared.loader.base)).collect::<Result<_>>()?,
         cells: prepared.plan.cells.clone(),
         blocks: prepared.plan.blocks,
-        protocol: spec.measure.protocol(meter),
+        protocol: Protocol { seed: spec.measure.draw_seed()?, ..spec.measure.protocol(meter) },
         prompts: PromptInfo {
             source: prepared.prompts.source.clone(),
             count: prepared.prompts.items.len(),
@@ -64,18 +65,4 @@ fn meta(model: &ModelSpec, base: &Path) -> Result<ModelMeta> {
         adapter: model.adapter.clone(),
         training: model.training.as_ref().map(|path| training(&base.join(path))).transpose()?,
     })
-}
-
-fn training(path: &Path) -> Result<TrainingCost> {
-    let what = || format!("can't read the training record `{}`", path.display());
-    let text = std::fs::read_to_string(path).input_context(what)?;
-    let cost: TrainingCost = serde_json::from_str(&text).input_context(what)?;
-    let usable = |value: f64| value.is_finite() && value >= 0.0;
-    let (time, energy) = (cost.duration_s.map(Seconds::get), cost.energy_j.map(Joules::get));
-    let known: Vec<f64> = [time, energy].into_iter().flatten().collect();
-    if known.is_empty() || !known.into_iter().all(usable) {
-        return Err(Error::input(format!("{}: not a training record", path.display()))
-            .with_hint("it needs `seconds`, or `energy_j` and `energy_method` if the energy was measured"));
-    }
-    Ok(cost)
 }

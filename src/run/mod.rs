@@ -17,3 +17,4 @@ mod resume;
 pub(crate) mod setup;
 mod spread;
 pub(crate) mod start;
+mod training;

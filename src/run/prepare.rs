@@ -114,6 +114,7 @@ impl Prepared {
             coefficients: self.spec.measure.modelled.unwrap_or_default(),
             engine_gpus: self.engine_gpus(),
             without_cpu: !self.spec.measure.cpu_energy,
+            command: None,
         }
     }
 }

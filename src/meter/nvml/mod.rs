@@ -6,6 +6,7 @@
 //! driver's own ring; the rest takes tens of microseconds.
 
 mod gpu;
+mod memory;
 mod neighbours;
 mod probe;
 mod ring;
@@ -18,6 +19,7 @@ use nvml_wrapper::error::NvmlError;
 
 use self::gpu::Gpu;
 use super::options::EngineGpu;
+use super::process_tree::ProcessTree;
 use super::recording::Meter;
 use super::sampled::HostSources;
 use super::sampler::{Edge, Sampler, Source};
@@ -36,8 +38,11 @@ const GUARD: Seconds = Seconds(0.3);
 const GUARD_AVERAGED: Seconds = Seconds(0.8);
 /// 200 ticks of the counter.
 const IDLE: Seconds = Seconds(20.0);
-/// The board samples power for 25 of every 100 ms on A100 and H100 (Yang, Adamek, Armour 2024).
-const SENSING_PERIOD: Seconds = Seconds(0.1);
+/// Counter and ring rest on looks at the power that come every 20 ms or so: a square wave of 20.2 ms beats in both, and one
+/// of 101 ms in neither (H100, driver 580).
+const SENSING_PERIOD: Seconds = Seconds(0.02);
+/// The power fields show one instant of every 100 ms: work of that period beats in them.
+const SENSING_PERIOD_OF_FIELDS: Seconds = Seconds(0.1);
 
 /// A meter of GPUs.
 pub struct NvmlMeter {
@@ -69,6 +74,29 @@ impl NvmlMeter {
         let used = which::used(visible.as_deref(), engine_gpus, &uuids);
         let open = |&index| Gpu::open(nvml, index, gpu_indices.is_some(), used.contains(&index));
         let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(gpus, host, clock))
+    }
+
+    /// The same for a command, which may use any GPU: without a list, those that `CUDA_VISIBLE_DEVICES` names, or all.
+    /// Processes of the command aren't foreign.
+    ///
+    /// # Errors
+    /// As [`NvmlMeter::open`].
+    pub fn open_for_command(
+        gpu_indices: Option<&[u32]>,
+        command: &ProcessTree,
+        host: Option<HostSources>,
+        clock: &Clock,
+    ) -> Result<Self> {
+        let nvml = library()?;
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let indices = which::visible(gpu_indices, visible.as_deref(), &which::uuids(nvml)?)?;
+        let open = |&index| Ok(Gpu::open(nvml, index, gpu_indices.is_some(), false)?.used_by(command.clone()));
+        let gpus = indices.iter().map(open).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(gpus, host, clock))
+    }
+
+    fn of(gpus: Vec<Gpu>, host: Option<HostSources>, clock: &Clock) -> Self {
         let mut info = info(&gpus);
         let mut sources: Vec<Source> = gpus.into_iter().flat_map(Gpu::sources).collect();
         if let Some(host) = host {
@@ -76,7 +104,7 @@ impl NvmlMeter {
             info.sources.extend(host.infos);
             sources.extend(host.sources);
         }
-        Ok(Self { info, sampler: Sampler::new(sources, clock.clone()) })
+        Self { info, sampler: Sampler::new(sources, clock.clone()) }
     }
 
     /// With further notes for the reader.
@@ -143,7 +171,11 @@ fn info(gpus: &[Gpu]) -> MeterInfo {
         idle_s: IDLE,
         notes: gpus.iter().flat_map(|gpu| gpu.notes().to_vec()).collect(),
         host_domains: Vec::new(),
-        sensing_period_s: Some(SENSING_PERIOD),
+        sensing_period_s: Some(if gpus.iter().all(Gpu::looks_often) {
+            SENSING_PERIOD
+        } else {
+            SENSING_PERIOD_OF_FIELDS
+        }),
         sources,
         gpus: gpus.iter().map(|gpu| gpu.info().clone()).collect(),
     }

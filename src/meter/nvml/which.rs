@@ -22,12 +22,9 @@ pub(super) fn choose(
     engine: &[EngineGpu],
     uuids: &[String],
 ) -> Result<Vec<u32>> {
-    if uuids.is_empty() {
-        return Err(Error::new("there is no GPU"));
-    }
     let first = [EngineGpu::default()];
     let engine = if engine.is_empty() { &first } else { engine };
-    let mut chosen = match (listed, by_uuid(engine, uuids), visible) {
+    let chosen = match (listed, by_uuid(engine, uuids), visible) {
         (Some(indices), ..) => indices.to_vec(),
         (None, _, Some(names)) if names.split(',').any(|name| name.trim().starts_with("MIG-")) => {
             visible_gpus(names, uuids)?
@@ -39,6 +36,25 @@ pub(super) fn choose(
         }
         (None, None, None) => engine.iter().map(|gpu| gpu.ordinal as u32).collect(),
     };
+    existing(chosen, uuids)
+}
+
+/// Which GPUs to charge for a command, of which it isn't known which ones it uses: those that are listed, else those
+/// that it can see.
+pub(super) fn visible(listed: Option<&[u32]>, visible: Option<&str>, uuids: &[String]) -> Result<Vec<u32>> {
+    let chosen = match (listed, visible) {
+        (Some(indices), _) => indices.to_vec(),
+        (None, Some(names)) => visible_gpus(names, uuids)?,
+        (None, None) => (0..uuids.len() as u32).collect(),
+    };
+    existing(chosen, uuids)
+}
+
+/// In order and each once.
+fn existing(mut chosen: Vec<u32>, uuids: &[String]) -> Result<Vec<u32>> {
+    if uuids.is_empty() {
+        return Err(Error::new("there is no GPU"));
+    }
     if let Some(missing) = chosen.iter().find(|&&index| index as usize >= uuids.len()) {
         return Err(Error::input(format!("there is no GPU {missing}; this machine has {}", uuids.len())));
     }
@@ -121,6 +137,18 @@ mod tests {
 
     fn uuids() -> Vec<String> {
         ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"].map(String::from).to_vec()
+    }
+
+    #[test]
+    fn a_command_is_charged_every_gpu_that_it_can_see() {
+        let charged = |listed: Option<&[u32]>, names| super::visible(listed, names, &uuids()).unwrap();
+        assert_eq!(charged(None, None), [0, 1, 2]);
+        assert_eq!(charged(None, Some("2,0")), [0, 2]);
+        assert_eq!(charged(None, Some("GPU-aabb")), [1]);
+        assert_eq!(charged(Some(&[1]), Some("2,0")), [1]);
+        assert!(super::visible(None, Some(""), &uuids()).is_err(), "none is visible");
+        assert!(super::visible(None, Some("MIG-1"), &uuids()).is_err());
+        assert!(super::visible(None, None, &[]).is_err());
     }
 
     /// What the engine's GPU is when it runs on the first of these visible ones.

@@ -102,6 +102,7 @@ impl Gauge {
                 energy_j: stages.iter().map(|stage| stage.span.energy.total_j).sum::<Option<Joules>>(),
                 energy_method: weakest(&stages),
                 device: Some(self.device_name()),
+                ..TrainingCost::default()
             },
             valid: stages.iter().all(|stage| stage.span.validity.is_valid()),
             stages,

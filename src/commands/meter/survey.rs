@@ -1,9 +1,9 @@
-//! `ept-sweep meter`: what this machine can measure energy with, how well, and how to get what is missing.
+//! What this machine can measure energy with, how well, and how to get what is missing.
 
 use serde::Serialize;
 
+use crate::cli::Format;
 use crate::cli::exit::Exit;
-use crate::cli::{Format, MeterArgs};
 use crate::engine::load::{self, DeviceChoice};
 use crate::error::{Context, Result};
 use crate::format;
@@ -43,12 +43,12 @@ struct PresetReport {
 ///
 /// # Errors
 /// Standard output is closed.
-pub(super) fn meter(arguments: &MeterArgs) -> Result<Exit> {
+pub(super) fn survey(format: Format) -> Result<Exit> {
     let gpu = DeviceChoice::Auto.gpu_index();
     let engine_gpus = gpu.map(|ordinal| EngineGpu { ordinal, uuid: load::uuid(ordinal) }).into_iter().collect();
     let options = MeterOptions { engine_gpus, ..MeterOptions::default() };
     let reports: Vec<Report> = meter::probe(&options).into_iter().map(Report::new).collect();
-    match arguments.format {
+    match format {
         Format::Json => {
             println!("{}", serde_json::to_string_pretty(&reports).context(|| "can't write the meters as JSON")?);
         }
