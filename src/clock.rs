@@ -52,18 +52,18 @@ struct State {
 
 /// How a simulated device warms up, and what its temperature does to the power of work.
 ///
-/// Work takes its power at `ambient_c`, and `share_per_c` of it more for each degree above that; idling always takes the
-/// same. The temperature approaches `ambient_c + c_per_w · power` with the time constant.
+/// Work takes its power at `ambient_c`, and `share_per_c` of it more for each degree above that; idling always takes
+/// the same. The temperature approaches `ambient_c + c_per_w · power` with the time constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Heating {
+pub(crate) struct Heating {
     /// More power for each °C, as a share.
-    pub share_per_c: f64,
+    pub(crate) share_per_c: f64,
     /// How fast the temperature follows power.
-    pub time_constant: Seconds,
+    pub(crate) time_constant: Seconds,
     /// °C above the surroundings for each watt, in the steady state.
-    pub c_per_w: f64,
+    pub(crate) c_per_w: f64,
     /// °C of the surroundings.
-    pub ambient_c: f64,
+    pub(crate) ambient_c: f64,
 }
 
 #[derive(Debug)]
@@ -118,13 +118,13 @@ impl SimulatedDevice {
     }
 
     /// The same device with heat; it has been idle for long.
-    pub fn with_heat(idle_power: Watts, heating: Heating) -> Self {
+    pub(crate) fn with_heat(idle_power: Watts, heating: Heating) -> Self {
         let heat = Some(Heat { heating, temperature: heating.rest(idle_power) });
         Self(Arc::new(Mutex::new(State { idle_power, heat, steps: Vec::new() })))
     }
 
     /// Works for `duration` at `power`, which is the power at ambient temperature if the device has heat.
-    pub fn spend(&self, duration: Seconds, power: Watts) {
+    pub(crate) fn spend(&self, duration: Seconds, power: Watts) {
         let mut state = self.state();
         let share = state.heat.as_ref().map_or(0.0, |heat| heat.heating.share_per_c);
         state.pass(duration, power, share);
@@ -138,7 +138,7 @@ impl SimulatedDevice {
     }
 
     /// °C now, if the device has heat.
-    pub fn temperature(&self) -> Option<f64> {
+    pub(crate) fn temperature(&self) -> Option<f64> {
         self.state().heat.as_ref().map(|heat| heat.temperature)
     }
 

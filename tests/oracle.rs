@@ -38,7 +38,13 @@ fn judged(rig: &Rig, sources: Vec<SourceTrace>) -> Findings {
 }
 
 fn judged_by(info: &MeterInfo, rig: &Rig, sources: Vec<SourceTrace>, batches: u32) -> Findings {
+    judged_at(None, info, rig, sources, batches)
+}
+
+/// With decode steps of this length.
+fn judged_at(step: Option<f64>, info: &MeterInfo, rig: &Rig, sources: Vec<SourceTrace>, batches: u32) -> Findings {
     let work = Work {
+        step: step.map(Seconds),
         t0: Seconds(rig.t0),
         t1: Seconds(rig.t1),
         batches,
@@ -346,16 +352,23 @@ fn decode_steps_on_the_rhythm_repeat_well_and_wrongly_within_the_bound() {
 }
 
 #[test]
-fn the_residual_cannot_see_a_rhythm_that_both_sources_share() {
-    let length = 10.0;
-    let curve = locked().curve(length);
-    let truth = curve.energy(T0, T0 + length);
-    // the counter's and the ring's looks at the wait between two steps
-    let trace = rhythm::trace(&curve, Looks::INSTANTS, length, 0.0185, 1);
-    let found = judged(&Rig::new(&curve, length, GUARD, 1), trace.sources);
-    near(total(&found) / truth, 300.0 / 487.0, 0.005);
+fn the_residual_cannot_see_a_rhythm_that_both_sources_share_and_the_length_of_a_step_can() {
+    let judge = |step: f64, offset: f64| {
+        let length = Swing::step(step).length(10.0);
+        let curve = Swing::step(step).curve(length);
+        let trace = rhythm::trace(&curve, Looks::INSTANTS, length, offset, 1);
+        let found = judged_at(Some(step), &info(), &Rig::new(&curve, length, GUARD, 1), trace.sources, 1);
+        (total(&found) / curve.energy(T0, T0 + length), found)
+    };
+    // counter and ring look at the wait between two steps
+    let (share, found) = judge(RING, 0.0185);
+    near(share, 300.0 / 487.0, 0.005);
     assert!(found.energy.residual.unwrap().abs() < 0.005, "{:?}", found.energy.residual);
-    assert!(found.validity.is_valid());
+    assert_eq!((found.validity.is_valid(), found.validity.warnings), (true, vec![Reason::PhaseLocked]));
+    assert_eq!(judge(0.01, 0.0185).1.validity.warnings, [Reason::PhaseLocked], "half the rhythm");
+    let (share, found) = judge(0.0205, 0.0185);
+    near(share, 1.0, 0.02);
+    assert_eq!(found.validity.warnings, [], "twelve beats in a window");
 }
 
 #[test]
@@ -431,6 +444,15 @@ fn a_lag_moves_energy_from_prefill_to_decode_where_the_stamps_are_taken_as_they_
     let (prefill, decode) = (-moved / (PREFILL_W * 0.6), moved / (DECODE_W * 0.6));
     assert!(found[0] < prefill && found[0] > 1.5 * prefill, "{} for {prefill}", found[0]);
     assert!(found[1] > decode && found[1] < 1.5 * decode, "{} for {decode}", found[1]);
+}
+
+#[test]
+fn prefill_and_decode_are_split_where_the_ring_shows_them() {
+    let found = lagging(Lags::BOTH);
+    near(Errors::of(&found.lag).bias, RING_LAG, 0.004);
+    let errors = |halves: &[Vec<f64>; 2]| [Errors::of(&halves[0]).bias.abs(), Errors::of(&halves[1]).bias.abs()];
+    let (stamped, split) = (errors(&found.stamped), errors(&found.split));
+    assert!(split[0] < 0.85 * stamped[0] && split[1] < 0.85 * stamped[1], "{split:?} of {stamped:?}");
 }
 
 #[test]

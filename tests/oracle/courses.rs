@@ -56,7 +56,8 @@ pub(crate) fn lagging(lags: Lags) -> Found {
     let truth = truths[0] + truths[1];
     let mut found = Found::default();
     for seed in 0..OFFSETS {
-        let rig = Rig::new(&curve, length, GUARD, seed);
+        // the recording goes on for 0.3 s after the batch that is the guard work
+        let rig = Rig::new(&curve, length, 2.0 * HALF + 0.2, seed);
         let ring = later(rig.ring(), lags.ring);
         let sources = vec![rig.followed(&rig.counter().later(lags.counter)), ring.clone(), phases()];
         let trace = Trace { sources };

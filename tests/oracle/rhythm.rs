@@ -19,8 +19,9 @@ pub(crate) struct Looks {
 impl Looks {
     /// The worst that a rhythm of 20 ms can do.
     pub(crate) const INSTANTS: Looks = Looks { counter: 0.0, ring: 0.0 };
-    /// What the beats of an H100 allow: a square wave of 770 W and 20.2 ms, whose fundamental has an amplitude of 490 W,
-    /// showed as 42 W in the counter and as 112 W in the ring. A look of `w` lets through sin(πw/20.2 ms)/(πw/20.2 ms).
+    /// What the beats of an H100 allow: a square wave of 770 W and 20.2 ms, whose fundamental has an amplitude of
+    /// 490 W, showed as 42 W in the counter and as 112 W in the ring. A look of `w` lets sin(x)/x of it through, with
+    /// x = πw/20.2 ms.
     pub(crate) const MEASURED: Looks = Looks { counter: 0.0186, ring: 0.0162 };
 }
 
@@ -106,7 +107,7 @@ pub(crate) fn trace(curve: &Curve, looks: Looks, length: f64, offset: f64, seed:
     Trace { sources: vec![counter, ring] }
 }
 
-/// Relative errors of POWER_INSTANT, which looks at one instant each 100 ms, at one offset or at a random one each time.
+/// Relative errors of POWER_INSTANT, which looks at one instant each 100 ms, at one offset or a random one each time.
 pub(crate) fn instant_errors(swing: Swing, nominal: f64, offset: Option<f64>) -> Vec<f64> {
     let length = swing.length(nominal);
     let curve = swing.curve(length);

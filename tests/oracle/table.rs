@@ -169,8 +169,8 @@ closely at the edges and once in 6 s otherwise; the driver's ring of instantaneo
 ± 2 W of noise, of which 11 % repeat the one before whatever the power does (what real ones repeat may well be constant
 power: this is the worse case); POWER_INSTANT, renewed every 100 ms; power_usage, the average of the last second,
 renewed every 100 ms. Windows are 1.1 % longer than their column says, so that they hold whole batches. Guard work of
-0.3 s runs at both edges (0.8 s for power_usage) unless the row says that the GPU is idle around the window. Sensors that
-look in an exact rhythm, that lag, and a device that warms up have sections of their own at the end.
+0.3 s runs at both edges (0.8 s for power_usage) unless the row says that the GPU is idle around the window. Sensors
+that look in an exact rhythm or lag, and a device that warms up, have sections of their own at the end.
 
 This file is written by a program, and a test compares the two:
 
@@ -215,19 +215,19 @@ fn section(page: &mut String, workload: Workload, title: &str) {
 const RHYTHM: &str = "
 ## A rhythm of 20 ms
 
-On an H100 neither counter nor ring looks part of the time in a rhythm of 100 ms, as was found of other readings (Yang,
-Adamek, Armour, *Part-time power measurements*, SC24): square waves near 100 ms show no beat in them. Near 20 ms they do.
-The ring is one reading each 20 ms, and the counter sums up over its 100 ms what is itself taken about every 20 ms. Here
-decode steps swing: 85 % of each at 520 W, the rest, in which the GPU waits for the next step, at 300 W. The sensors' rhythm
-is exact, which is the worst case; its offset to the work is random each time. Steps of 10 and 20 ms always show them the
-same part.
+On an H100 neither counter nor ring looks part of the time in a rhythm of 100 ms, as was found of other readings
+(Yang, Adamek, Armour, *Part-time power measurements*, SC24): square waves near 100 ms show no beat in them. Near 20
+ms they do. The ring is one reading each 20 ms, and the counter sums up over its 100 ms what is itself taken about
+every 20 ms. Here decode steps swing: 85 % of each at 520 W, the rest, in which the GPU waits for the next step, at
+300 W. The sensors' rhythm is exact, which is the worst case; its offset to the work is random each time. Steps of 10
+and 20 ms always show them the same part.
 
 If a reading is the power of one instant, nothing averages the swing out but a beat that is short beside the window:
 ";
 
 const MEASURED: &str = "
-The beats of an H100 were smaller than that: 42 W in the counter and 112 W in the ring, of a square wave of 770 W. They are
-those of a look of 18.6 ms for the counter and of 16.2 ms for the ring, in each 20 ms:
+The beats of an H100 were smaller than that: 42 W in the counter and 112 W in the ring, of a square wave of 770 W.
+They are those of a look of 18.6 ms for the counter and of 16.2 ms for the ring, in each 20 ms:
 ";
 
 const OFFSETS_OF_STEP: &str = "
@@ -238,9 +238,9 @@ In windows of 10 s, at one offset and at a random one for each repeat:
 ";
 
 const AFTER_OFFSETS: &str = "
-Repeats at one offset agree with each other and are wrong together, and both sources nearly agree, so no residual shows
-it: only the warning `phase_locked` does. A random offset for each repeat makes their mean right on average, but few
-offsets are far off and most a little, so that an interval over five repeats often misses the truth.
+Repeats at one offset agree with each other and are wrong together, and both sources nearly agree, so no residual
+shows it: only the warning `phase_locked` does. A random offset for each repeat makes their mean right on average, but
+few offsets are far off and most a little, so that an interval over five repeats often misses the truth.
 ";
 
 fn rhythm(page: &mut String) {
@@ -281,8 +281,8 @@ fn steps(page: &mut String, looks: Looks) {
 const INSTANT: &str = "
 ## A rhythm of 100 ms
 
-POWER_INSTANT looks at one instant each 100 ms. It is the second source where there is no ring, and the only one where there
-is no counter either. Batches in step with it, 30 % of each at 650 W and the rest at 350 W, in windows of 10 s:
+POWER_INSTANT looks at one instant each 100 ms. It is the second source where there is no ring, and the only one where
+there is no counter either. Batches in step with it, 30 % of each at 650 W and the rest at 350 W, in windows of 10 s:
 
 | work | POWER_INSTANT | 95 % intervals over 5 repeats that hold the truth, % |
 |---|---|---|
@@ -308,12 +308,12 @@ fn instant(page: &mut String) {
 const LAG: &str = "
 ## Sensors that lag
 
-The counter shows everything 5 ms later than the host's clock says and the ring 12 ms later. Batches of 0.6 s of prefill at
-680 W and 0.6 s of decode at 370 W run without a pause, in windows of ten whole batches with the same work around them.
-Over whole batches a lag cancels out: what is missing at the start is that of the batch before. At each first token it
-doesn't: 310 W · 12 ms = 3.7 J of a batch's prefill count as decode. Without a lag some prefill counts as decode as well,
-since a straight line between two samples spreads the step of power over 20 ms, and since samples that repeat the one
-before come late.
+The counter shows everything 5 ms later than the host's clock says and the ring 12 ms later. Batches of 0.6 s of
+prefill at 680 W and 0.6 s of decode at 370 W run without a pause, in windows of ten whole batches with the same work
+around them. Over whole batches a lag cancels out: what is missing at the start is that of the batch before. At each
+first token it doesn't: 310 W · 12 ms = 3.7 J of a batch's prefill count as decode. Without a lag some prefill counts
+as decode as well, since a straight line between two samples spreads the step of power over 20 ms, and since samples
+that repeat the one before come late.
 
 | | no lag | counter 5 ms and ring 12 ms later |
 |---|---|---|
@@ -345,9 +345,9 @@ fn lag(page: &mut String) {
 const HEAT: &str = "
 ## A device that warms up
 
-The same work takes more while the device warms up: 400 W in the steady state, 2.5 % less when it starts cool, and a time
-constant of 25 s, as the slow part of an H100. Error of the counter against the steady state, after a warm-up of fixed
-length:
+The same work takes more while the device warms up: 400 W in the steady state, 2.5 % less when it starts cool, and a
+time constant of 25 s, as the slow part of an H100. Error of the counter against the steady state, after a warm-up of
+fixed length:
 
 | warm-up | 5 s | 10 s | 20 s |
 |---|---|---|---|
@@ -362,10 +362,11 @@ fn heat(page: &mut String) {
     let needed = |share: f64| format!("{:.0}", TIME_CONSTANT * (courses::RISE / share).ln());
     let _ = write!(
         page,
-        "\nThe integration is right; the device isn't where it will be. So a warm-up doesn't end after a fixed time, but when\n\
-         the energy of the same batches shows that what is still to come is below a share of it. From a cool start that is\n\
-         {} s for 1 % (`quick`), {} s for 0.5 % (`standard`) and {} s for 0.25 % (`publication`), and somewhat more where\n\
-         noise leaves the course open; from the steady state it is the shortest warm-up (`tests/heat.rs`).\n",
+        "\nThe integration is right; the device isn't where it will be. So a warm-up doesn't end after a fixed time,\n\
+         but when the energy of the same batches shows that what is still to come is below a share of it. From a cool\n\
+         start that is {} s for 1 % (`quick`), {} s for 0.5 % (`standard`) and {} s for 0.25 % (`publication`), and\n\
+         somewhat more where noise leaves the course open; from the steady state it is the shortest warm-up\n\
+         (`tests/heat.rs`).\n",
         needed(0.01),
         needed(0.005),
         needed(0.0025),
