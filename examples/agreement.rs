@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load};
 use ept_sweep::engine::{Continuation, GenerateOptions, Prompt};
-use ept_sweep::record::OutputLength;
+use ept_sweep::record::{DummyDistribution, DummyWeights, OutputLength};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -46,7 +46,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let questions: Questions = serde_json::from_str(&std::fs::read_to_string(&arguments.questions)?)?;
     let device = if arguments.device == "cuda" { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu };
-    let options = LoadOptions { dtype: arguments.dtype.as_deref(), dummy: arguments.dummy, ..LoadOptions::default() };
+    let gaussian = |seed| DummyWeights { seed, distribution: DummyDistribution::Gaussian };
+    let dummy = arguments.dummy.map(gaussian);
+    let options = LoadOptions { dtype: arguments.dtype.as_deref(), dummy, ..LoadOptions::default() };
     let mut engine = load(&arguments.folder, &options, device)?;
     let prompts: Vec<Prompt> =
         questions.prompts.iter().map(|ids| Prompt { text: String::new(), ids: ids.clone() }).collect();

@@ -13,7 +13,7 @@ use ept_sweep::clock::Clock;
 use ept_sweep::engine::load::{self, DeviceChoice, LoadOptions, load_decoder};
 use ept_sweep::engine::{Engine, GenerateOptions, Prompt};
 use ept_sweep::meter::{self, Edge, EngineGpu, Meter, MeterOptions};
-use ept_sweep::record::{MeterChoice, OutputLength};
+use ept_sweep::record::{DummyDistribution, DummyWeights, MeterChoice, OutputLength};
 use ept_sweep::stats;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -27,7 +27,8 @@ fn main() -> Outcome<()> {
     let folder = arguments.first().ok_or("name a folder with a config.json")?;
     let pairs: usize = arguments.get(1).map_or(Ok(10), |text| text.parse())?;
     let seconds: f64 = arguments.get(2).map_or(Ok(4.0), |text| text.parse())?;
-    let options = LoadOptions { dummy: Some(1), dtype: Some("bf16"), ..LoadOptions::default() };
+    let dummy = Some(DummyWeights { seed: 1, distribution: DummyDistribution::Gaussian });
+    let options = LoadOptions { dummy, dtype: Some("bf16"), ..LoadOptions::default() };
     let mut engine = load_decoder(Path::new(folder), &options, DeviceChoice::Auto, None)?;
     let prompts: Vec<Prompt> = (0..BATCH)
         .map(|row| Prompt { text: String::new(), ids: (0..64).map(|i| 5 + (row * 64 + i) as u32).collect() })

@@ -22,11 +22,13 @@ pub(crate) const COVERAGE_NEEDED: f64 = 0.95;
 /// A GPU that warms by more °C over a window leaks noticeably more at its end than at its start.
 const TEMPERATURE_DRIFT: f64 = 3.0;
 
-/// Fewer batches than this can't lock on to anything.
-const LOCK_AT_LEAST: u32 = 10;
-/// The sensor samples a quarter of its period: it averages work that repeats faster.
-const SENSING_SHARE: f64 = 0.25;
-/// Batches longer than this many sensing periods are covered by many senses each.
+/// Fewer repetitions than this can't lock on to anything.
+const LOCK_AT_LEAST: u64 = 10;
+/// Work whose phase goes around so many times over a window is seen at all of its phases, more or less evenly.
+const ROUNDS_NEEDED: f64 = 3.0;
+/// Work that repeats faster than this share of the sensor's period is smoothed by the board before the sensor sees it.
+const FASTEST_LOCKED: f64 = 0.25;
+/// Work that takes more than so many of the sensor's periods is covered by many looks each time.
 const LONGEST_LOCKED: f64 = 10.0;
 /// Bytes of weights that may stay in a GPU's cache from one step to the next: more than any GPU has.
 const CACHE: f64 = 128e6;
@@ -86,6 +88,8 @@ pub struct Work {
     pub batches: u32,
     /// Decode steps after the first token of each batch, over all batches.
     pub decode_steps: u64,
+    /// Mean duration of a decode step; `None` if the engine doesn't report its first tokens.
+    pub step: Option<Seconds>,
     /// Generated inside the window: end-of-sequence tokens count, padding doesn't.
     pub tokens_out: Tokens,
     /// Sequences decoded together, at most.
@@ -257,18 +261,23 @@ fn is_slowdown(event: ClockEvent) -> bool {
     }
 }
 
-/// Whether batches repeat so nearly in step with the sensor (or with twice or half its rhythm) that they shift against
-/// it by less than half a period over the whole window.
+/// Whether batches or decode steps repeat so nearly in step with the sensor (or with twice or half its rhythm) that their
+/// phase goes around fewer than [`ROUNDS_NEEDED`] times over the whole window.
 fn is_phase_locked(sensing: Option<Seconds>, work: &Work) -> bool {
-    let Some(sensing) = sensing.filter(|period| period.0 > 0.0 && work.batches >= LOCK_AT_LEAST) else { return false };
-    let period = (work.t1 - work.t0).0 / f64::from(work.batches) / sensing.0;
-    let averaged = !(SENSING_SHARE..=LONGEST_LOCKED).contains(&period);
-    let shifts_little = |multiple: u32| {
-        let beats = period * f64::from(multiple);
-        let times = work.batches / multiple;
-        (beats - beats.round()).abs() * f64::from(times) < 0.5 && beats.round() >= 1.0 && times >= LOCK_AT_LEAST
+    let Some(sensing) = sensing.filter(|period| period.0 > 0.0) else { return false };
+    let duration = work.t1 - work.t0;
+    let steps = work.step.filter(|step| step.0 > 0.0).map(|step| ((duration.0 / step.0).round() as u64, step));
+    let batches = (work.batches > 0).then(|| (u64::from(work.batches), duration * (1.0 / f64::from(work.batches))));
+    steps.into_iter().chain(batches).any(|(times, period)| locks(period.0 / sensing.0, times))
+}
+
+/// Whether work that repeats `times` times with a period of so many periods of a sensor is seen at few of its phases.
+fn locks(period: f64, times: u64) -> bool {
+    let shifts_little = |multiple: u64| {
+        let (beats, times) = (period * multiple as f64, times / multiple);
+        (beats - beats.round()).abs() * (times as f64) < ROUNDS_NEEDED && beats.round() >= 1.0 && times >= LOCK_AT_LEAST
     };
-    !averaged && (1..=2).any(shifts_little)
+    (FASTEST_LOCKED..=LONGEST_LOCKED).contains(&period) && (1..=2).any(shifts_little)
 }
 
 /// Whether a token took less energy than it takes to read the weights once, even at idle power: one step reads every

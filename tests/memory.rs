@@ -45,8 +45,59 @@ fn an_architecture_is_measured_from_its_config_alone() {
     let report = fs::read_to_string(out.join("report.md")).unwrap();
     assert!(report.contains("Dummy weights: llama"), "{report}");
     assert!(report.contains("model, f32, dummy weights"), "each row of the results says so");
+    assert!(report.contains("The dummy weights of llama (Gaussian) are not trained"), "{report}");
     let table = fs::read_to_string(out.join("results.csv")).unwrap();
     assert!(table.lines().next().unwrap().contains("weights") && table.contains("dummy"));
+}
+
+#[test]
+fn models_of_one_shape_with_each_distribution_of_dummy_weights_are_measured_side_by_side() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    let model = |name: &str| format!("  - {{label: {name}, source: ./model, weights: {{dummy: {name}}}}}\n");
+    let models: String = ["gaussian", "uniform", "zeros"].map(model).concat();
+    let sweep = folder.write(
+        "sweep.yaml",
+        &format!(
+            "name: dummy\nmodels:\n{models}sweep: {{batch_size: 1, max_new_tokens: 8}}\n\
+             prompts: {{random: {{tokens: 12}}, count: 2}}\ngeneration: {{length: fixed}}\n{MEASURE}"
+        ),
+    );
+    let out = folder.path("out");
+    common::sweep(&sweep, &out);
+    let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+    for name in ["gaussian", "uniform", "zeros"] {
+        let loaded = &run["parts"][0]["models"][name]["dummy"];
+        assert_eq!(*loaded, serde_json::json!({"seed": 42, "distribution": name}));
+    }
+    let report = fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(report.contains("dummy weights: uniform, standard deviation 0.02 (seed 42)"), "{report}");
+    assert!(report.contains("dummy weights: all zero"), "{report}");
+}
+
+#[test]
+fn other_words_for_weights_are_refused_with_those_that_can_be_meant() {
+    let folder = Folder::new();
+    config_only(&folder, 2);
+    let cases = [
+        ("dumy", "dumy"),
+        ("{dummy: normal}", "gaussian"),
+        ("{random: gaussian}", "random"),
+        ("[dummy]", "{dummy: gaussian | uniform | zeros}"),
+    ];
+    for (weights, expected) in cases {
+        let sweep = folder.write(
+            "sweep.yaml",
+            &format!(
+                "name: dummy\nmodels:\n  - {{label: llama, source: ./model, weights: {weights}}}\n\
+                 sweep: {{batch_size: 1, max_new_tokens: 8}}\nprompts: {{random: {{tokens: 4}}, count: 4}}\n"
+            ),
+        );
+        let output = program().arg("plan").arg(&sweep).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains(expected) && said.contains("sweep.yaml:3"), "{said}");
+    }
 }
 
 #[test]

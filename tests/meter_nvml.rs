@@ -464,6 +464,23 @@ fn slowdowns_make_a_window_invalid_and_the_power_cap_is_only_recorded() {
 }
 
 #[test]
+fn the_memorys_part_of_the_energy_and_its_temperature_are_known_where_the_driver_gives_them() {
+    let mut bench = Bench::open(&[24]).unwrap();
+    let seen = bench.window(|| sleep(1000)).unwrap();
+    let energy = &seen.found.energy;
+    let memory = energy.memory.unwrap();
+    let share = memory.energy_j.0 / energy.total_j.unwrap().0;
+    assert!((share - 0.3).abs() < 0.005, "{share}");
+    assert!(memory.coverage > 0.95, "{}", memory.coverage);
+    let conditions = &seen.found.conditions[0];
+    assert_eq!((conditions.memory_temperature_start_c, conditions.memory_temperature_end_c), (Some(59.0), Some(59.0)));
+    let source = bench.meter.info().sources.iter().find(|source| source.name.contains("memory")).unwrap();
+    assert_eq!((source.status, source.role), (SourceStatus::Supported, SourceRole::Recorded));
+    let without = Bench::open(&[0]).unwrap().window(|| sleep(500)).unwrap();
+    assert_eq!((without.found.energy.memory, without.found.conditions[0].memory_temperature_end_c), (None, None));
+}
+
+#[test]
 fn a_gpu_that_warms_by_more_than_three_degrees_is_a_warning() {
     let mut bench = Bench::open(&[21]).unwrap();
     let seen = bench
@@ -582,9 +599,9 @@ fn the_meter_command_shows_sources_gpus_and_what_the_presets_mean() {
         "power limit 650 W (default 700 W), SM up to 1980 MHz, memory up to 2619 MHz, 3352 GB/s",
         "persistence on, ECC on, MIG off, no other compute process",
         "updates every",
-        "preset quick: 3 repeats, window 5 s, warm-up 2.5 s to 7.5 s, idle 5 s before and after; a repeat of a cell \
+        "preset quick: 3 repeats, window 5 s, warm-up 2.5 s to 20 s, idle 5 s before and after; a repeat of a cell \
          takes 8.1 s or more",
-        "preset standard: 5 repeats, window 10 s, warm-up 5 s to 15 s, idle 20 s before and after",
+        "preset standard: 5 repeats, window 10 s, warm-up 5 s to 45 s, idle 20 s before and after",
         "preset publication: 5 to 15 repeats, window 20 s, warm-up 10 s to 2 min, idle 20 s before and after",
         "modelled: available (modelled)",
         "processor time of this process",
@@ -592,7 +609,8 @@ fn the_meter_command_shows_sources_gpus_and_what_the_presets_mean() {
         assert!(text.contains(part), "`{part}` in:\n{text}");
     }
     let row = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
-    assert!(row("gpu0    energy counter").contains("supported  primary"), "{text}");
+    let words = |line: String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(row("gpu0    energy counter")).contains("supported primary"), "{text}");
     assert!(row("driver's ring").contains("second"), "{text}");
 
     let output = program_with_gpus(&folder).args(["meter", "--format", "json"]).output().unwrap();

@@ -80,6 +80,28 @@ fn a_torn_last_record_is_dropped_and_measured_again() {
 }
 
 #[test]
+fn a_continued_run_keeps_its_seed_and_its_order_and_a_new_run_draws_another_seed() {
+    let folder = Folder::new();
+    let (file, out) = (experiment("simulated.yaml"), folder.path("run"));
+    let seed = |out: &Path| {
+        let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        run["protocol"]["seed"].as_u64().unwrap()
+    };
+    sweep(&file, &out);
+    let (drawn, order) = (seed(&out), keys(&out));
+    let path = out.join("records.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let begun: String = text.lines().take(8).map(|line| format!("{line}\n")).collect();
+    fs::write(&path, begun).unwrap();
+    sweep(&file, &out);
+    assert_eq!((seed(&out), keys(&out)), (drawn, order));
+    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains(&format!("seed {drawn}")));
+    let other = folder.path("other");
+    sweep(&file, &other);
+    assert_ne!(seed(&other), drawn);
+}
+
+#[test]
 fn a_finished_run_measures_nothing_again_and_says_so() {
     let folder = Folder::new();
     let out = folder.path("run");

@@ -64,6 +64,9 @@ fn the_saving_of_the_simulated_student_is_eighty_percent_everywhere() {
     for row in diff["rows"].as_array().unwrap() {
         assert!(close(row["saving"]["value"].as_f64().unwrap(), 0.8), "{row}");
         assert_eq!(row["verdict"], "improved");
+        let sides =
+            ["base", "new"].map(|side| row["conditions"][side].as_object().unwrap().contains_key("temperature_c"));
+        assert_eq!(sides, [true, true]);
     }
 }
 

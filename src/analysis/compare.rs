@@ -1,7 +1,9 @@
 //! The one comparison of two models, cell by cell and over all cells: students with their teacher within a run, and
 //! any two models within a run or across runs.
 //!
-//! Within a run both sides met in every block, and the block is the unit. Across runs everything that differs
+//! Within a run both sides met in every block, and the block is the unit. A run in the order `by_model` has no such
+//! blocks: each model ran in a time and a load of its own, and what differs between those is in the difference. Its
+//! windows are independent samples, and no verdict is given. Across runs everything that differs
 //! between two runs (temperature, other load, driver) is in the difference, and no number of repeats inside a run
 //! shows how large it is: the run is the unit, and with one run a side no verdict is given.
 
@@ -10,17 +12,19 @@ use std::collections::BTreeSet;
 use super::comparison::{
     Comparison, Design, Effect, Unit, Units, Verdict, compare_family, compare_one, effect, over_cells,
 };
+use super::conditions::{PairConditions, Surroundings};
 use crate::error::Result;
 use crate::frame::{CellSide, Energy, Pair, Side};
-use crate::record::{EnergyMethod, OutputLength};
+use crate::record::{EnergyMethod, Order, OutputLength};
 use crate::stats::{Estimate, mean};
 use crate::vocabulary::vocabulary;
 
 /// What a comparison rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
-    /// Both sides are of one run: the block is the unit.
-    WithinRun,
+    /// Both sides are of one run in this order. In `blocks` the block is the unit; in `by_model` the window is, and there
+    /// is no verdict.
+    WithinRun(Order),
     /// The sides are of different runs: the run is the unit if there are several on both sides.
     AcrossRuns {
         /// Number of runs on the base side; below 2 there is no verdict.
@@ -50,6 +54,8 @@ pub struct CellComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// How warm, how fast and how limited both sides ran.
+    pub conditions: PairConditions,
 }
 
 impl CellComparison {
@@ -95,6 +101,8 @@ vocabulary! {
         MixedMethods = "mixed_methods", "energies from different methods";
         /// Different runs, and not several of them on both sides.
         OneRunASide = "one_run_a_side", "only one run per side";
+        /// One run in which each model was loaded once and ran at a time of its own.
+        ByModel = "by_model", "order by model";
         /// One unit of replication has no spread.
         OneUnit = "one_unit", "only one repeat";
         /// The interval allows for more than one verdict.
@@ -109,6 +117,7 @@ pub(crate) struct Comparing<'a> {
     pub(crate) basis: Basis,
     /// Relative difference in energy below which two cells count as equivalent.
     pub(crate) floor: f64,
+    pub(crate) around: Surroundings,
 }
 
 impl Comparing<'_> {
@@ -141,6 +150,7 @@ impl Comparing<'_> {
             method: single(&methods_of(pair)),
             comparison,
             undecided,
+            conditions: PairConditions::of(&pair.base, &pair.new, &self.around),
         }
     }
 
@@ -149,8 +159,8 @@ impl Comparing<'_> {
             return None;
         }
         let design = match self.basis {
-            Basis::WithinRun => Design::PairedOrIndependent,
-            Basis::AcrossRuns { .. } => Design::Independent,
+            Basis::WithinRun(Order::Blocks) => Design::PairedOrIndependent,
+            Basis::WithinRun(Order::ByModel) | Basis::AcrossRuns { .. } => Design::Independent,
         };
         effect(&self.units(&pair.base), &self.units(&pair.new), design)
     }
@@ -176,11 +186,12 @@ impl Comparing<'_> {
         }
     }
 
-    /// Only units in which every shared cell is valid count; within a run, on both sides.
+    /// Only units in which every shared cell is valid count; in the blocks of a run, on both sides.
     fn effect_over(&self, shared: &[&Pair]) -> Option<Effect> {
         let base: Vec<Units> = shared.iter().map(|pair| self.units(&pair.base)).collect();
         let new: Vec<Units> = shared.iter().map(|pair| self.units(&pair.new)).collect();
-        let design = if self.basis == Basis::WithinRun { Design::Paired } else { Design::Independent };
+        let met_in_blocks = self.basis == Basis::WithinRun(Order::Blocks);
+        let design = if met_in_blocks { Design::Paired } else { Design::Independent };
         effect(&over_cells(&base), &over_cells(&new), design)
     }
 
@@ -201,9 +212,9 @@ impl Comparing<'_> {
         if obstacle.is_some() {
             return (comparison, obstacle);
         }
-        if self.one_run_a_side() {
+        if let Some(confounded) = self.confounded() {
             let comparison = Comparison { p_adjusted: None, verdict: Verdict::Inconclusive, ..comparison };
-            return (comparison, Some(Undecided::OneRunASide));
+            return (comparison, Some(confounded));
         }
         let undecided = match (comparison.verdict, &comparison.ratio) {
             (Verdict::Inconclusive, None) => Some(Undecided::NoEnergy),
@@ -214,8 +225,15 @@ impl Comparing<'_> {
         (comparison, undecided)
     }
 
-    fn one_run_a_side(&self) -> bool {
-        matches!(self.basis, Basis::AcrossRuns { base_runs, new_runs } if base_runs < 2 || new_runs < 2)
+    /// Why repeats can't show how large that part of the difference is which the models have nothing to do with.
+    fn confounded(&self) -> Option<Undecided> {
+        match self.basis {
+            Basis::WithinRun(Order::Blocks) => None,
+            Basis::WithinRun(Order::ByModel) => Some(Undecided::ByModel),
+            Basis::AcrossRuns { base_runs, new_runs } => {
+                (base_runs < 2 || new_runs < 2).then_some(Undecided::OneRunASide)
+            }
+        }
     }
 
     /// The run is the unit as soon as one side has several.

@@ -2,10 +2,12 @@
 
 use super::accuracy::{Evaluations, exact_match_difference, of_compared_cells, rouge_l_difference};
 use super::compare::{Basis, CellComparison, Comparing, ModelComparison};
+use super::conditions::{Surroundings, power_limit};
+use super::heat::effects;
 use crate::error::{Error, Result};
 use crate::frame::{Frame, Side};
 use crate::record::{Decoding, Evaluation, RunInfo};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, mean};
 
 /// What is known of one run.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +75,7 @@ pub struct DiffAccuracy {
 pub fn within_run(measured: &Measured<'_>, base: &str, new: &str, floor: f64) -> Result<Diff> {
     let runs = Runs::new(std::slice::from_ref(measured))?;
     let labels = Labels::Pair { base: base.to_owned(), new: new.to_owned() };
-    diff(&runs, &runs, &labels, Basis::WithinRun, floor)
+    diff(&runs, &runs, &labels, Basis::WithinRun(measured.run.protocol.order), floor)
 }
 
 /// Compares models of `base` runs with models of `new` runs, cell by cell.
@@ -101,7 +103,12 @@ fn diff(base_runs: &Runs<'_>, new_runs: &Runs<'_>, labels: &Labels, basis: Basis
         base_decoding: base_runs.decoding()?,
         new_decoding: new_runs.decoding()?,
     };
-    let comparing = Comparing { base: &base_runs.side, new: &new_runs.side, basis, floor };
+    let around = Surroundings {
+        base_limit_w: power_limit(base_runs.infos.iter().copied()),
+        new_limit_w: power_limit(new_runs.infos.iter().copied()),
+        share_per_c: share_per_c(base_runs, new_runs),
+    };
+    let comparing = Comparing { base: &base_runs.side, new: &new_runs.side, basis, floor, around };
     for (base, new) in label_pairs(base_runs, new_runs, labels)? {
         let compared = comparing.models(&base, &new)?;
         diff.rows.extend(compared.cells);
@@ -112,11 +119,19 @@ fn diff(base_runs: &Runs<'_>, new_runs: &Runs<'_>, labels: &Labels, basis: Basis
     Ok(diff)
 }
 
+/// What a degree adds: the mean over the runs that show it.
+fn share_per_c(base_runs: &Runs<'_>, new_runs: &Runs<'_>) -> Option<f64> {
+    let known: Vec<f64> = base_runs.shares_per_c.iter().chain(&new_runs.shares_per_c).copied().collect();
+    mean(&known).map(|estimate| estimate.value)
+}
+
 /// The runs of one side.
 struct Runs<'a> {
     infos: Vec<&'a RunInfo>,
     side: Side,
     evaluations: Evaluations<'a>,
+    /// Change of ln E for each °C of the core, of the runs that show it.
+    shares_per_c: Vec<f64>,
 }
 
 impl<'a> Runs<'a> {
@@ -125,6 +140,7 @@ impl<'a> Runs<'a> {
         Ok(Self {
             infos: runs.iter().map(|measured| measured.run).collect(),
             side: Side::new(&runs.iter().map(|measured| measured.frame).collect::<Vec<_>>())?,
+            shares_per_c: runs.iter().filter_map(|run| effects(run.frame.courses()).core.share()).collect(),
             evaluations: Evaluations::of(runs.iter().flat_map(compared)),
         })
     }

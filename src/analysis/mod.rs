@@ -7,8 +7,10 @@ mod break_even;
 mod cells;
 mod compare;
 mod comparison;
+mod conditions;
 pub(crate) mod detectable;
 pub mod diff;
+mod heat;
 pub(crate) mod history;
 mod pareto;
 mod per;
@@ -29,6 +31,8 @@ pub use self::cells::{CellSummary, Domains, EptBenchSum, PassTokens, TrialCounts
 pub use self::compare::{Basis, Undecided};
 pub(crate) use self::compare::{CellComparison, ModelComparison};
 pub use self::comparison::{Comparison, Verdict};
+pub use self::conditions::{PairConditions, SideConditions};
+pub use self::heat::{HeatEffect, HeatEffects, HeatUnknown, PerDegree};
 pub use self::pareto::Point;
 pub use self::phases::{PhaseEnergy, Phases};
 pub use self::power::PowerTrace;
@@ -46,6 +50,8 @@ pub struct Study {
     pub probes: Vec<CellSummary>,
     /// Energy of prefill and decode, one entry for each model and batch size of which something is known.
     pub phases: Vec<Phases>,
+    /// What a degree adds to the energy of the same work, by this run's own warm-ups.
+    pub heat: HeatEffects,
     /// How repeats ended, where they were adaptive.
     pub stopping: Option<Stopping>,
     /// Accuracy of each model at each output length.
@@ -111,9 +117,11 @@ pub fn analyse(run: &RunInfo, frame: &Frame, evaluations: &[Evaluation]) -> Resu
         cells.iter().map(|cell| cells::summarise(cell, run.blocks)).collect()
     };
     let cells = summaries(&compared);
-    let (savings, overall) = savings::savings(run, frame, &cells, &scored)?;
+    let heat = heat::effects(frame.courses());
+    let (savings, overall) = savings::savings(run, frame, &heat, &cells, &scored)?;
     let reasons = frame.reasons()?.into_iter();
     Ok(Study {
+        heat,
         stopping: stopping::stopping(run, &compared),
         phases: phases::phases(compared.iter().chain(&probes)),
         probes: summaries(&probes),

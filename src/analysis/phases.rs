@@ -2,7 +2,13 @@
 //!
 //! (a) by difference: windows of the longest answers less those of one new token, which are prefill alone;
 //! (b) by a weighted straight line through the energy of a pass against its decoding steps, over all lengths;
+//!
+//! both within each block, where all lengths ran on one load at about one temperature: over blocks, the differences and
+//! the coefficients of the lines are independent values (Student's t);
+//!
 //! (c) from power samples inside windows whose prefill lasts long enough for them.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::per::per;
 use crate::frame::{CellTrials, WindowRow};
@@ -61,6 +67,9 @@ pub struct PhaseEnergy {
 
 /// A line through fewer lengths than this shows nothing of how well it fits.
 const LENGTHS_NEEDED: usize = 3;
+/// A block that lacks lengths is left out where that makes its line more than twice as uncertain as the best: as one of
+/// five it would then widen the interval. Depends on which lengths there are, never on the deviations of their energies.
+const MOST_VARIANCE: f64 = 4.0;
 /// What rounding makes of an exact line isn't curvature: relative to the largest energy.
 const ROUNDING: f64 = 1e-9;
 
@@ -120,8 +129,8 @@ fn disagreement(values: &[f64]) -> Option<f64> {
 /// The valid windows of one output length.
 struct Length {
     new_tokens: usize,
-    /// Joules a pass, one for each window.
-    energies: Vec<f64>,
+    /// Joules a pass of the window in each block.
+    energies: BTreeMap<u32, f64>,
     /// Batches a pass.
     batches: f64,
     /// Prompts a pass.
@@ -130,16 +139,20 @@ struct Length {
 
 impl Length {
     fn of(cell: &CellTrials<'_>) -> Option<Self> {
-        let windows: Vec<&WindowRow> = cell.valid().map(|(_, window)| window).collect();
-        let first = windows.first()?;
+        let (_, first) = cell.valid().next()?;
+        let energy = |(block, window): (u32, &WindowRow)| Some((block, per(window.energy, window.passes.into())?));
         let per_pass = |count: u32| (first.passes > 0).then(|| f64::from(count) / f64::from(first.passes));
         Some(Self {
             new_tokens: cell.spec.max_new_tokens,
             batches: per_pass(first.batches)?,
             prompts: per_pass(first.prompts).filter(|prompts| *prompts > 0.0)?,
-            energies: windows.iter().filter_map(|window| per(window.energy, window.passes.into())).collect(),
+            energies: cell.valid().filter_map(energy).collect(),
         })
         .filter(|length| !length.energies.is_empty() && length.batches > 0.0)
+    }
+
+    fn joules(&self) -> Vec<f64> {
+        self.energies.values().copied().collect()
     }
 
     /// Decoding steps of a pass: the first token comes from prefill.
@@ -162,12 +175,18 @@ fn lengths(cells: &[&CellTrials<'_>]) -> Vec<Length> {
     known.into_iter().filter(|(own, _)| *own == method).map(|(_, length)| length).collect()
 }
 
-/// E(n) − E(1) over the n − 1 steps of each batch, without assuming equal variances (Welch); prefill is E(1).
+/// E(n) − E(1) of the same block over the n − 1 steps of each batch; prefill is E(1). Where fewer than two blocks have
+/// both, as independent samples (Welch).
 fn by_difference(lengths: &[Length]) -> Option<PhaseEnergy> {
     let first = lengths.first().filter(|length| length.new_tokens == 1)?;
     let longest = lengths.last().filter(|length| length.new_tokens > 1)?;
-    let decode = Contrast::welch(&first.energies, &longest.energies)?;
-    let prefill = Contrast::of_mean(&first.energies)?;
+    let both = first.energies.iter().filter_map(|(block, short)| Some((*short, *longest.energies.get(block)?)));
+    let (short, long): (Vec<f64>, Vec<f64>) = both.unzip();
+    let decode = match short.len() {
+        0 | 1 => Contrast::welch(&first.joules(), &longest.joules())?,
+        _ => Contrast::paired(&short, &long)?,
+    };
+    let prefill = Contrast::of_mean(&first.joules())?;
     let per_step = decode.scaled(1.0 / longest.steps());
     Some(PhaseEnergy {
         prefill_j_per_prompt: prefill.scaled(1.0 / first.prompts).estimate(),
@@ -178,19 +197,12 @@ fn by_difference(lengths: &[Length]) -> Option<PhaseEnergy> {
     })
 }
 
-/// The line E = prefill + steps · decode, and what a parabola adds to it. The window is the unit, and its weight is
-/// 1 / variance, where the spread of an energy is taken to be proportional to it: a variance from a few repeats of one
-/// cell would be too uncertain for a weight.
+/// The line E = prefill + steps · decode in each block, and what a parabola adds to it.
 fn by_regression(lengths: &[Length]) -> Option<(PhaseEnergy, Option<Estimate>)> {
     let longest = lengths.last().filter(|_| lengths.len() >= LENGTHS_NEEDED)?;
-    let of_length = |length: &Length| {
-        let weight = mean(&length.energies).map_or(0.0, |energy| energy.value.powi(-2));
-        let x = length.steps();
-        length.energies.iter().map(move |&y| WeightedPoint { x, y, weight }).collect::<Vec<_>>()
-    };
-    let points: Vec<WeightedPoint> = lengths.iter().flat_map(of_length).collect();
-    let line = weighted_polynomial(&points, 1)?;
-    let (intercept, slope) = (line.first()?, line.get(1)?);
+    let lines = certain(blocks(lengths).values().filter_map(|points| Line::through(points)).collect());
+    let over_blocks = |get: fn(&Line) -> f64| Contrast::of_mean(&lines.iter().map(get).collect::<Vec<_>>());
+    let (intercept, slope) = (over_blocks(|line| line.intercept)?, over_blocks(|line| line.slope)?);
     let energy = PhaseEnergy {
         prefill_j_per_prompt: intercept.scaled(1.0 / longest.prompts).estimate(),
         decode_j_per_step: slope.estimate(),
@@ -198,14 +210,72 @@ fn by_regression(lengths: &[Length]) -> Option<(PhaseEnergy, Option<Estimate>)> 
         lengths: lengths.len(),
         longest: longest.new_tokens,
     };
-    let parabola = weighted_polynomial(&points, 2);
-    let curvature = parabola.and_then(|terms| Some(terms.get(2)?.estimate()));
-    let largest = longest.energies.iter().copied().fold(0.0, f64::max);
+    Some((energy, curvature(lengths, longest)))
+}
+
+/// The quadratic term of the parabola in each block that has all lengths, over blocks; `None` where its interval
+/// contains 0.
+fn curvature(lengths: &[Length], longest: &Length) -> Option<Estimate> {
+    let blocks = blocks(lengths);
+    let whole = blocks.values().filter(|points| points.len() == lengths.len());
+    let terms: Vec<f64> = whole.filter_map(|points| Some(weighted_polynomial(points, 2)?.get(2)?.value)).collect();
+    let largest = longest.energies.values().copied().fold(0.0, f64::max);
     let is_seen = |curvature: &Estimate| {
         let excludes_zero = curvature.interval.is_some_and(|ends| ends.low > 0.0 || ends.high < 0.0);
         excludes_zero && curvature.value.abs() * longest.steps().powi(2) > ROUNDING * largest
     };
-    Some((energy, curvature.filter(is_seen)))
+    mean(&terms).filter(is_seen)
+}
+
+/// Energies of a pass against its decoding steps, by block. The weight of a length is 1 / variance, where the spread of
+/// an energy is taken to be proportional to it: a variance from a few repeats of one cell would be too uncertain for a
+/// weight.
+fn blocks(lengths: &[Length]) -> BTreeMap<u32, Vec<WeightedPoint>> {
+    let mut blocks: BTreeMap<u32, Vec<WeightedPoint>> = BTreeMap::new();
+    for length in lengths {
+        let weight = mean(&length.joules()).map_or(0.0, |energy| energy.value.powi(-2));
+        for (&block, &y) in &length.energies {
+            blocks.entry(block).or_default().push(WeightedPoint { x: length.steps(), y, weight });
+        }
+    }
+    blocks
+}
+
+/// The straight line through the lengths of one block.
+struct Line {
+    intercept: f64,
+    slope: f64,
+    /// Variances of both as they follow from the lengths and weights alone, up to a factor that all blocks share.
+    variances: [f64; 2],
+}
+
+impl Line {
+    /// `None` at fewer than two lengths.
+    fn through(points: &[WeightedPoint]) -> Option<Self> {
+        let different: BTreeSet<u64> = points.iter().map(|point| point.x.to_bits()).collect();
+        if different.len() < 2 {
+            return None;
+        }
+        let fitted = weighted_polynomial(points, 1)?;
+        let sum = |power: i32| points.iter().map(|point| point.weight * point.x.powi(power)).sum::<f64>();
+        let (s, sx, sxx) = (sum(0), sum(1), sum(2));
+        let determinant = s * sxx - sx * sx;
+        Some(Self {
+            intercept: fitted.first()?.value,
+            slope: fitted.get(1)?.value,
+            variances: [sxx / determinant, s / determinant],
+        })
+    }
+}
+
+/// The lines that lack so few lengths that they are about as certain as the best one. All of them count alike: with
+/// equal lengths the mean is that of least squares with block effects, and Student's t of it holds whatever the size of
+/// those.
+fn certain(lines: Vec<Line>) -> Vec<Line> {
+    let best = |index: usize| lines.iter().map(|line| line.variances[index]).fold(f64::INFINITY, f64::min);
+    let best = [best(0), best(1)];
+    let is_certain = |line: &Line| line.variances.iter().zip(best).all(|(own, best)| *own <= MOST_VARIANCE * best);
+    lines.into_iter().filter(is_certain).collect()
 }
 
 /// The longest answers of which windows have their phases apart, averaged over repeats.
@@ -232,6 +302,9 @@ fn inside_windows(cells: &[&CellTrials<'_>]) -> Option<PhaseEnergy> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
     use crate::frame::{PhaseRow, TrialOutcome, TrialRow};
     use crate::record::{CellId, CellSpec, Decoding};
@@ -307,41 +380,111 @@ mod tests {
         close(found.decode_disagreement.unwrap(), 0.0);
     }
 
+    /// t with two degrees of freedom.
+    const T2: f64 = 4.302_652_729_911_275;
+
     #[test]
-    fn a_difference_carries_both_variances() {
-        // variances 4 and 16 of three windows each: SE = √(20/3) J over 5 · 15 steps
+    fn a_difference_is_paired_within_each_block() {
+        // differences of 148, 150 and 152 J: SE = 2/√3 J over 5 · 15 steps
         let all = of(&[(1, &[98.0, 100.0, 102.0]), (16, &[246.0, 250.0, 254.0])], OutputLength::Fixed);
         let found = all[0].difference.unwrap();
         close(found.decode_j_per_step.value, 2.0);
-        let (a, b) = (4.0f64 / 3.0, 16.0f64 / 3.0);
-        let freedom = (a + b).powi(2) / (a * a / 2.0 + b * b / 2.0);
-        let t = crate::stats::t_quantile(0.975, freedom);
-        close(half_width(found.decode_j_per_step), t * (20.0f64 / 3.0).sqrt() / 75.0);
-        close(half_width(found.decode_j_per_token), t * (20.0f64 / 3.0).sqrt() / 300.0);
+        close(half_width(found.decode_j_per_step), T2 * 2.0 / 3.0f64.sqrt() / 75.0);
+        close(half_width(found.decode_j_per_token), T2 * 2.0 / 3.0f64.sqrt() / 300.0);
         // prefill: 100 ± t(2) · 2/√3 over 20 prompts
-        close(half_width(found.prefill_j_per_prompt), 4.302_652_729_911_275 * 2.0 / 3.0f64.sqrt() / 20.0);
+        close(half_width(found.prefill_j_per_prompt), T2 * 2.0 / 3.0f64.sqrt() / 20.0);
         assert_eq!((all[0].regression, all[0].decode_disagreement), (None, None), "two lengths make no line");
     }
 
     #[test]
-    fn the_line_has_the_interval_of_its_windows() {
-        // ± 1 % around 100, 200 and 400 J at 0, 50 and 150 steps (n = 1, 11, 31): weights 1/100², 1/200², 1/400²
-        let all = of(&[(1, &[99.0, 101.0]), (11, &[198.0, 202.0]), (31, &[396.0, 404.0])], OutputLength::Fixed);
+    fn a_difference_of_windows_that_share_no_block_carries_both_variances() {
+        // variances 4 and 16 of three windows each: SE = √(20/3) J over 5 · 15 steps
+        let later = |blocks: u32, joules: [f64; 3]| (blocks..).zip(joules).collect::<BTreeMap<_, _>>();
+        let length = |new_tokens, energies| Length { new_tokens, energies, batches: 5.0, prompts: 20.0 };
+        let lengths = [length(1, later(0, [98.0, 100.0, 102.0])), length(16, later(3, [246.0, 250.0, 254.0]))];
+        let found = by_difference(&lengths).unwrap();
+        let (a, b) = (4.0f64 / 3.0, 16.0f64 / 3.0);
+        let t = crate::stats::t_quantile(0.975, (a + b).powi(2) / (a * a / 2.0 + b * b / 2.0));
+        close(half_width(found.decode_j_per_step), t * (20.0f64 / 3.0).sqrt() / 75.0);
+    }
+
+    #[test]
+    fn the_line_has_the_interval_of_its_blocks() {
+        // blocks of −1 %, 0 and + 1 % around 100, 200 and 400 J at 0, 50 and 150 steps (n = 1, 11, 31)
+        let all = of(
+            &[(1, &[99.0, 100.0, 101.0]), (11, &[198.0, 200.0, 202.0]), (31, &[396.0, 400.0, 404.0])],
+            OutputLength::Fixed,
+        );
         let found = all[0].regression.unwrap();
         close(found.decode_j_per_step.value, 2.0);
         close(found.prefill_j_per_prompt.value, 5.0);
-        // every w·r² is 10⁻⁴: σ² = 6·10⁻⁴/4
-        let weights = [2.0 / 1e4f64, 2.0 / 4e4, 2.0 / 16e4];
-        let steps = [0.0, 50.0, 150.0];
-        let (s, sx, sxx) = weights
-            .iter()
-            .zip(steps)
-            .fold((0.0, 0.0, 0.0), |(s, sx, sxx), (w, x)| (s + w, sx + w * x, sxx + w * x * x));
-        let determinant = s * sxx - sx * sx;
-        let t = 2.776_445_105_197_793;
-        close(half_width(found.decode_j_per_step), t * (1.5e-4 * s / determinant).sqrt());
-        close(half_width(found.prefill_j_per_prompt), t * (1.5e-4 * sxx / determinant).sqrt() / 20.0);
-        assert_eq!(all[0].curvature, None, "the line fits");
+        close(half_width(found.decode_j_per_step), T2 * 0.02 / 3.0f64.sqrt());
+        close(half_width(found.prefill_j_per_prompt), T2 * 1.0 / 3.0f64.sqrt() / 20.0);
+        assert_eq!((found.decode_j_per_step.n, all[0].curvature), (3, None), "the line fits");
+    }
+
+    #[test]
+    fn a_block_without_the_short_lengths_does_not_decide_about_prefill() {
+        let energy = |n: f64| [100.0 + 10.0 * (n - 1.0); 3];
+        let length = |new_tokens: usize| Length {
+            new_tokens,
+            energies: (0..).zip(energy(new_tokens as f64)).collect(),
+            batches: 5.0,
+            prompts: 20.0,
+        };
+        let mut lengths = [1, 8, 32, 64, 128].map(length);
+        lengths[0].energies.remove(&2);
+        lengths[1].energies.remove(&2);
+        // extrapolated from 32 tokens on, 1 % at 128 tokens would be worth 15 % of prefill
+        *lengths[4].energies.get_mut(&2).unwrap() *= 1.01;
+        let (found, _) = by_regression(&lengths).unwrap();
+        close(found.prefill_j_per_prompt.value, 5.0);
+        assert_eq!(found.prefill_j_per_prompt.n, 2);
+        lengths[0].energies.insert(2, energy(1.0)[2]);
+        assert_eq!(by_regression(&lengths).unwrap().0.prefill_j_per_prompt.n, 3, "with one token it is known well");
+    }
+
+    /// A pass of 100 J of prefill and 2 J a step, in five blocks with effects of their own.
+    fn study(random: &mut ChaCha8Rng, block_effect: f64, noise: f64) -> Vec<Length> {
+        let mut normal = || {
+            let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
+            (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+        };
+        let effects = [(); 5].map(|()| (block_effect * normal()).exp());
+        let mut length = |new_tokens: usize| {
+            let energy = 100.0 + 2.0 * 5.0 * (new_tokens as f64 - 1.0);
+            let energies =
+                (0..).zip(effects).map(|(block, effect)| (block, energy * effect * (noise * normal()).exp()));
+            Length { new_tokens, energies: energies.collect(), batches: 5.0, prompts: 20.0 }
+        };
+        [1, 8, 32, 64, 128].map(&mut length).into()
+    }
+
+    #[test]
+    fn intervals_of_prefill_and_decode_hold_the_truth_whatever_the_block_effect() {
+        const STUDIES: usize = 3000;
+        for (block_effect, noise) in [(0.0, 0.005), (0.003, 0.005), (0.005, 0.003), (0.01, 0.003)] {
+            let mut random = ChaCha8Rng::seed_from_u64(11);
+            let mut hits = [0usize; 4];
+            for _ in 0..STUDIES {
+                let lengths = study(&mut random, block_effect, noise);
+                let (line, difference) = (by_regression(&lengths).unwrap().0, by_difference(&lengths).unwrap());
+                let holds = |estimate: Estimate, truth: f64| {
+                    estimate.interval.is_some_and(|ends| ends.low <= truth && truth <= ends.high)
+                };
+                for (hits, held) in hits.iter_mut().zip([
+                    holds(line.prefill_j_per_prompt, 5.0),
+                    holds(line.decode_j_per_step, 2.0),
+                    holds(difference.prefill_j_per_prompt, 5.0),
+                    holds(difference.decode_j_per_step, 2.0),
+                ]) {
+                    *hits += usize::from(held);
+                }
+            }
+            let coverage = hits.map(|hits| hits as f64 / STUDIES as f64);
+            let good = coverage.iter().all(|coverage| (0.93..=0.97).contains(coverage));
+            assert!(good, "block effect {block_effect}, noise {noise}: {coverage:?}");
+        }
     }
 
     #[test]

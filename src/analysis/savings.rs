@@ -3,8 +3,10 @@
 use super::accuracy::{Evaluations, exact_match, exact_match_difference};
 use super::break_even::{BreakEven, break_even, is_measured};
 use super::cells::CellSummary;
-use super::compare::{Basis, CellComparison, Compared, Comparing};
+use super::compare::{Basis, CellComparison, Compared, Comparing, Undecided};
 use super::comparison::{Comparison, unknown};
+use super::conditions::{PairConditions, Surroundings, power_limit};
+use super::heat::HeatEffects;
 use crate::error::Result;
 use crate::frame::{Frame, Side};
 use crate::record::{ModelMeta, Role, RunInfo};
@@ -25,8 +27,12 @@ pub struct Saving {
     pub max_new_tokens: usize,
     /// The comparison of energy per output token.
     pub ept_out: Comparison,
+    /// Why the verdict is inconclusive, if it is.
+    pub undecided: Option<Undecided>,
     /// Accuracy of the student minus that of the teacher (exact match, paired over prompts).
     pub accuracy_difference: Option<Estimate>,
+    /// How warm, how fast and how limited both ran.
+    pub conditions: PairConditions,
     /// Tokens that have to be generated before the saving has paid for the distillation.
     pub break_even: BreakEven,
 }
@@ -44,6 +50,8 @@ pub struct OverallSaving {
     pub cells: usize,
     /// Geometric mean over the cells of new / base; the block is the unit of replication.
     pub ept_out: Comparison,
+    /// Why the verdict is inconclusive, if it is.
+    pub undecided: Option<Undecided>,
     /// Exact match of the student at the longest output length.
     pub student_accuracy: Option<Estimate>,
     /// Exact match of the teacher at the longest output length.
@@ -69,11 +77,15 @@ pub struct OverallSaving {
 pub(super) fn savings(
     run: &RunInfo,
     frame: &Frame,
+    heat: &HeatEffects,
     cells: &[CellSummary],
     evaluations: &Evaluations<'_>,
 ) -> Result<(Vec<Saving>, Vec<OverallSaving>)> {
     let side = Side::new(&[frame])?;
-    let comparing = Comparing { base: &side, new: &side, basis: Basis::WithinRun, floor: run.floor };
+    let limit = power_limit([run]);
+    let around = Surroundings { base_limit_w: limit, new_limit_w: limit, share_per_c: heat.core.share() };
+    let basis = Basis::WithinRun(run.protocol.order);
+    let comparing = Comparing { base: &side, new: &side, basis, floor: run.floor, around };
     let (mut savings, mut overall) = (Vec::new(), Vec::new());
     for (student, teacher) in students(run) {
         let compared = comparing.models(teacher, &student.label)?;
@@ -125,6 +137,8 @@ impl Student<'_> {
             max_new_tokens: cell.max_new_tokens,
             accuracy_difference: teacher.and_then(|teacher| self.accuracy_difference(teacher, cell)),
             break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
+            conditions: compared.map(|compared| compared.conditions).unwrap_or_default(),
+            undecided: compared.map_or(Some(Undecided::NoEnergy), |compared| compared.undecided),
             ept_out,
         }
     }
@@ -157,6 +171,7 @@ impl Student<'_> {
             over_control: self.over_control(),
             measured: method.is_some_and(is_measured) && self.is_complete(),
             break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
+            undecided: self.compared.overall.undecided,
             ept_out,
         }
     }

@@ -3,13 +3,15 @@
 use serde::Serialize;
 
 use crate::analysis::diff::{self, Diff, Labels, Measured};
-use crate::analysis::{Basis, CellComparison, Comparison, Estimate, ModelComparison, Undecided, Verdict};
+use crate::analysis::{
+    Basis, CellComparison, Comparison, Estimate, ModelComparison, PairConditions, SideConditions, Undecided, Verdict,
+};
 use crate::cli::exit::Exit;
 use crate::cli::{DiffArgs, Format};
 use crate::commands::report::{Analysed, analyse};
 use crate::error::{Context, Error, Result};
 use crate::format;
-use crate::record::Decoding;
+use crate::record::{Decoding, Order};
 
 /// Prints the comparison.
 ///
@@ -79,9 +81,41 @@ fn print_text(diff: &Diff) {
             );
         }
     }
+    print_conditions(diff);
     for cell in &diff.unmatched {
         println!("only on one side: {cell}");
     }
+}
+
+/// What the two sides of each row ran under, where something of it was read.
+fn print_conditions(diff: &Diff) {
+    let rows: Vec<&CellComparison> = diff.rows.iter().filter(|row| row.conditions.is_known()).collect();
+    if rows.is_empty() {
+        return;
+    }
+    println!("\nconditions over the valid windows, base → new");
+    for row in rows {
+        let PairConditions { base, new, heat_share } = &row.conditions;
+        let heat =
+            heat_share.map(|share| format!("the temperature may explain {} of the ratio", format::change(share)));
+        let all = [
+            both(base.temperature_c, new.temperature_c, format::celsius_range),
+            both(base.sm_clock_mhz, new.sm_clock_mhz, format::megahertz_range),
+            both(base.power_cap, new.power_cap, format::fraction_range).map(|cap| format!("power cap {cap}")),
+            both(base.power_limit_w, new.power_limit_w, format::watts_range).map(|limit| format!("limit {limit}")),
+            heat,
+        ];
+        let all = all.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        println!("{:<34} {:>5} {:>6}  {all}", pair(row), row.batch_size, row.max_new_tokens);
+    }
+}
+
+fn both(base: Option<f64>, new: Option<f64>, show: fn(f64, f64) -> String) -> Option<String> {
+    Some(show(base?, new?))
+}
+
+fn pair(row: &CellComparison) -> String {
+    format!("{} against {}", row.new, row.base)
 }
 
 /// One where both sides have the same.
@@ -97,7 +131,15 @@ fn decoding(diff: &Diff) -> String {
 
 fn basis(basis: Basis) -> String {
     match basis {
-        Basis::WithinRun => "within one run: both models met in every block; intervals are 95 %".to_owned(),
+        Basis::WithinRun(Order::Blocks) => {
+            "within one run: both models met in every block; intervals are 95 %".to_owned()
+        }
+        Basis::WithinRun(Order::ByModel) => {
+            "within one run, in the order by_model: each model was loaded once and ran \
+            at a time of its own, and what differs between those is in the difference, so that there is no verdict; \
+            intervals are 95 %, from the repeats alone"
+                .to_owned()
+        }
         Basis::AcrossRuns { base_runs, new_runs } => format!(
             "across runs ({base_runs} against {new_runs}): what differs between runs is in the difference, and one \
              run a side gives no verdict; intervals are those within the runs"
@@ -110,7 +152,7 @@ fn print_row(row: &CellComparison) {
         |estimate: &Option<Estimate>| estimate.as_ref().map_or_else(|| format::UNKNOWN.to_owned(), format::energy);
     println!(
         "{:<34} {:>5} {:>6}  {:<26} {:<26} {:<22} {}",
-        format!("{} against {}", row.new, row.base),
+        pair(row),
         row.batch_size,
         row.max_new_tokens,
         energy(&row.base_ept_out_j),
@@ -165,6 +207,23 @@ struct RowView<'a> {
     new_ept_out_j: Option<EstimateView>,
     #[serde(flatten)]
     comparison: ComparisonView,
+    conditions: ConditionsView,
+}
+
+/// Means over the valid windows of each side. `heat_share` is a share of the ratio, as `saving` is.
+#[derive(Serialize)]
+struct ConditionsView {
+    base: SideView,
+    new: SideView,
+    heat_share: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct SideView {
+    temperature_c: Option<f64>,
+    sm_clock_mhz: Option<f64>,
+    power_cap: Option<f64>,
+    power_limit_w: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -231,7 +290,7 @@ impl<'a> View<'a> {
     fn new(diff: &'a Diff) -> Self {
         Self {
             basis: match diff.basis {
-                Basis::WithinRun => "within_run",
+                Basis::WithinRun(_) => "within_run",
                 Basis::AcrossRuns { .. } => "across_runs",
             },
             base_decoding: diff.base_decoding,
@@ -264,7 +323,20 @@ impl<'a> RowView<'a> {
             base_ept_out_j: EstimateView::of(row.base_ept_out_j),
             new_ept_out_j: EstimateView::of(row.new_ept_out_j),
             comparison: ComparisonView::of(&row.comparison, row.undecided),
+            conditions: ConditionsView::of(&row.conditions),
         }
+    }
+}
+
+impl ConditionsView {
+    fn of(conditions: &PairConditions) -> Self {
+        let side = |of: &SideConditions| SideView {
+            temperature_c: of.temperature_c,
+            sm_clock_mhz: of.sm_clock_mhz,
+            power_cap: of.power_cap,
+            power_limit_w: of.power_limit_w,
+        };
+        Self { base: side(&conditions.base), new: side(&conditions.new), heat_share: conditions.heat_share }
     }
 }
 

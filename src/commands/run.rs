@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &RunArgs, console: &Console, stop: &Arc<AtomicBool>
     }
     let Opened { mut dir, trials, evaluations, .. } = open(arguments, &run_info, console)?;
     let setup = Setup { prepared: &prepared, only: only.as_ref(), clock: &clock, console, stop };
-    let start = Start::new(setup, run_info, &trials, &evaluations, arguments.retry_failed);
+    let start = Start::new(setup, dir.info(), run_info, &trials, &evaluations, arguments.retry_failed);
     start.announce(dir.root());
     let measured = start.carry_out(&mut *meter, &mut dir);
     finish(measured, &dir, console)

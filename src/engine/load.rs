@@ -13,9 +13,9 @@ use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
 use super::layout::TensorSpec;
-use super::weights::{Adapter, Dummy, Gguf, Safetensors, Source, Weights, config_json};
+use super::weights::{Adapter, DEVIATION, Dummy, Gguf, Safetensors, Source, Weights, config_json};
 use crate::error::{Error, Result};
-use crate::record::{ModelInfo, Padding};
+use crate::record::{DummyDistribution, DummyWeights, ModelInfo, Padding};
 
 pub(crate) use super::device::devices;
 pub use super::device::{DeviceChoice, uuid};
@@ -34,11 +34,11 @@ impl Opened {
         let mut adapter = options.adapter.map(Adapter::open).transpose()?;
         let (config, source) = match options.dummy {
             _ if is_gguf(path) => gguf(path)?,
-            Some(seed) => {
+            Some(numbers) => {
                 let config = Config::read(path)?;
                 let dtype = stated_dtype(path)?;
                 let norms_add_one = config.norm.one_plus;
-                (config, Source::Dummy(Dummy { seed, dtype, norms_add_one }))
+                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one }))
             }
             None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
@@ -181,6 +181,7 @@ pub fn load_decoder(
         revision: options.revision.clone(),
         files: digests(folder, weights.paths())?,
         padding: Padding::Left,
+        dummy: options.dummy.filter(|_| weights.are_dummy()),
         notes,
     };
     Ok(DecoderEngine::new(config, decoder, info))
@@ -200,10 +201,15 @@ fn open_devices(config: &Config, first: DeviceChoice, options: &LoadOptions<'_>)
 fn weight_notes(config: &Config, weights: &Weights, options: &LoadOptions<'_>) -> Vec<String> {
     let mut notes: Vec<String> = weights.adapter().map(adapter_note).into_iter().collect();
     notes.extend(output_note(config, weights));
-    if weights.are_dummy() {
-        notes.push(format!("dummy weights: seeded random numbers (seed {})", options.dummy.unwrap_or_default()));
-    }
+    notes.extend(options.dummy.filter(|_| weights.are_dummy()).map(dummy_note));
     notes
+}
+
+fn dummy_note(dummy: DummyWeights) -> String {
+    match dummy.distribution {
+        DummyDistribution::Zeros => "dummy weights: all zero".to_owned(),
+        random => format!("dummy weights: {}, standard deviation {DEVIATION} (seed {})", random.words(), dummy.seed),
+    }
 }
 
 fn adapter_note(adapter: &Adapter) -> String {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::device::DeviceChoice;
+use crate::record::DummyWeights;
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,6 @@ pub struct LoadOptions<'a> {
     pub more_devices: Vec<DeviceChoice>,
     /// Folder of a PEFT LoRA adapter to merge.
     pub adapter: Option<&'a Path>,
-    /// Seed of dummy weights, in place of those of the folder, which then needs no more than `config.json`.
-    pub dummy: Option<u64>,
+    /// Dummy weights in place of those of the folder, which then needs no more than `config.json`.
+    pub dummy: Option<DummyWeights>,
 }

@@ -122,6 +122,7 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         revision: None,
         files: BTreeMap::new(),
         padding: Padding::Left,
+        dummy: None,
         notes: vec!["simulated: no model was run".into()],
     }
 }
@@ -268,6 +269,11 @@ mod tests {
         let unknown = SyntheticSpec { power_w: f64::NAN, ..spec(r#"{"power_w": 1, "step_s": 1}"#) };
         assert!(unknown.check().is_err());
         assert!(spec(r#"{"power_w": 1, "step_s": 1, "eos_after": 0}"#).check().is_err());
+        for heat in [r#"{"share_per_c": -1}"#, r#"{"time_constant_s": 0}"#, r#"{"c_per_w": 0.5}"#] {
+            let json = format!(r#"{{"power_w": 300, "step_s": 1, "heat": {heat}}}"#);
+            assert!(spec(&json).check().is_err(), "{heat}");
+        }
+        assert!(spec(r#"{"power_w": 300, "step_s": 1, "heat": {}}"#).check().is_ok());
         assert!(serde_json::from_str::<SyntheticSpec>(r#"{"power_w": 1, "step_s": 1, "step_ms": 3}"#).is_err());
     }
 }

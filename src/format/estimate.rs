@@ -62,6 +62,11 @@ pub(crate) fn percent(share: &Estimate) -> String {
     estimate(share, Scale::PERCENT)
 }
 
+/// A share for each degree with its interval: `0.40 % per °C [0.37, 0.43]`.
+pub(super) fn per_degree(share: &Estimate) -> String {
+    estimate(share, Scale { factor: 100.0, unit: "% per °C" })
+}
+
 /// The value of a share in percent, without its interval: `71 %`.
 pub(crate) fn short_percent(share: &Estimate) -> String {
     with_unit(&value(share, Scale::PERCENT), "%")

@@ -14,13 +14,14 @@ pub(crate) use estimate::{
     percent, percent_range, rouge_l_interval, short_percent, signed_points, signed_value, times,
 };
 pub(crate) use number::{
-    UNKNOWN, change, count, fraction, number, p_value, plural, precise, share, share_error, ticks, whole, whole_percent,
+    UNKNOWN, change, count, fraction, fraction_range, number, p_value, plural, precise, share, share_error, ticks,
+    whole, whole_percent,
 };
 pub use quantity::coverage;
 pub(crate) use quantity::{
-    bytes, celsius_range, duration, joules, joules_per_token, megahertz, passes, seconds, signed_watts, watts,
-    window_length,
+    bytes, celsius_range, duration, joules, joules_per_token, megahertz, megahertz_range, passes, seconds,
+    signed_watts, watts, watts_range, window_length,
 };
 pub(crate) use scale::Scale;
 pub use words::clock_events;
-pub(crate) use words::{capitalised, caveat, prompt_form};
+pub(crate) use words::{capitalised, caveat, heat_effect, prompt_form};

@@ -95,6 +95,11 @@ pub(crate) fn fraction(share: f64) -> String {
     with_unit(&digits, "%")
 }
 
+/// From one share to another: `0 → 85 %`.
+pub(crate) fn fraction_range(from: f64, to: f64) -> String {
+    format!("{} → {}", fraction(from).trim_end_matches(['%', NO_BREAK]), fraction(to))
+}
+
 /// A number with five significant digits, for numbers that are compared with one another: `2000.4`, `0.12345`.
 pub(crate) fn precise(value: f64) -> String {
     if !value.is_finite() {

@@ -79,6 +79,11 @@ pub(crate) fn watts(power: f64) -> String {
     with_unit(&number(power, None), "W")
 }
 
+/// From one power to another: `700 W`, or `500 → 700 W` if they differ.
+pub(crate) fn watts_range(from: f64, to: f64) -> String {
+    if from == to { watts(to) } else { format!("{} → {}", number(from, None), watts(to)) }
+}
+
 /// A difference of powers with its sign: `+0.42 W`. Sensors know no more than hundredths of a watt.
 pub(crate) fn signed_watts(difference: f64) -> String {
     let digits = fixed(difference, if difference.abs() < 10.0 { 2 } else { 1 });
@@ -95,6 +100,16 @@ pub(crate) fn celsius(temperature: f64) -> String {
 /// From one temperature to another: `58 → 61.5 °C`.
 pub(crate) fn celsius_range(from: f64, to: f64) -> String {
     format!("{} → {}", trimmed(fixed(from, 1)), celsius(to))
+}
+
+/// A range of temperatures: `45–57.5 °C`.
+pub(super) fn celsius_between(low: f64, high: f64) -> String {
+    format!("{}–{}", trimmed(fixed(low, 1)), celsius(high))
+}
+
+/// From one clock to another: `1980 → 1755 MHz`.
+pub(crate) fn megahertz_range(from: f64, to: f64) -> String {
+    format!("{} → {}", fixed(from, 0), megahertz(to))
 }
 
 /// A clock: `1755 MHz`.
@@ -129,7 +144,10 @@ mod tests {
     fn temperatures_clocks_and_powers_have_their_units() {
         assert_eq!(plain(&celsius(61.5)), "61.5 °C");
         assert_eq!(plain(&celsius_range(58.0, 61.26)), "58 → 61.3 °C");
+        assert_eq!(plain(&celsius_between(45.0, 57.5)), "45–57.5 °C");
         assert_eq!(plain(&megahertz(1754.6)), "1755 MHz");
+        assert_eq!(plain(&megahertz_range(1980.0, 1754.6)), "1980 → 1755 MHz");
+        assert_eq!([(700.0, 700.0), (500.0, 700.0)].map(|(a, b)| plain(&watts_range(a, b))), ["700 W", "500 → 700 W"]);
         assert_eq!([0.42, -13.0, 1e-14].map(signed_watts).map(|w| plain(&w)), ["+0.42 W", "−13.0 W", "0.00 W"]);
     }
 }

@@ -1,6 +1,9 @@
 //! Words and sentences for what was recorded and what may be said of it.
 
+use super::estimate::per_degree;
 use super::number::{count, fraction, plural};
+use super::quantity::celsius_between;
+use crate::analysis::HeatEffect;
 use crate::record::{ChatTemplateInfo, ClockEvent, EnergyMethod, PromptForm, Truncate, Truncated};
 
 /// The text with a capital letter at its start.
@@ -53,6 +56,20 @@ pub fn clock_events(events: &[(ClockEvent, f64)]) -> String {
     let each = events.iter().map(|(event, share)| format!("{} {}", event.words(), fraction(*share)));
     let all = each.collect::<Vec<_>>().join(", ");
     if all.is_empty() { "none".to_owned() } else { all }
+}
+
+/// What a degree adds to the energy of the same work: `0.40 % per °C [0.37, 0.43] (10 warm-ups, 45–57 °C)`, or why that
+/// isn't known.
+pub(crate) fn heat_effect(effect: &HeatEffect) -> String {
+    match effect {
+        HeatEffect::Known(known) => format!(
+            "{} ({}, {})",
+            per_degree(&known.share),
+            plural(known.share.n, "warm-up"),
+            celsius_between(known.range_c.low, known.range_c.high)
+        ),
+        HeatEffect::Unknown(why) => format!("unknown ({})", why.words()),
+    }
 }
 
 /// The warning for everything that shows energies by these methods; `None` if all of them measure.

@@ -136,6 +136,21 @@ pub(crate) const COLUMNS: &[Definition] = &[
         Number(|row| joules(row.energy_of_all())),
         "GPUs, processor packages and their memory; null if one of the first two wasn't measured",
     ),
+    column(
+        "memory_J",
+        Number(|row| joules(row.memory())),
+        "the part of the GPUs' memory in gpu_J, where the driver gives it",
+    ),
+    column(
+        "EPT_memory_J_per_tok",
+        Number(|row| per_token(row.memory()?.per_token(row.measurement()?.tokens_out))),
+        "memory_J / T_out",
+    ),
+    column(
+        "memory_coverage",
+        Number(|row| Some(row.measurement()?.energy.memory?.coverage)),
+        "share of the window that samples of the memory's power cover; below 0.95 memory_J is null",
+    ),
     // the window
     column("window_s", Number(|row| seconds(row.measurement()?.window.duration())), "length of the window"),
     column(
@@ -168,6 +183,11 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "the same energy by the second source",
     ),
     column("residual", Number(|row| row.measurement()?.energy.residual), "(counter − integral) / counter"),
+    column(
+        "residual_sd",
+        Number(|row| row.measurement()?.energy.residual_sd),
+        "what the resolution of the two sources explains of the residual: one standard deviation",
+    ),
     column("residual_worst", Number(|row| row.worst_residual()), "the residual of any domain that is furthest from 0"),
     column(
         "coverage",
@@ -180,6 +200,12 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "longest gap between samples of the second source",
     ),
     column("tick_s", Number(|row| seconds(row.measurement()?.energy.tick_s?)), "time between two ticks of the counter"),
+    column(
+        "edge_start_s",
+        Number(|row| seconds(row.measurement()?.energy.edges_s?.0)),
+        "how closely the counter's ticks at the window's start are known: ± so many seconds",
+    ),
+    column("edge_end_s", Number(|row| seconds(row.measurement()?.energy.edges_s?.1)), "the same at its end"),
     // conditions
     column(
         "temperature_start_c",
@@ -187,6 +213,16 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "temperature at the start of the window, of the GPU that ends hottest",
     ),
     column("temperature_end_c", Number(|row| row.hottest()?.temperature_end_c), "its temperature at the end"),
+    column(
+        "memory_temperature_start_c",
+        Number(|row| row.hottest()?.memory_temperature_start_c),
+        "temperature of its memory at the start",
+    ),
+    column(
+        "memory_temperature_end_c",
+        Number(|row| row.hottest()?.memory_temperature_end_c),
+        "temperature of its memory at the end",
+    ),
     column(
         "sm_clock_mhz",
         Number(|row| mean(row.over_gpus(|gpu| gpu.sm_clock_mhz))),
@@ -213,11 +249,26 @@ pub(crate) const COLUMNS: &[Definition] = &[
     column("prefill_s", Number(|row| seconds(phases(row)?.prefill_s)), "time of prefill"),
     column("decode_s", Number(|row| seconds(phases(row)?.decode_s)), "time of decode"),
     column("decode_steps", Whole(|row| Some(phases(row)?.decode_steps)), "decoding steps, over all batches"),
+    column(
+        "lag_s",
+        Number(|row| seconds(phases(row)?.lag_s?)),
+        "how much later than the host the samples show the first tokens; the split takes it into account",
+    ),
     // outside of the window
     column("load_s", Number(|row| seconds(row.measurement()?.load.duration_s)), "time to load the model"),
     column("load_J", Number(|row| joules(row.measurement()?.load.energy_j)), "energy to load the model"),
     column("warmup_s", Number(|row| seconds(row.measurement()?.warmup.duration_s)), "time of the warm-up"),
     column("warmup_J", Number(|row| joules(row.measurement()?.warmup.energy_j)), "energy of the warm-up"),
+    column(
+        "warmup_remainder",
+        Number(|row| row.measurement()?.heat.as_ref()?.remainder),
+        "what was still to come of the energy's approach to its steady state after the warm-up, as a share of it",
+    ),
+    column(
+        "warmup_remainder_at_most",
+        Number(|row| row.measurement()?.heat.as_ref()?.remainder_at_most),
+        "the most that it can be, by the noise of the warm-up; above what the protocol allows it is the warning `not_steady`",
+    ),
     // accuracy of the same model, data type and output length
     column("exact_match", Number(|row| Some(row.scores?.exact_match.value)), "share of exact matches"),
     column("exact_match_stderr", Number(|row| Some(row.scores?.exact_match_stderr)), "its standard error"),

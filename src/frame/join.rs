@@ -8,7 +8,7 @@ use crate::record::{
     RunInfo, Trial, Validity,
 };
 use crate::units::{Joules, Watts};
-use crate::validity;
+use crate::validity::{self, COVERAGE_NEEDED};
 
 /// A trial with what is joined to it: a row of the table.
 pub(super) struct Row<'a> {
@@ -97,6 +97,12 @@ impl<'a> Row<'a> {
         let energy = &self.measurement()?.energy;
         let residuals = energy.domains.iter().filter_map(|domain| domain.residual).chain(energy.residual);
         residuals.max_by(|a, b| a.abs().total_cmp(&b.abs()))
+    }
+
+    /// Energy of the GPUs' memory, if samples of its power cover enough of the window.
+    pub(crate) fn memory(&self) -> Option<Joules> {
+        let memory = self.measurement()?.energy.memory?;
+        (memory.coverage >= COVERAGE_NEEDED).then_some(memory.energy_j)
     }
 
     /// Conditions of the GPU that ends hottest.

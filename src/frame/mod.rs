@@ -15,4 +15,4 @@ pub use self::scores::rouge_l;
 pub use self::tables::Frame;
 #[cfg(test)]
 pub(crate) use self::view::PhaseRow;
-pub(crate) use self::view::{CellTrials, TrialOutcome, TrialRow, WindowRow};
+pub(crate) use self::view::{CellTrials, Course, TrialOutcome, TrialRow, WindowRow};

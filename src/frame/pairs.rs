@@ -9,7 +9,7 @@ use polars::prelude::{
 use super::tables::Frame;
 use super::view;
 use crate::error::{Context as _, Error, Result};
-use crate::record::{EnergyMethod, OutputLength};
+use crate::record::{ClockEvent, EnergyMethod, OutputLength};
 use crate::table::Cells;
 use crate::units::JoulesPerToken;
 
@@ -25,7 +25,7 @@ pub(crate) struct Side {
     energies: HashMap<(u32, String), Vec<Energy>>,
 }
 
-/// Energy per output token of one valid trial.
+/// Energy per output token of one valid trial, and the conditions of its window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Energy {
     pub(crate) block: u32,
@@ -33,6 +33,11 @@ pub(crate) struct Energy {
     pub(crate) method: Option<EnergyMethod>,
     /// `None` if no token was generated.
     pub(crate) ept_out: Option<JoulesPerToken>,
+    /// Mean of start and end, of the hottest GPU's core.
+    pub(crate) temperature_c: Option<f64>,
+    pub(crate) sm_clock_mhz: Option<f64>,
+    /// Share of the window in which the power cap was active; `None` without telemetry.
+    pub(crate) power_cap: Option<f64>,
 }
 
 /// Two sets of cells with the same axes.
@@ -169,9 +174,18 @@ fn energies_of(cell: &DataFrame) -> Result<Vec<Energy>> {
             block: view::count(&columns, "block", row)?,
             method: view::method(&columns, row)?,
             ept_out: columns.f64("EPT_out_J_per_tok", row)?.map(JoulesPerToken),
+            temperature_c: temperature(&columns, row)?,
+            sm_clock_mhz: columns.f64("sm_clock_mhz", row)?,
+            power_cap: view::clock_events(&columns, row)?
+                .map(|events| events.get(&ClockEvent::SoftwarePowerCap).copied().unwrap_or(0.0)),
         })
     };
     (0..cell.height()).map(energy).collect()
+}
+
+fn temperature(columns: &Cells<'_>, row: usize) -> Result<Option<f64>> {
+    let ends = columns.f64("temperature_start_c", row)?.zip(columns.f64("temperature_end_c", row)?);
+    Ok(ends.map(|(start, end)| (start + end) / 2.0))
 }
 
 fn text(table: &DataFrame, name: &str, row: usize) -> Result<String> {

@@ -6,7 +6,7 @@ use polars::prelude::{BooleanChunked, Column, DataFrame, ExplodeOptions, PolarsR
 
 use super::columns::COLUMNS;
 use super::join::{Row, rows};
-use super::view::{self, CellTrials, TrialRow};
+use super::view::{self, CellTrials, Course, TrialRow};
 use crate::error::{Context as _, Error, Result};
 use crate::record::{Baseline, CellSpec, EnergyMethod, Evaluation, Reason, RunInfo, Trial};
 use crate::table::Cells;
@@ -18,6 +18,8 @@ pub struct Frame {
     pub(super) plan: DataFrame,
     /// One row for each trial, with the columns of [`COLUMNS`].
     pub(super) trials: DataFrame,
+    /// The warm-ups of the valid trials, where they were recorded: a curve each, which no column holds.
+    courses: Vec<Course>,
 }
 
 impl Frame {
@@ -31,7 +33,13 @@ impl Frame {
         refuse_doubles(&rows)?;
         let columns: PolarsResult<Vec<Column>> = COLUMNS.iter().map(|column| column.of(&rows)).collect();
         let trials = columns.and_then(|columns| DataFrame::new(rows.len(), columns));
-        Ok(Self { plan: plan(&run.cells).context(cant_build)?, trials: trials.context(cant_build)? })
+        let courses = rows.iter().filter_map(course).collect();
+        Ok(Self { plan: plan(&run.cells).context(cant_build)?, trials: trials.context(cant_build)?, courses })
+    }
+
+    /// The warm-ups of the valid trials, in the order of the trials.
+    pub(crate) fn courses(&self) -> &[Course] {
+        &self.courses
     }
 
     /// The trials, as stored in `results.parquet`.
@@ -101,6 +109,12 @@ impl Frame {
         };
         usable().context(cant_group)
     }
+}
+
+fn course(row: &Row<'_>) -> Option<Course> {
+    let valid = row.validity.as_ref().is_some_and(|validity| validity.is_valid());
+    let heat = row.measurement()?.heat.as_ref().filter(|_| valid)?;
+    Some(Course(heat.cycles.clone()))
 }
 
 /// The axes of planned cells, as polars joins them.

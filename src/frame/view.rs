@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use polars::prelude::DataFrame;
 
 use crate::error::{Context as _, Error, Result};
-use crate::record::{CellSpec, ClockEvent, EnergyMethod, ModelMeta, Reason};
+use crate::record::{CellSpec, ClockEvent, Cycle, EnergyMethod, ModelMeta, Reason};
 use crate::table::Cells;
 use crate::units::{Joules, JoulesPerToken, Seconds, Tokens, Watts};
 
@@ -38,6 +38,10 @@ pub(crate) enum TrialOutcome {
     /// With the message.
     Skipped(String),
 }
+
+/// The cycles of a trial's warm-up, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Course(pub(crate) Vec<Cycle>);
 
 /// One measured window. Its columns are described in [`super::COLUMNS`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -229,7 +233,7 @@ pub(super) fn unknown_code(name: &str, code: &str) -> Error {
     Error::new(format!("column `{name}` has an unknown code `{code}`"))
 }
 
-fn clock_events(cells: &Cells<'_>, row: usize) -> Result<Option<BTreeMap<ClockEvent, f64>>> {
+pub(super) fn clock_events(cells: &Cells<'_>, row: usize) -> Result<Option<BTreeMap<ClockEvent, f64>>> {
     let name = "clock_events";
     let fields = cells.0.column(name).and_then(|column| column.struct_()).context(|| format!("column `{name}`"))?;
     let mut shares = BTreeMap::new();

@@ -1,8 +1,9 @@
 //! Everything that is known of a window: its energy, the conditions under which it was measured, and its validity.
 //! Pure: the same from readings of a moment ago and from stored ones.
 
-use super::conditions::{conditions, phase_split};
+use super::conditions::conditions;
 use super::integrate::window_evidence;
+use super::phases::{decode_step, phase_split};
 use crate::record::{Conditions, IdleBaseline, MeterInfo, PhaseSplit, Trace, Validity, WindowEnergy};
 use crate::validity::{self, Facts, Work};
 
@@ -24,6 +25,8 @@ impl Findings {
     pub fn of(trace: &Trace, info: &MeterInfo, work: &Work, idle: Option<&IdleBaseline>) -> Self {
         let (energy, evidence) = window_evidence(trace, info, work.t0, work.t1);
         let conditions = conditions(trace, info, work.t0, work.t1);
+        let step = decode_step(trace, work.t0, work.t1, work.decode_steps).or(work.step);
+        let work = &Work { step, ..*work };
         let facts = Facts { energy: &energy, evidence: &evidence, conditions: &conditions, meter: info, idle, work };
         let validity = validity::of_window(&facts);
         let phases = phase_split(trace, info, work.t0, work.t1, work.decode_steps);
@@ -101,17 +104,35 @@ mod tests {
     fn batches_in_step_with_the_sensor_are_a_warning() {
         let locked = |batches| {
             let validity = judged(vec![], |info, work| {
-                info.sensing_period_s = Some(Seconds(0.1));
+                info.sensing_period_s = Some(Seconds(0.02));
                 work.batches = batches;
             });
             validity.warnings == [Reason::PhaseLocked]
         };
-        assert!(locked(100), "100 ms, as the sensor");
-        assert!(locked(50), "200 ms");
-        assert!(locked(200), "50 ms");
-        assert!(!locked(93), "107.5 ms: seven periods of shift over the window");
-        assert!(!locked(5), "2 s: every batch is seen twenty times");
-        assert!(!locked(1000), "10 ms: shorter than the sensor looks");
+        assert!(locked(500), "20 ms, as the sensor");
+        assert!(locked(499), "20.04 ms: its phase goes around once in the window");
+        assert!(locked(250) && locked(1000), "40 ms and 10 ms");
+        assert!(!locked(496), "20.16 ms: it goes around four times");
+        assert!(locked(100), "100 ms: it is always seen at the same five phases");
+        assert!(!locked(40), "250 ms: twelve looks at each batch");
+        assert!(!locked(5), "2 s");
+    }
+
+    #[test]
+    fn decode_steps_in_step_with_the_sensor_are_a_warning_and_those_beside_its_rhythm_are_not() {
+        // batches of 1 s: 100 ms of prefill, then 45 steps of 20 ms, or a little more or less
+        let locked = |step: f64| {
+            let marks = (0..12).map(f64::from).flat_map(|t| [(t, 1.0), (t + 1.0 - 45.0 * step, 2.0), (t + 1.0, 0.0)]);
+            let marks: Vec<_> = marks.collect();
+            let phases = SourceTrace { domain: "work".into(), ..source(Quantity::Phase, &marks) };
+            let validity = judged(vec![phases], |info, work| {
+                info.sensing_period_s = Some(Seconds(0.02));
+                (work.batches, work.decode_steps) = (10, 450);
+            });
+            validity.warnings.contains(&Reason::PhaseLocked)
+        };
+        assert!(locked(0.02) && locked(0.01), "the sensor's rhythm and half of it");
+        assert!(!locked(0.0195) && !locked(0.0172) && !locked(0.0094));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod integrate;
 mod modelled;
 mod nvml;
 mod options;
+pub(crate) mod phases;
 mod process_tree;
 pub mod rapl;
 pub mod recompute;

@@ -104,7 +104,8 @@ pub(crate) fn recompute(trace: &Trace, info: &MeterInfo, known: &Known<'_>, cut:
         t0,
         t1,
         batches: if whole { window.batches } else { 0 },
-        decode_steps: measurement.phases.map_or(0, |phases| phases.decode_steps),
+        // records that don't say have them with the phases, if at all
+        decode_steps: window.decode_steps.or(measurement.phases.map(|phases| phases.decode_steps)).unwrap_or(0),
         tokens_out: if whole { measurement.tokens_out } else { Tokens(0) },
         batch_size,
         weight_bytes,
@@ -134,6 +135,16 @@ pub(crate) fn differences(stored: &Measurement, again: &Findings) -> Vec<String>
     found
 }
 
+/// What earlier programs didn't record: nothing to differ from.
+const ADDED: [&str; 6] = [
+    "energy.residual_sd",
+    "energy.edges_s",
+    "energy.memory",
+    "memory_temperature_start_c",
+    "memory_temperature_end_c",
+    "phases.lag_s",
+];
+
 fn compare_values(path: &str, stored: &Value, again: &Value, found: &mut Vec<String>) {
     match (stored, again) {
         (Value::Object(left), Value::Object(right)) => {
@@ -149,6 +160,7 @@ fn compare_values(path: &str, stored: &Value, again: &Value, found: &mut Vec<Str
             }
         }
         _ if stored == again => {}
+        (Value::Null, _) if ADDED.iter().any(|name| path.ends_with(name)) => {}
         _ => found.push(path.to_owned()),
     }
 }

@@ -12,7 +12,8 @@ use crate::engine::load::{self, DeviceChoice, LoadOptions, ModelSummary};
 use crate::engine::synthetic::Synthetic;
 use crate::error::{Error, Result};
 use crate::hub;
-use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, PromptSpec, WeightsChoice};
+use crate::record::DummyWeights;
+use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, PromptSpec};
 
 /// Seed of dummy weights.
 const DUMMY_SEED: u64 = 42;
@@ -98,7 +99,7 @@ impl Loader {
             revision: commit.map(str::to_owned),
             more_devices: devices.into_iter().skip(1).collect(),
             adapter: adapter.as_deref(),
-            dummy: (model.weights == WeightsChoice::Dummy).then_some(DUMMY_SEED),
+            dummy: model.weights.dummy().map(|distribution| DummyWeights { seed: DUMMY_SEED, distribution }),
         })
     }
 

@@ -27,8 +27,8 @@ pub use self::heat::{Cycle, Heat};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
-    Adaptive, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptInfo, Protocol, RunInfo, TrainingCost,
-    TrainingStage,
+    Adaptive, DummyDistribution, DummyWeights, ModelInfo, ModelMeta, Order, Padding, Part, Preset, PromptInfo,
+    Protocol, RunInfo, TrainingCost, TrainingStage,
 };
 pub(crate) use self::run::{ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
 pub use self::synthetic::SyntheticSpec;

@@ -300,8 +300,34 @@ pub struct ModelInfo {
     /// What the engine does with prompts of different lengths.
     #[serde(default)]
     pub padding: Padding,
+    /// The random numbers that its weights are; `None`: trained weights, or a record of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dummy: Option<DummyWeights>,
     /// For the reader: what was done differently from what was asked for.
     pub notes: Vec<String>,
+}
+
+/// Random numbers in place of trained weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DummyWeights {
+    /// Varies the numbers.
+    pub seed: u64,
+    /// How the numbers of matrices and tables are distributed.
+    pub distribution: DummyDistribution,
+}
+
+vocabulary! {
+    /// How dummy weights are distributed: the power of a matrix product depends on the bits that go into it.
+    #[derive(Default)]
+    pub enum DummyDistribution {
+        /// Mean 0 and standard deviation 0.02, as trained weights roughly are.
+        #[default]
+        Gaussian = "gaussian", "Gaussian";
+        /// The same mean and deviation, every value between the ends as likely.
+        Uniform = "uniform", "uniform";
+        /// All bits are 0: the least power that these shapes can draw.
+        Zeros = "zeros", "zeros";
+    }
 }
 
 vocabulary! {

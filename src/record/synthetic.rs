@@ -2,12 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Heating;
 use crate::error::{Error, Result};
+use crate::units::Seconds;
 
 /// Watts and seconds above this are no device's, and sums of them would not stay finite.
 const LARGEST: f64 = 1e6;
 /// A shorter step would take too long to fill a window.
 const SHORTEST_STEP: f64 = 1e-6;
+/// A device is simulated in steps of up to a quarter of a second, which have to be short beside this.
+const SHORTEST_TIME_CONSTANT: f64 = 1.0;
+/// Each degree costs power and each watt warms: from 1 on there is no steady state.
+const MOST_FEEDBACK: f64 = 0.5;
 
 /// A simulated model.
 ///
@@ -44,6 +50,64 @@ pub struct SyntheticSpec {
     /// Makes large batches fail; by default nothing fails.
     #[serde(default)]
     pub(crate) fail: Option<SyntheticFailure>,
+    /// Makes the device warm up while it works, which takes more power; by default it has no temperature. One device is
+    /// simulated for a whole run: it warms as the first model with this key says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) heat: Option<SyntheticHeat>,
+}
+
+/// How the simulated device warms up.
+///
+/// The defaults are roughly an H100's slow part: 0.4 % more for each °C, some 8 °C from idle to a steady load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SyntheticHeat {
+    /// More power for each °C above `ambient_c`, as a share of `power_w` and `prefill_w`; idling always takes the same.
+    pub(crate) share_per_c: f64,
+    /// How fast the temperature follows power.
+    pub(crate) time_constant_s: f64,
+    /// °C above `ambient_c` for each watt, in the steady state.
+    pub(crate) c_per_w: f64,
+    /// °C of the surroundings.
+    pub(crate) ambient_c: f64,
+}
+
+impl Default for SyntheticHeat {
+    fn default() -> Self {
+        Self { share_per_c: 0.004, time_constant_s: 25.0, c_per_w: 0.03, ambient_c: 40.0 }
+    }
+}
+
+impl SyntheticHeat {
+    pub(crate) fn heating(self) -> Heating {
+        Heating {
+            share_per_c: self.share_per_c,
+            time_constant: Seconds(self.time_constant_s),
+            c_per_w: self.c_per_w,
+            ambient_c: self.ambient_c,
+        }
+    }
+
+    fn check(self, highest_w: f64) -> Result<()> {
+        let shares = [("share_per_c", self.share_per_c), ("c_per_w", self.c_per_w)];
+        if let Some((name, value)) = shares.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+            return Err(Error::input(format!("`heat.{name}: {value}` of a synthetic model must be 0 or more")));
+        }
+        if !(SHORTEST_TIME_CONSTANT..=LARGEST).contains(&self.time_constant_s) {
+            let message =
+                format!("`heat.time_constant_s` of a synthetic model must be {SHORTEST_TIME_CONSTANT} or more");
+            return Err(Error::input(message).with_hint("a chip's heat sink takes some 20 s"));
+        }
+        if !self.ambient_c.is_finite() {
+            return Err(Error::input("`heat.ambient_c` of a synthetic model must be a number"));
+        }
+        if self.share_per_c * self.c_per_w * highest_w > MOST_FEEDBACK {
+            let message = "a synthetic model that would go on warming for ever";
+            return Err(Error::input(message)
+                .with_hint(format!("keep `share_per_c · c_per_w · power_w` of `heat` below {MOST_FEEDBACK}")));
+        }
+        Ok(())
+    }
 }
 
 fn default_idle_w() -> f64 {
@@ -95,7 +159,7 @@ impl SyntheticSpec {
             return Err(Error::input("`eos_after: 0` leaves no room for the end-of-sequence token")
                 .with_hint("1 is an answer of the end-of-sequence token alone"));
         }
-        Ok(())
+        self.heat.map_or(Ok(()), |heat| heat.check(self.power_w.max(self.prefill_power())))
     }
 
     pub(crate) fn prefill_power(&self) -> f64 {

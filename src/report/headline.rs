@@ -1,6 +1,6 @@
 //! The answer to the study's question, in sentences.
 
-use crate::analysis::{BreakEven, OverallSaving, Study, Verdict};
+use crate::analysis::{BreakEven, OverallSaving, Study, Undecided, Verdict};
 use crate::format;
 use crate::record::{OutputLength, Role, RunInfo};
 
@@ -28,6 +28,7 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     if !main.measured && caveat.is_none() {
         remarks.push("Not all trials behind this result are valid and measured by the same method.".to_owned());
     }
+    remarks.extend(heat(run, study, main));
     remarks.extend(fixed_length(run));
     remarks.extend(over_control(main));
     remarks.extend(break_even(main));
@@ -65,6 +66,10 @@ fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
                 "{student} uses the same energy per generated token as {teacher}, to within {floor} (saving: {support})"
             )
         }
+        Verdict::Inconclusive if of.undecided == Some(Undecided::ByModel) => format!(
+            "the saving of {student} compared with {teacher} is {percent} ({support}), without a verdict: each model \
+             ran at a time of its own (order by_model)"
+        ),
         Verdict::Inconclusive => format!(
             "the data do not show whether {student} uses less energy per generated token than {teacher}: the saving \
              is {percent} ({support})"
@@ -82,6 +87,25 @@ fn accuracies(of: &OverallSaving) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// A difference in temperature that may explain more than half of what would count as a difference in energy.
+fn heat(run: &RunInfo, study: &Study, main: &OverallSaving) -> Option<String> {
+    let own =
+        study.savings.iter().filter(|saving| (&saving.student, &saving.teacher) == (&main.student, &main.teacher));
+    let shares: Vec<f64> = own.filter_map(|saving| saving.conditions.heat_share).collect();
+    let notable = shares.iter().copied().filter(|share| share.abs() > run.floor / 2.0);
+    let largest = notable.clone().max_by(|a, b| a.abs().total_cmp(&b.abs()))?;
+    Some(format!(
+        "In {} of {}, {} and {} ran at temperatures of which the difference may explain more than half of the floor of \
+         {}: up to {} of the ratio of their energies.",
+        notable.count(),
+        format::plural(shares.len(), "cell"),
+        main.student,
+        main.teacher,
+        format::fraction(run.floor),
+        format::change(largest)
+    ))
 }
 
 /// With fixed lengths a saving in energy is a matter of size alone.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::analysis::{Stopping, Study};
+use crate::analysis::{HeatEffect, HeatEffects, HeatUnknown, Stopping, Study};
 use crate::error::Result;
 use crate::format;
 use crate::record::{Decoding, EnergyMethod, MeterInfo, Order, OutputLength, PromptForm, RunInfo};
@@ -100,7 +100,18 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "decoding": run.cells.first().map(|cell| decoding(cell.decoding)),
         "accuracy": accuracy(study),
         "floor": format::fraction(run.floor),
+        "heat": heat(study),
     })
+}
+
+/// What a degree adds, of core and memory; `None` if no warm-up was recorded.
+fn heat(study: &Study) -> Option<Value> {
+    let HeatEffects { core, memory } = &study.heat;
+    let shown = |effect: &HeatEffect| match effect {
+        HeatEffect::Unknown(HeatUnknown::NoCourse | HeatUnknown::NoTemperature) => None,
+        effect => Some(format::heat_effect(effect)),
+    };
+    Some(json!({ "core": shown(core)?, "memory": shown(memory) }))
 }
 
 fn unless_zero(time: Seconds) -> Option<String> {
@@ -180,7 +191,7 @@ fn accuracy(study: &Study) -> Option<Value> {
 /// The values of `limits.txt`, as finished strings; an empty one leaves out its sentence.
 fn limits(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
     let grouped = run.parts.iter().flat_map(|part| &part.models).filter(|(_, info)| info.is_grouped());
-    let dummies = run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| cell.model.as_str());
+    let dummies = run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| dummy(run, &cell.model));
     let measures = |method: &EnergyMethod| matches!(method, EnergyMethod::Counter | EnergyMethod::PowerIntegral);
     json!({
         "counted": counted(meters),
@@ -191,6 +202,12 @@ fn limits(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "nvidia": meters.iter().any(|meter| !meter.gpus.is_empty()),
         "by_model": run.protocol.order == Order::ByModel,
     })
+}
+
+/// A model with dummy weights, and how they are distributed where the record has it.
+fn dummy(run: &RunInfo, label: &str) -> String {
+    let loaded = run.parts.iter().find_map(|part| part.models.get(label)?.dummy);
+    loaded.map_or_else(|| label.to_owned(), |dummy| format!("{label} ({})", dummy.distribution.words()))
 }
 
 /// The domains that are in the energies, and those that were measured in addition.

@@ -9,7 +9,7 @@ use super::headline;
 use super::method::{self, Method};
 use super::provenance::{self, Provenance};
 use super::table::Table;
-use super::tables::{accuracy, components, phases, results, savings, validity, windows};
+use super::tables::{accuracy, components, conditions, phases, results, savings, validity, windows};
 use crate::analysis::Study;
 use crate::error::Result;
 use crate::figures::FigureFile;
@@ -30,6 +30,8 @@ pub(crate) struct Page {
     pub(crate) warning: Option<Warning>,
     pub(crate) badges: Vec<Badge>,
     pub(crate) savings: Option<Table>,
+    /// The conditions of the compared cells.
+    pub(crate) conditions: Option<Table>,
     pub(crate) figures: Vec<Figure>,
     /// Every cell, and its energy by component if that was measured.
     pub(crate) results: Vec<Table>,
@@ -89,6 +91,7 @@ impl Page {
             warning: glance::warning(&study.methods),
             badges: glance::badges(run, study),
             savings: savings::savings(study),
+            conditions: conditions::conditions(study, run.floor),
             figures: figures.iter().enumerate().map(|(i, figure)| Figure::new(i + 1, figure)).collect(),
             results: std::iter::once(results::results(study)).chain(components::components(study)).collect(),
             phases: phases::phases(study).map(|table| PhaseSection { text: phases::TEXT, table }),

@@ -7,15 +7,16 @@ use crate::calendar;
 use crate::error::Result;
 use crate::host;
 use crate::prompts::PromptSet;
-use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, RunInfo};
+use crate::record::{FORMAT, MeterInfo, ModelMeta, Part, PromptInfo, Protocol, RunInfo};
 use crate::run::prepare::Prepared;
 use crate::run::training::training;
 use crate::sweep::spec::ModelSpec;
 
-/// The run as this start sees it, with this start as its only part.
+/// The run as this start sees it, with this start as its only part. Its seed is drawn if the sweep file leaves it open;
+/// a run that is continued keeps the recorded one.
 ///
 /// # Errors
-/// A training record that the sweep file names is missing or malformed.
+/// The operating system gives no random number, or a training record that the sweep file names is missing or malformed.
 pub(crate) fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo> {
     let spec = &prepared.spec;
     let file_name = prepared.file.file_name().unwrap_or(prepared.file.as_os_str());
@@ -30,7 +31,7 @@ pub(crate) fn run_info(prepared: &Prepared, meter: &MeterInfo) -> Result<RunInfo
         models: spec.models.iter().map(|model| meta(model, &prepared.loader.base)).collect::<Result<_>>()?,
         cells: prepared.plan.cells.clone(),
         blocks: prepared.plan.blocks,
-        protocol: spec.measure.protocol(meter),
+        protocol: Protocol { seed: spec.measure.draw_seed()?, ..spec.measure.protocol(meter) },
         prompts: PromptInfo {
             source: prepared.prompts.source.clone(),
             count: prepared.prompts.items.len(),

@@ -80,11 +80,16 @@ impl Prepared {
 
     /// The clock: that of the simulated device if the models are simulated.
     pub(crate) fn clock(&self) -> Clock {
-        let idle = self.spec.models.iter().find_map(|model| match &model.source {
-            ModelSource::Synthetic(spec) => Some(spec.idle_w),
+        let mut simulated = self.spec.models.iter().filter_map(|model| match &model.source {
+            ModelSource::Synthetic(spec) => Some(spec),
             ModelSource::Name(_) => None,
         });
-        idle.map_or_else(Clock::monotonic, |idle_w| Clock::Simulated(SimulatedDevice::new(Watts(idle_w))))
+        let Some(first) = simulated.next() else { return Clock::monotonic() };
+        let idle = Watts(first.idle_w);
+        let heat = first.heat.or_else(|| simulated.find_map(|spec| spec.heat));
+        Clock::Simulated(
+            heat.map_or_else(|| SimulatedDevice::new(idle), |heat| SimulatedDevice::with_heat(idle, heat.heating())),
+        )
     }
 
     /// The meter to open: a simulated model needs the synthetic one.

@@ -20,12 +20,13 @@ pub(super) struct Remaining {
 }
 
 impl Remaining {
-    /// Takes the done trials out of the plan.
+    /// Takes the done trials out of the plan of `run`.
     pub(super) fn new(setup: Setup<'_>, run: &RunInfo, trials: &[Trial], retry_failed: bool) -> Self {
         let done = done_trials(trials, retry_failed);
         let kept = trials.iter().filter(|trial| done.contains(&trial.key()));
         let learned = Learned::new(kept, begun(&done, run.blocks));
-        let sessions = left(setup.prepared.plan.remaining(&done, setup.only), run, &learned);
+        let sessions =
+            left(setup.prepared.plan.remaining(run.protocol.seed, &done, setup.only).collect(), run, &learned);
         let failed = trials.iter().filter(|trial| !matches!(trial.outcome, Outcome::Measured(_))).count();
         Self { done: done.len(), failed, sessions, learned }
     }

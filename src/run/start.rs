@@ -20,16 +20,17 @@ pub(crate) struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// Compares the plan with what earlier starts did. `info` describes the run as this start sees it; trials that
-    /// failed count as left if `retry_failed`.
+    /// Compares the plan of `run`, as it is recorded, with what earlier starts did. `info` describes the run as this
+    /// start sees it; trials that failed count as left if `retry_failed`.
     pub(crate) fn new(
         setup: Setup<'a>,
+        run: &RunInfo,
         info: RunInfo,
         trials: &[Trial],
         evaluations: &[Evaluation],
         retry_failed: bool,
     ) -> Self {
-        let remaining = Remaining::new(setup, &info, trials, retry_failed);
+        let remaining = Remaining::new(setup, run, trials, retry_failed);
         let scoring = Scoring::left(setup, evaluations);
         Self { setup, info, remaining, scoring }
     }

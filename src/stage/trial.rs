@@ -190,6 +190,7 @@ impl Marks {
             t1: self.t1,
             batches: self.totals.batches,
             decode_steps: self.totals.decode_steps,
+            step: None,
             tokens_out: Tokens(self.totals.tokens_out),
             batch_size,
             weight_bytes,

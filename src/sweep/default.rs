@@ -1,4 +1,4 @@
-//! Values that the sweep file leaves to the program: `auto`, and the seed.
+//! Values that the sweep file leaves to the program: `auto`, and the seed of what has to be the same each time.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -31,7 +31,8 @@ fn serialize_auto<S: serde::Serializer>(serializer: S) -> std::result::Result<S:
     serializer.serialize_str("auto")
 }
 
-/// The seed of everything random, unless the sweep file names another.
+/// The seed of prompts and of sampled tokens, unless the sweep file names another: the content of a study has to be the
+/// same each time. The order of trials has another default.
 pub(super) fn default_seed() -> u64 {
     42
 }
@@ -42,6 +43,10 @@ trait Choice {
 }
 
 impl Choice for u32 {
+    const EXPECTED: &'static str = "a whole number or `auto`";
+}
+
+impl Choice for u64 {
     const EXPECTED: &'static str = "a whole number or `auto`";
 }
 

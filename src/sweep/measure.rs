@@ -1,9 +1,12 @@
 //! `measure` of the sweep file: how energy is measured, and what the presets mean.
 
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
+use crate::error::{Context as _, Result};
 use crate::record::{Adaptive, MeterChoice, MeterInfo, ModelCoefficients, Order, OutputLength, Preset, Protocol};
-use crate::sweep::default::{Auto, default_seed};
+use crate::sweep::default::Auto;
 use crate::units::Seconds;
 
 /// How energy is measured. Every key left out is chosen by the preset and the meter.
@@ -45,8 +48,9 @@ pub struct MeasureSpec {
     pub(crate) prefill: Auto<bool>,
     /// Also measures the processor if RAPL is readable.
     pub(crate) cpu_energy: bool,
-    /// Seed of the order of trials and of their offsets.
-    pub(crate) seed: u64,
+    /// Seed of the order of trials and of their offsets; `auto`: drawn for each new run and recorded with it, so that
+    /// repeated runs don't repeat the same order.
+    pub(crate) seed: Auto<u64>,
     /// GPUs to charge; left out, the one that the engine runs on.
     pub(crate) gpu_indices: Option<Vec<u32>>,
     /// Coefficients of the modelled meter.
@@ -71,7 +75,7 @@ impl Default for MeasureSpec {
             random_offset: true,
             prefill: Auto::Auto,
             cpu_energy: true,
-            seed: default_seed(),
+            seed: Auto::Auto,
             gpu_indices: None,
             modelled: None,
         }
@@ -121,7 +125,18 @@ impl MeasureSpec {
         })
     }
 
-    /// The protocol on a meter.
+    /// The sweep file's seed, or one from the operating system: of 32 bits, since people read it and copy it.
+    ///
+    /// # Errors
+    /// The operating system gives no random number.
+    pub(crate) fn draw_seed(&self) -> Result<u64> {
+        match self.seed {
+            Auto::Value(seed) => Ok(seed),
+            Auto::Auto => OsRng.try_next_u32().map(u64::from).context(|| "can't draw a seed"),
+        }
+    }
+
+    /// The protocol on a meter. A seed that is left open is 0: only a run draws one ([`MeasureSpec::draw_seed`]).
     pub fn protocol(&self, meter: &MeterInfo) -> Protocol {
         let on_gpu = !meter.gpus.is_empty();
         let times = match self.preset {
@@ -148,13 +163,20 @@ impl MeasureSpec {
             steady: Some(self.steady.or(steady)),
             idle_s: Seconds(self.idle_s.or(idle)),
             settle_s: Seconds(if on_gpu { SETTLE } else { 0.0 }),
-            seed: self.seed,
+            seed: self.seed.or(0),
             preset: self.preset,
             order: self.order,
             adaptive: self.adaptive(),
-            random_offset_s: if self.random_offset { meter.sensing_period_s.unwrap_or_default() } else { Seconds(0.0) },
+            random_offset_s: if self.random_offset { rhythm(meter) } else { Seconds(0.0) },
         }
     }
+}
+
+/// The slowest rhythm that a meter's readings have: of its looks at the power, or of its ticks; 0 if it looks at nothing.
+fn rhythm(meter: &MeterInfo) -> Seconds {
+    let slower =
+        |looks: Seconds| if meter.tick_s.is_some_and(|tick| tick > looks) { meter.tick_s } else { Some(looks) };
+    meter.sensing_period_s.and_then(slower).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -275,7 +297,7 @@ mod tests {
     #[test]
     fn by_model_runs_all_blocks_of_a_model_before_the_next_one() {
         let order = |measure| {
-            let sessions = plan(measure, "").sessions;
+            let sessions = plan(measure, "").sessions(1);
             sessions.into_iter().map(|session| (session.model, session.block)).collect::<Vec<_>>()
         };
         let all = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)].map(|(m, b)| (m.to_owned(), b));
@@ -285,9 +307,35 @@ mod tests {
     }
 
     #[test]
+    fn cells_and_models_have_the_same_mean_place_over_each_pair_of_blocks() {
+        let plan = plan("measure: {repeats: 4}\n", "");
+        for seed in 0..10 {
+            for pair in plan.sessions(seed).chunks(4) {
+                let models: Vec<&str> = pair.iter().map(|session| session.model.as_str()).collect();
+                assert!(models == ["a", "b", "b", "a"] || models == ["b", "a", "a", "b"], "{models:?}");
+                for model in ["a", "b"] {
+                    let mut cells = pair.iter().filter(|session| session.model == model).map(|session| &session.cells);
+                    let (first, second) = (cells.next().unwrap(), cells.next().unwrap());
+                    assert!(first.iter().eq(second.iter().rev()), "{first:?} {second:?}");
+                }
+            }
+        }
+        assert_eq!(plan.sessions(7), plan.sessions(7));
+        assert_ne!(plan.sessions(7), plan.sessions(8));
+    }
+
+    #[test]
+    fn a_seed_is_drawn_unless_the_sweep_file_names_one() {
+        let drawn = [(); 4].map(|()| MeasureSpec::default().draw_seed().unwrap());
+        assert!(drawn.iter().any(|seed| *seed != drawn[0]), "{drawn:?}");
+        let fixed = MeasureSpec { seed: Auto::Value(7), ..MeasureSpec::default() };
+        assert_eq!((fixed.draw_seed().unwrap(), fixed.protocol(&gpu()).seed), (7, 7));
+    }
+
+    #[test]
     fn repeats_that_may_be_added_are_planned_and_are_not_counted() {
         let plan = plan("measure: {repeats: 5, max_repeats: 7}\n", "");
-        assert_eq!((plan.blocks, plan.trials(), plan.sessions.len()), (5, 40, 14));
+        assert_eq!((plan.blocks, plan.trials(), plan.sessions(1).len()), (5, 40, 14));
     }
 
     #[test]

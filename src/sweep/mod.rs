@@ -5,6 +5,7 @@ pub(crate) mod budget;
 mod default;
 pub mod measure;
 mod model;
+mod order;
 pub(crate) mod plan;
 mod prompts;
 mod read;

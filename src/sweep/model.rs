@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-use crate::record::{Role, SyntheticSpec};
+use crate::record::{DummyDistribution, Role, SyntheticSpec};
 use crate::sweep::axis::ModelAxes;
 use crate::sweep::prompts::{PromptSpec, TemplateChoice, Variables};
 
@@ -28,7 +28,8 @@ pub struct ModelSpec {
     /// PEFT LoRA adapter that is merged into the weights: a folder (starts with `.`, `/` or `~`, relative to the sweep
     /// file) or a hub id.
     pub(crate) adapter: Option<String>,
-    /// `stored`, or `dummy` for seeded random weights, for which the source needs no more than a `config.json`.
+    /// `stored`, or `dummy` for random numbers, for which the source needs no more than a `config.json`;
+    /// `{dummy: uniform}` says how they are distributed.
     #[serde(default)]
     pub(crate) weights: WeightsChoice,
     /// CUDA devices that the layers are spread over, in order; left out, the one that the run names.
@@ -47,14 +48,24 @@ pub struct ModelSpec {
 }
 
 /// Where a model's weights come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WeightsChoice {
     /// From the source.
     #[default]
     Stored,
     /// Seeded random numbers.
-    Dummy,
+    Dummy(DummyDistribution),
+}
+
+impl WeightsChoice {
+    /// The distribution of dummy weights.
+    pub(crate) fn dummy(self) -> Option<DummyDistribution> {
+        match self {
+            WeightsChoice::Stored => None,
+            WeightsChoice::Dummy(distribution) => Some(distribution),
+        }
+    }
 }
 
 /// Where a model comes from.
@@ -111,6 +122,38 @@ impl PromptSpec {
     /// The choice of chat template for one model.
     pub(crate) fn template_of<'a>(&'a self, model: &'a ModelSpec) -> &'a TemplateChoice {
         model.chat_template.as_ref().unwrap_or(&self.chat_template)
+    }
+}
+
+impl<'de> Deserialize<'de> for WeightsChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(DeriveDeserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Tagged {
+            dummy: DummyDistribution,
+        }
+        struct WeightsVisitor;
+        impl<'de> Visitor<'de> for WeightsVisitor {
+            type Value = WeightsChoice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`stored`, `dummy` or `{dummy: gaussian | uniform | zeros}`")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> std::result::Result<WeightsChoice, E> {
+                match name {
+                    "stored" => Ok(WeightsChoice::Stored),
+                    "dummy" => Ok(WeightsChoice::Dummy(DummyDistribution::default())),
+                    other => Err(E::unknown_variant(other, &["stored", "dummy"])),
+                }
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> std::result::Result<WeightsChoice, A::Error> {
+                let tagged = Tagged::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(WeightsChoice::Dummy(tagged.dummy))
+            }
+        }
+        deserializer.deserialize_any(WeightsVisitor)
     }
 }
 

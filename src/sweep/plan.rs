@@ -3,25 +3,25 @@
 use std::collections::{BTreeMap, HashSet};
 
 use globset::{Glob, GlobMatcher};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::record::{CellId, CellSpec, Order, TrialKey};
-use crate::sweep::model::{ModelSpec, WeightsChoice};
+use crate::sweep::model::ModelSpec;
+use crate::sweep::order::order;
 use crate::sweep::spec::SweepSpec;
 
-/// The trials of a sweep: every cell once in each block.
+/// The trials of a sweep: every cell once in each block. The order in which they run needs a seed as well.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// All cells, in the order of the sweep file.
     pub cells: Vec<CellSpec>,
     /// Blocks that are measured in any case.
     pub(crate) blocks: u32,
-    /// Loads of a model with the cells that run on it, in order; those of blocks from `blocks` on are measured only
-    /// while intervals are too wide.
-    pub(crate) sessions: Vec<Session>,
+    /// Most blocks; those from `blocks` on are measured only while intervals are too wide.
+    most_blocks: u32,
+    order: Order,
+    /// Labels, in the order of the sweep file.
+    models: Vec<String>,
 }
 
 /// One load of a model in one block.
@@ -36,10 +36,6 @@ pub(crate) struct Session {
 
 impl Plan {
     /// Plans a sweep. `dtypes` gives the data type that each model (by label) runs in, if it is known.
-    ///
-    /// In each block every model is loaded once, in random order, and its cells run in random order, so that all
-    /// models meet in every block and a drift of the machine can't favour one of them. The order depends on the seed
-    /// and the block alone: a continued run keeps it.
     ///
     /// # Errors
     /// More cells than `sweep.max_cells`, or two labels that give the same cell id.
@@ -59,26 +55,52 @@ impl Plan {
         }
         let blocks = spec.measure.repeats();
         let most = spec.measure.adaptive().map_or(blocks, |adaptive| adaptive.max_repeats);
-        let mut sessions: Vec<Session> = (0..most).flat_map(|block| block_sessions(spec, &cells, block)).collect();
-        if spec.measure.order == Order::ByModel {
+        let models = spec.models.iter().map(|model| model.label.clone()).collect();
+        Ok(Self { cells, blocks, most_blocks: most, order: spec.measure.order, models })
+    }
+
+    /// All loads of a model with the cells that run on it, in order.
+    ///
+    /// In each block every model is loaded once, and its cells run once; in which order is random, and balanced over
+    /// blocks, so that a drift of the machine can't favour one of them. The order depends on
+    /// the seed and the block alone: a continued run keeps it.
+    pub(crate) fn sessions(&self, seed: u64) -> Vec<Session> {
+        let mut sessions: Vec<Session> = (0..self.most_blocks).flat_map(|block| self.block(seed, block)).collect();
+        if self.order == Order::ByModel {
             // stable: a model's blocks stay in order
-            sessions.sort_by_key(|session| spec.models.iter().position(|model| model.label == session.model));
+            sessions.sort_by_key(|session| self.models.iter().position(|label| *label == session.model));
         }
-        Ok(Self { cells, blocks, sessions })
+        sessions
+    }
+
+    fn block(&self, seed: u64, block: u32) -> impl Iterator<Item = Session> {
+        // the first stream orders the models, and each model's cells have a stream of their own
+        let session = move |model: usize| {
+            let label = &self.models[model];
+            let own: Vec<usize> = (0..self.cells.len()).filter(|index| self.cells[*index].model == *label).collect();
+            let cells = order(seed, model as u32 + 1, own.len(), block).into_iter().map(|place| own[place]).collect();
+            Session { block, model: label.clone(), cells }
+        };
+        order(seed, 0, self.models.len(), block).into_iter().map(session)
     }
 
     /// The trials that are left once `done` is taken out and only cells that match `only` are kept.
-    pub(crate) fn remaining(&self, done: &HashSet<TrialKey>, only: Option<&CellFilter>) -> Vec<Session> {
-        let wanted = |session: &Session, index: usize| {
+    pub(crate) fn remaining(
+        &self,
+        seed: u64,
+        done: &HashSet<TrialKey>,
+        only: Option<&CellFilter>,
+    ) -> impl Iterator<Item = Session> {
+        let wanted = move |session: &Session, index: usize| {
             let id = &self.cells[index].id;
             let key = TrialKey { cell: id.clone(), block: session.block };
             only.is_none_or(|filter| filter.matches(id)) && !done.contains(&key)
         };
-        let keep = |session: &Session| Session {
-            cells: session.cells.iter().copied().filter(|index| wanted(session, *index)).collect(),
-            ..session.clone()
+        let keep = move |session: Session| Session {
+            cells: session.cells.iter().copied().filter(|index| wanted(&session, *index)).collect(),
+            ..session
         };
-        self.sessions.iter().map(keep).filter(|session| !session.cells.is_empty()).collect()
+        self.sessions(seed).into_iter().map(keep).filter(|session| !session.cells.is_empty())
     }
 
     /// Number of trials.
@@ -134,7 +156,7 @@ fn model_cells(spec: &SweepSpec, model: &ModelSpec, dtypes: &BTreeMap<String, St
         dtype: dtype.clone(),
         output_length: spec.generation.length,
         decoding: spec.generation.decoding,
-        dummy_weights: model.weights == WeightsChoice::Dummy,
+        dummy_weights: model.weights.dummy().is_some(),
         probe: !lengths.contains(&max_new_tokens),
     };
     let all: Vec<usize> = probes(spec, lengths).chain(lengths.iter().copied()).collect();
@@ -152,17 +174,4 @@ fn probes<'a>(spec: &SweepSpec, lengths: &'a [usize]) -> impl Iterator<Item = us
 fn cell_id(label: &str, batch_size: usize, max_new_tokens: usize) -> CellId {
     let label: Vec<&str> = label.split_whitespace().collect();
     CellId(format!("{}.b{batch_size}.n{max_new_tokens}", label.join("-")))
-}
-
-fn block_sessions(spec: &SweepSpec, cells: &[CellSpec], block: u32) -> Vec<Session> {
-    let mut random = ChaCha8Rng::seed_from_u64(spec.measure.seed);
-    random.set_stream(u64::from(block));
-    let mut models: Vec<&str> = spec.models.iter().map(|model| model.label.as_str()).collect();
-    models.shuffle(&mut random);
-    let mut session = |model: &str| {
-        let mut own: Vec<usize> = (0..cells.len()).filter(|index| cells[*index].model == model).collect();
-        own.shuffle(&mut random);
-        Session { block, model: model.to_owned(), cells: own }
-    };
-    models.into_iter().map(&mut session).collect()
 }

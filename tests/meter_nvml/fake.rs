@@ -28,6 +28,16 @@ const UNSIGNED_INT: c_uint = 1;
 const POWER_SAMPLES: c_uint = 0;
 /// `NVML_FI_DEV_POWER_INSTANT`.
 const POWER_INSTANT: c_uint = 186;
+/// `NVML_FI_DEV_POWER_AVERAGE`.
+const POWER_AVERAGE: c_uint = 185;
+/// `NVML_FI_DEV_MEMORY_TEMP`.
+const MEMORY_TEMPERATURE: c_uint = 82;
+/// `NVML_POWER_SCOPE_GPU` and `NVML_POWER_SCOPE_MEMORY`.
+const BOARD: c_uint = 0;
+const MEMORY: c_uint = 2;
+/// The memory takes this share of the power, and is so many degrees hotter.
+const MEMORY_SHARE: f64 = 0.3;
+const MEMORY_HOTTER: f64 = 14.0;
 
 const START_WATTS: f64 = 300.0;
 /// Sensor values and counters change this often, in seconds.
@@ -45,6 +55,8 @@ struct Script {
     ring: Ring,
     /// Field 186.
     instant: bool,
+    /// Power of the memory (scope 2 of field 185) and its temperature (field 82).
+    memory: bool,
     /// `nvmlDeviceGetPowerUsage`.
     usage: bool,
     mig: bool,
@@ -79,6 +91,7 @@ const FULL: Script = Script {
     counter: Counter::Works,
     ring: Ring::Works,
     instant: true,
+    memory: false,
     usage: true,
     mig: false,
     name: "Fake GPU",
@@ -87,7 +100,7 @@ const FULL: Script = Script {
 };
 
 /// GPUs of one kind stand several times, since each test steers one of its own.
-const SCRIPTS: [Script; 24] = [
+const SCRIPTS: [Script; 25] = [
     FULL,
     Script { counter: Counter::Unsupported, ..FULL },
     Script { counter: Counter::StandsStill, ..FULL },
@@ -118,6 +131,8 @@ const SCRIPTS: [Script; 24] = [
     FULL,
     FULL,
     FULL,
+    // 24: shows its memory's power and temperature
+    Script { memory: true, ..FULL },
 ];
 
 /// What a test has made of a GPU.
@@ -557,10 +572,16 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(device: *mut c_void, count: c_
     };
     let t = (now() / TICK).floor() * TICK;
     for value in unsafe { std::slice::from_raw_parts_mut(values, count as usize) } {
-        let known = value.field_id == POWER_INSTANT && script(device).instant;
-        value.status = if known { SUCCESS } else { NOT_SUPPORTED };
+        let script = script(device);
+        let known = match (value.field_id, value.scope_id) {
+            (POWER_INSTANT, BOARD) if script.instant => Some(state.watts(t) * 1000.0),
+            (POWER_AVERAGE, MEMORY) if script.memory => Some(state.watts(t) * 1000.0 * MEMORY_SHARE),
+            (MEMORY_TEMPERATURE, BOARD) if script.memory => Some(f64::from(state.temperature) + MEMORY_HOTTER),
+            _ => None,
+        };
+        value.status = if known.is_some() { SUCCESS } else { NOT_SUPPORTED };
         value.value_type = UNSIGNED_INT;
-        value.value = garbage((state.watts(t) * 1000.0).round() as u32);
+        value.value = garbage(known.unwrap_or_default().round() as u32);
     }
     SUCCESS
 }

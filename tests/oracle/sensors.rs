@@ -23,14 +23,10 @@ pub(crate) const IDLE: f64 = 100.0;
 pub(crate) const TICK: f64 = 0.1;
 /// Nominal spacing of the ring's samples.
 pub(crate) const RING: f64 = 0.02;
-/// A sensor that looks part of the time looks in this rhythm …
-pub(crate) const SENSING: f64 = 0.1;
-/// … for this share of it (Yang, Adamek, Armour, *Part-time power measurements*, SC24).
-pub(crate) const SHARE: f64 = 0.25;
 /// Power of steady work isn't quite steady: no two new samples are equal.
 const NOISE: f64 = 2.0;
 /// Load before a window: warm-up and guard.
-const WARM: f64 = 3.0;
+pub(crate) const WARM: f64 = 3.0;
 
 /// True power over time: pieces of linear power, so that the energy is a closed form.
 #[derive(Debug, Clone)]
@@ -93,17 +89,15 @@ impl Curve {
         self.piece(to).energy(to) - self.piece(from).energy(from)
     }
 
-    /// What a sensor that looks at `SHARE` of each period says: the mean of each look, held until the next has ended.
-    pub(crate) fn seen_part_time(&self, offset: f64) -> Curve {
-        let look = SENSING * SHARE;
-        let mean = |from: f64| self.energy(from, from + look) / look;
-        let mut at = self.pieces[0].from + offset;
-        let mut seen = Curve::new(self.pieces[0].from).hold(at + look, mean(at));
-        while at + SENSING < self.end {
-            seen = seen.hold(at + look + SENSING, mean(at));
-            at += SENSING;
-        }
-        seen
+    /// What a sensor says that looks for `look` in each `period`, first from `offset` on: the mean of each look, or the
+    /// power at one instant if `look` is 0, held until the next look has ended.
+    pub(crate) fn looked_at(&self, period: f64, look: f64, offset: f64) -> Curve {
+        let seen = |end: f64| if look > 0.0 { self.energy(end - look, end) / look } else { self.power(end) };
+        let start = self.pieces[0].from;
+        let end = |n: u32| start + offset + look + f64::from(n) * period;
+        let looks = ((self.end - start - offset - look) / period).floor() as u32;
+        let held = Curve::new(start).hold(end(0), seen(end(0)));
+        (0..looks).fold(held, |held, n| held.hold(end(n + 1), seen(end(n))))
     }
 }
 
@@ -127,12 +121,10 @@ pub(crate) enum Workload {
     ShortBatches,
     /// Batches of 1.011 s: 300 ms of prefill at 680 W, decoding from 430 W to 340 W, 12 ms at 180 W.
     LongBatches,
-    /// Batches of 0.1 s, in step with a sensor that looks every 0.1 s: 30 ms at 650 W, 70 ms at 350 W.
-    InStep,
 }
 
 impl Workload {
-    /// All but the one in step with the sensor.
+    /// In the order of the table.
     pub(crate) const ALL: [Workload; 7] = [
         Workload::Constant,
         Workload::Step,
@@ -152,14 +144,8 @@ impl Workload {
             Workload::LongBatches => {
                 Some((1.011, &[(0.3, 680.0, 680.0), (0.999, 430.0, 340.0), (1.011, 180.0, 180.0)]))
             }
-            Workload::InStep => Some((0.1, &[(0.03, 650.0, 650.0), (0.1, 350.0, 350.0)])),
             _ => None,
         }
-    }
-
-    /// Batches in a window of this length.
-    pub(crate) fn batches(self, length: f64) -> u32 {
-        self.batch().map_or(1, |(period, _)| (length / period).round() as u32)
     }
 
     /// Its power from 0 to 5 s after a window of `length` from [`T0`]. With `guard` the load lasts from before the
@@ -174,7 +160,7 @@ impl Workload {
             Workload::Ramp => curve.hold(begin, IDLE).hold(t0, 250.0).ramp(t1, 250.0, 550.0).hold(end, 550.0),
             Workload::Drift => curve.hold(begin, IDLE).ramp(end, 390.0, 410.0),
             Workload::Burst => curve.hold(t0 + 0.5, IDLE).hold(t0 + 1.0, 900.0),
-            Workload::ShortBatches | Workload::LongBatches | Workload::InStep => self.repeated(curve, begin, end),
+            Workload::ShortBatches | Workload::LongBatches => self.repeated(curve, begin, end),
         };
         curve.hold(t1 + 5.0, IDLE)
     }
@@ -218,7 +204,7 @@ impl Following {
 
 /// A window of work and the sensors that look at it.
 pub(crate) struct Rig<'a> {
-    /// What the sensors sense: the true power, or what a part-time sensor makes of it.
+    /// What the sensors sense: the true power, or what a sensor with a rhythm makes of it.
     pub sensed: &'a Curve,
     /// The window.
     pub t0: f64,
@@ -362,9 +348,31 @@ impl<'a> Rig<'a> {
         source(Quantity::Power, EnergyMethod::PowerIntegral, Some(RING), samples)
     }
 
+    /// The ring of a sensor with an exact rhythm: a sample each [`RING`] from `first` on.
+    pub(crate) fn ring_in_rhythm(&self, first: f64) -> SourceTrace {
+        let mut random = self.random(4);
+        let (from, to) = (self.start() - 0.5, self.stop() + 1.2 * TICK);
+        let samples = (((from - first) / RING).ceil() as u32..).map(|n| first + f64::from(n) * RING);
+        let sample = |t: f64| {
+            // just after the look has ended, not just before
+            let power = self.sensed.power(t + 1e-6) + random.random_range(-NOISE..NOISE);
+            Sample { t: Seconds(t), value: milli(power) }
+        };
+        let samples = samples.take_while(|t| *t <= to).map(sample).collect();
+        source(Quantity::Power, EnergyMethod::PowerIntegral, Some(RING), samples)
+    }
+
     /// (d) POWER_INSTANT, read every 20 ms and renewed every 100 ms.
     pub(crate) fn instant(&self) -> SourceTrace {
         let field = self.renewed(5, |t| self.sensed.power(t));
+        source(Quantity::Power, EnergyMethod::PowerIntegral, Some(TICK), self.poll(0.02, 6, |t| field.at(t)))
+    }
+
+    /// POWER_INSTANT with an exact rhythm: a look at one instant each [`TICK`] from `offset` on.
+    pub(crate) fn instant_in_rhythm(&self, offset: f64) -> SourceTrace {
+        let looks = ((self.stop() + 1.5) / TICK) as u32;
+        let times: Vec<f64> = (0..looks).map(|n| offset + f64::from(n) * TICK).collect();
+        let field = Staircase { values: times.iter().map(|t| milli(self.sensed.power(*t))).collect(), times };
         source(Quantity::Power, EnergyMethod::PowerIntegral, Some(TICK), self.poll(0.02, 6, |t| field.at(t)))
     }
 
@@ -451,6 +459,12 @@ impl Staircase {
         self
     }
 
+    /// Shows everything later.
+    pub(crate) fn later(mut self, lag: f64) -> Self {
+        self.times.iter_mut().for_each(|time| *time += lag);
+        self
+    }
+
     /// Counts too much by a factor.
     pub(crate) fn scaled(mut self, factor: f64) -> Self {
         self.each(|_, value| value * factor);
@@ -499,7 +513,7 @@ pub(crate) fn info() -> MeterInfo {
         idle_s: Seconds(20.0),
         notes: vec![],
         host_domains: vec![],
-        sensing_period_s: Some(Seconds(SENSING)),
+        sensing_period_s: Some(Seconds(RING)),
         sources: vec![],
         gpus: vec![GpuInfo { domain: GPU.into(), ..GpuInfo::default() }],
     }

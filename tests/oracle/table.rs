@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use ept_sweep::meter::integrate::{ept_bench_sum, power_energy, window_energy};
 use ept_sweep::record::{SourceTrace, Trace};
 use ept_sweep::units::Seconds;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::sensors::{Curve, IDLE, Rig, SENSING, SHARE, STRETCH, T0, Workload, deduplicated, info};
+use super::courses::{self, Lags, TIME_CONSTANT};
+use super::rhythm::{Looks, Swing, instant_errors, interval_coverage, seen};
+use super::sensors::{Rig, STRETCH, T0, Workload, deduplicated, info};
 
 /// Phases of the sensors against the window.
 pub(crate) const OFFSETS: u64 = 200;
@@ -19,8 +19,6 @@ pub(crate) const WINDOWS: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
 pub(crate) const GUARD: f64 = 0.3;
 /// The same where power is the average of the last second.
 const GUARD_AVERAGED: f64 = 0.8;
-/// Student's t for a 95 % interval over five repeats.
-const T4: f64 = 2.776;
 
 /// A way from readings to an energy.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +130,7 @@ impl Errors {
         Self { bias, spread: (squares / (count - 1.0)).sqrt(), worst }
     }
 
-    fn cell(&self) -> String {
+    pub(crate) fn cell(&self) -> String {
         format!("{} ± {} ({})", signed(self.bias), percent(self.spread), percent(self.worst))
     }
 }
@@ -158,35 +156,6 @@ pub(crate) fn errors(estimator: Estimator, workload: Workload, window: f64) -> V
     (0..OFFSETS).map(|seed| estimator.energy(&Rig::new(&curve, length, guard, seed)) / truth - 1.0).collect()
 }
 
-/// Relative errors of an estimator behind a sensor that looks part of the time, with work in step with it: at one
-/// offset, or at a random one each time.
-pub(crate) fn part_time_errors(estimator: Estimator, workload: Workload, length: f64, offset: Option<f64>) -> Vec<f64> {
-    let curve = workload.curve(length, Some(GUARD));
-    let truth = curve.energy(T0, T0 + length);
-    let error = |seed| {
-        let random = || ChaCha8Rng::seed_from_u64(1_000_000 + seed).random::<f64>() * SENSING;
-        let seen: Curve = curve.seen_part_time(offset.unwrap_or_else(random));
-        estimator.energy(&Rig::new(&seen, length, GUARD, seed)) / truth - 1.0
-    };
-    (0..OFFSETS).map(error).collect()
-}
-
-/// The greatest error that looking part of the time can make, relative to the true mean power: the unseen part can
-/// differ from the seen one by the whole range of power.
-pub(crate) fn part_time_bound(lowest_w: f64, highest_w: f64, mean_w: f64) -> f64 {
-    (1.0 - SHARE) * (highest_w - lowest_w) / mean_w
-}
-
-/// Share of the 95 % intervals over five consecutive errors that contain 0.
-pub(crate) fn interval_coverage(errors: &[f64]) -> f64 {
-    let covers = |five: &&[f64]| {
-        let Errors { bias, spread, .. } = Errors::of(five);
-        // what a true zero rounds to
-        bias.abs() <= T4 * spread / 5f64.sqrt() + 1e-12
-    };
-    errors.chunks_exact(5).filter(covers).count() as f64 / (errors.len() / 5) as f64
-}
-
 const HEAD: &str = "\
 # What the estimators get wrong
 
@@ -199,24 +168,15 @@ The sensors (`tests/oracle/sensors.rs`): a counter that ticks every 70 to 108 ms
 closely at the edges and once in 6 s otherwise; the driver's ring of instantaneous samples, 7.8 to 43 ms apart, with
 ± 2 W of noise, of which 11 % repeat the one before whatever the power does (what real ones repeat may well be constant
 power: this is the worse case); POWER_INSTANT, renewed every 100 ms; power_usage, the average of the last second,
-renewed every 100 ms. Windows are 1.1 % longer than their
-column says, so that they hold whole batches. Guard work of 0.3 s runs at both edges (0.8 s for power_usage) unless the
-row says that the GPU is idle around the window.
+renewed every 100 ms. Windows are 1.1 % longer than their column says, so that they hold whole batches. Guard work of
+0.3 s runs at both edges (0.8 s for power_usage) unless the row says that the GPU is idle around the window. Sensors that
+look in an exact rhythm, that lag, and a device that warms up have sections of their own at the end.
 
 This file is written by a program, and a test compares the two:
 
 ```
 cargo run --release --example estimator_error > docs/measurement/errors.md
 ```
-";
-
-const PART_TIME: &str = "
-## A sensor that looks part of the time
-
-Some boards sense power for 25 of every 100 ms (Yang, Adamek, Armour, *Part-time power measurements*, SC24). Work in
-step with it always shows it the same part of the cycle: batches of 100 ms, 30 ms of them at 650 W and 70 ms at 350 W,
-in a window of 10 s. Repeats at one offset agree with each other and are wrong together; nothing in the readings shows it,
-only the warning `phase_locked`. A random offset for each repeat turns the bias into a spread that an interval knows.
 ";
 
 /// The whole page.
@@ -226,15 +186,16 @@ pub(crate) fn page() -> String {
         (Workload::Constant, "Constant: 400 W"),
         (Workload::Step, "Step: 300 W in the first half, 500 W in the second"),
         (Workload::Ramp, "Ramp: 250 W to 550 W"),
-        (Workload::Drift, "Drift: 390 W to 410 W from warm-up to end"),
         (Workload::Burst, "Burst: idle, and 900 W for half a second (no guard work in any row)"),
         (Workload::ShortBatches, "Batches of 0.34 s: prefill of 60 ms at 650 W, decoding from 420 W to 360 W"),
         (Workload::LongBatches, "Batches of 1.01 s: prefill of 300 ms at 680 W, decoding from 430 W to 340 W"),
     ] {
         section(&mut page, workload, title);
     }
-    page.push_str(PART_TIME);
-    part_time(&mut page);
+    rhythm(&mut page);
+    instant(&mut page);
+    lag(&mut page);
+    heat(&mut page);
     page
 }
 
@@ -251,32 +212,162 @@ fn section(page: &mut String, workload: Workload, title: &str) {
     let _ = writeln!(page, "{}", rows.join("\n"));
 }
 
-fn part_time(page: &mut String) {
-    let offsets = [
-        ("in step, prefill seen", Workload::InStep, Some(0.0)),
-        ("in step, 25 ms later", Workload::InStep, Some(0.025)),
-        ("in step, 50 ms later", Workload::InStep, Some(0.05)),
-        ("in step, 75 ms later", Workload::InStep, Some(0.075)),
-        ("in step, a random offset each time", Workload::InStep, None),
-        ("batches of 0.337 s, one offset", Workload::ShortBatches, Some(0.0)),
-    ];
-    let rows: Vec<String> = offsets
-        .par_iter()
-        .map(|&(name, workload, offset)| {
-            let length = if workload == Workload::InStep { 10.0 } else { 10.0 * STRETCH };
-            let of = |estimator| part_time_errors(estimator, workload, length, offset);
-            let (counter, ring) = (of(Estimator::Counter), of(Estimator::Ring));
-            let covered = format!("{:.0}", interval_coverage(&counter) * 100.0);
-            format!("| {name} | {} | {} | {covered} |", Errors::of(&counter).cell(), Errors::of(&ring).cell())
-        })
-        .collect();
-    let _ =
-        write!(page, "\n| work | counter | driver's ring | 95 % intervals over 5 repeats that hold the truth, % |\n");
-    let _ = writeln!(page, "|---|---|---|---|\n{}", rows.join("\n"));
+const RHYTHM: &str = "
+## A rhythm of 20 ms
+
+On an H100 neither counter nor ring looks part of the time in a rhythm of 100 ms, as was found of other readings (Yang,
+Adamek, Armour, *Part-time power measurements*, SC24): square waves near 100 ms show no beat in them. Near 20 ms they do.
+The ring is one reading each 20 ms, and the counter sums up over its 100 ms what is itself taken about every 20 ms. Here
+decode steps swing: 85 % of each at 520 W, the rest, in which the GPU waits for the next step, at 300 W. The sensors' rhythm
+is exact, which is the worst case; its offset to the work is random each time. Steps of 10 and 20 ms always show them the
+same part.
+
+If a reading is the power of one instant, nothing averages the swing out but a beat that is short beside the window:
+";
+
+const MEASURED: &str = "
+The beats of an H100 were smaller than that: 42 W in the counter and 112 W in the ring, of a square wave of 770 W. They are
+those of a look of 18.6 ms for the counter and of 16.2 ms for the ring, in each 20 ms:
+";
+
+const OFFSETS_OF_STEP: &str = "
+In windows of 10 s, at one offset and at a random one for each repeat:
+
+| step of 20.0 ms | counter | driver's ring | 95 % intervals over 5 repeats that hold the truth (counter), % |
+|---|---|---|---|
+";
+
+const AFTER_OFFSETS: &str = "
+Repeats at one offset agree with each other and are wrong together, and both sources nearly agree, so no residual shows
+it: only the warning `phase_locked` does. A random offset for each repeat makes their mean right on average, but few
+offsets are far off and most a little, so that an interval over five repeats often misses the truth.
+";
+
+fn rhythm(page: &mut String) {
+    page.push_str(RHYTHM);
+    steps(page, Looks::INSTANTS);
+    page.push_str(MEASURED);
+    steps(page, Looks::MEASURED);
+    page.push_str(OFFSETS_OF_STEP);
+    for (looks, name) in [(Looks::INSTANTS, "instants"), (Looks::MEASURED, "looks as measured")] {
+        for (offset, at) in [
+            (Some(0.0185), "one offset, the wait seen"),
+            (Some(0.010), "one offset, the work seen"),
+            (None, "random offsets"),
+        ] {
+            let found = seen(looks, Swing::step(0.02), 10.0, offset);
+            let covered = format!("{:.0}", interval_coverage(&found.counter) * 100.0);
+            let (counter, ring) = (Errors::of(&found.counter).cell(), Errors::of(&found.ring).cell());
+            let _ = writeln!(page, "| {name}, {at} | {counter} | {ring} | {covered} |");
+        }
+    }
+    page.push_str(AFTER_OFFSETS);
+}
+
+/// Errors for each step time and window at random offsets.
+fn steps(page: &mut String, looks: Looks) {
+    const NOMINAL: [f64; 3] = [5.0, 10.0, 20.0];
+    page.push_str("\n| step | counter, 5 s | 10 s | 20 s | ring, 5 s | 10 s | 20 s |\n|---|---|---|---|---|---|---|\n");
+    let row = |step: &f64| {
+        let all = NOMINAL.map(|nominal| seen(looks, Swing::step(step / 1e3), nominal, None));
+        let counter = all.iter().map(|found| Errors::of(&found.counter).cell());
+        let ring = all.iter().map(|found| Errors::of(&found.ring).cell());
+        format!("| {step:.1} ms | {} |", counter.chain(ring).collect::<Vec<_>>().join(" | "))
+    };
+    let rows: Vec<String> = [10.0, 19.9, 20.0, 20.1, 20.2, 20.5, 25.0].par_iter().map(row).collect();
+    let _ = writeln!(page, "{}", rows.join("\n"));
+}
+
+const INSTANT: &str = "
+## A rhythm of 100 ms
+
+POWER_INSTANT looks at one instant each 100 ms. It is the second source where there is no ring, and the only one where there
+is no counter either. Batches in step with it, 30 % of each at 650 W and the rest at 350 W, in windows of 10 s:
+
+| work | POWER_INSTANT | 95 % intervals over 5 repeats that hold the truth, % |
+|---|---|---|
+";
+
+fn instant(page: &mut String) {
+    page.push_str(INSTANT);
+    for (name, period, offset) in [
+        ("batches of 100 ms, prefill seen", 0.1, Some(0.015)),
+        ("batches of 100 ms, decode seen", 0.1, Some(0.06)),
+        ("batches of 100 ms, random offsets", 0.1, None),
+        ("batches of 101 ms, random offsets", 0.101, None),
+        ("batches of 337 ms, random offsets", 0.337, None),
+    ] {
+        let all = instant_errors(Swing::batch(period), 10.0, offset);
+        let covered = interval_coverage(&all) * 100.0;
+        let _ = writeln!(page, "| {name} | {} | {covered:.0} |", Errors::of(&all).cell());
+    }
+    let bound = percent(Swing::batch(0.1).bound());
+    let _ = writeln!(page, "\nNo offset can be off by more than the range of power allows: here {bound} %.");
+}
+
+const LAG: &str = "
+## Sensors that lag
+
+The counter shows everything 5 ms later than the host's clock says and the ring 12 ms later. Batches of 0.6 s of prefill at
+680 W and 0.6 s of decode at 370 W run without a pause, in windows of ten whole batches with the same work around them.
+Over whole batches a lag cancels out: what is missing at the start is that of the batch before. At each first token it
+doesn't: 310 W · 12 ms = 3.7 J of a batch's prefill count as decode. Without a lag some prefill counts as decode as well,
+since a straight line between two samples spreads the step of power over 20 ms, and since samples that repeat the one
+before come late.
+
+| | no lag | counter 5 ms and ring 12 ms later |
+|---|---|---|
+";
+
+fn lag(page: &mut String) {
+    page.push_str(LAG);
+    let (none, both) = (courses::lagging(Lags::NONE), courses::lagging(Lags::BOTH));
+    let mut row = |name: &str, of: &dyn Fn(&courses::Found) -> &[f64]| {
+        let cell = |found| Errors::of(of(found)).cell();
+        let _ = writeln!(page, "| {name} | {} | {} |", cell(&none), cell(&both));
+    };
+    row("whole batches, counter", &|found| &found.counter);
+    row("whole batches, ring", &|found| &found.ring);
+    row("prefill, by the ring's stamps as they are", &|found| &found.stamped[0]);
+    row("decode, by the ring's stamps as they are", &|found| &found.stamped[1]);
+    row("**prefill, as it is split** (used)", &|found| &found.split[0]);
+    row("**decode, as it is split** (used)", &|found| &found.split[1]);
+    let lag = |found: &courses::Found| match found.lag.is_empty() {
+        true => "none".to_owned(),
+        false => {
+            let Errors { bias, spread, .. } = Errors::of(&found.lag);
+            format!("{:.1} ± {:.1} ms", bias * 1e3, spread * 1e3)
+        }
+    };
+    let _ = writeln!(page, "| lag of the ring that is found | {} | {} |", lag(&none), lag(&both));
+}
+
+const HEAT: &str = "
+## A device that warms up
+
+The same work takes more while the device warms up: 400 W in the steady state, 2.5 % less when it starts cool, and a time
+constant of 25 s, as the slow part of an H100. Error of the counter against the steady state, after a warm-up of fixed
+length:
+
+| warm-up | 5 s | 10 s | 20 s |
+|---|---|---|---|
+";
+
+fn heat(page: &mut String) {
+    page.push_str(HEAT);
+    for warmup in [2.5, 7.5, 20.0, 40.0, 60.0] {
+        let cells = [5.0, 10.0, 20.0].map(|length| Errors::of(&courses::warming(warmup, length)).cell());
+        let _ = writeln!(page, "| {warmup} s | {} |", cells.join(" | "));
+    }
+    let needed = |share: f64| format!("{:.0}", TIME_CONSTANT * (courses::RISE / share).ln());
     let _ = write!(
         page,
-        "\nNo offset can be off by more than the unseen share times the range of power over its mean: here\n\
-         0.75 · (650 − 350) / 440 = {} %, in general with idle power ({IDLE:.0} W here) and the power limit.\n",
-        percent(part_time_bound(350.0, 650.0, 440.0))
+        "\nThe integration is right; the device isn't where it will be. So a warm-up doesn't end after a fixed time, but when\n\
+         the energy of the same batches shows that what is still to come is below a share of it. From a cool start that is\n\
+         {} s for 1 % (`quick`), {} s for 0.5 % (`standard`) and {} s for 0.25 % (`publication`), and somewhat more where\n\
+         noise leaves the course open; from the steady state it is the shortest warm-up (`tests/heat.rs`).\n",
+        needed(0.01),
+        needed(0.005),
+        needed(0.0025),
     );
 }

@@ -25,6 +25,7 @@ pub(crate) fn study() -> Study {
 /// Every combination of models, batch sizes and lengths, compared with the first model.
 pub(crate) fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
     let mut study = Study {
+        heat: HeatEffects::default(),
         cells: Vec::new(),
         probes: Vec::new(),
         phases: Vec::new(),
@@ -155,7 +156,9 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
                 batch_size,
                 max_new_tokens,
                 ept_out: comparison(saving - 0.01 * (batch_size as f64).log2(), 0.02, Verdict::Improved),
+                undecided: None,
                 accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
+                conditions: PairConditions::default(),
                 break_even: BreakEven::Tokens(estimate(1.24e6, 0.11e6, 5)),
             });
         }
@@ -165,6 +168,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
             teacher: teacher.clone(),
             cells: cells.len(),
             ept_out: comparison(saving, 0.018, Verdict::Improved),
+            undecided: None,
             student_accuracy: Some(estimate(*own, 0.08, 100)),
             teacher_accuracy: Some(estimate(exact, 0.05, 100)),
             accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
@@ -310,6 +314,7 @@ fn part() -> Part {
         revision: None,
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
+        dummy: None,
         notes: Vec::new(),
     };
     Part {
@@ -456,6 +461,19 @@ pub(crate) fn gpu_study() -> Study {
         ReasonCount { reason: Reason::Throttled, invalid: 1, warned: 0 },
         ReasonCount { reason: Reason::IdleDrift, invalid: 0, warned: 1 },
     ];
+    let share = estimate(0.0041, 0.0003, 12);
+    study.heat.core = HeatEffect::Known(PerDegree { share, range_c: Interval { low: 45.0, high: 62.0 } });
+    let side = |temperature_c: f64, power_cap: f64, limit: f64| SideConditions {
+        temperature_c: Some(temperature_c),
+        sm_clock_mhz: Some(1980.0 - 200.0 * power_cap),
+        power_cap: Some(power_cap),
+        power_limit_w: Some(limit),
+    };
+    for (i, saving) in study.savings.iter_mut().enumerate() {
+        let (base, new) = (side(59.75, 0.85, 700.0), side(if i == 1 { 57.0 } else { 59.0 }, 0.0, 700.0));
+        let heat_share = Some(0.0041 * (new.temperature_c.unwrap() - base.temperature_c.unwrap()));
+        saving.conditions = PairConditions { base, new, heat_share };
+    }
     let mut probe = study.cells[0].clone();
     probe.id = "teacher.b1.n1".to_owned();
     probe.max_new_tokens = 1;

@@ -1,4 +1,4 @@
-use ept_sweep::analysis::{BreakEven, Study, Verdict};
+use ept_sweep::analysis::{BreakEven, Study, Undecided, Verdict};
 use ept_sweep::figures::FigureFile;
 use ept_sweep::record::{EnergyMethod, OutputLength, Padding, RunInfo};
 use ept_sweep::report::{Rendered, render};
@@ -247,6 +247,47 @@ fn a_gpu_run_shows_the_conditions_of_its_windows() {
     assert!(invalid.contains("6 valid, 1 invalid<br>invalid: throttled"), "{invalid}");
     assert!(windows.last().unwrap().contains("teacher.b1.n1<br>only for prefill and decode"));
     check_markdown_tables(&report.markdown);
+}
+
+#[test]
+fn compared_cells_show_their_conditions_and_what_their_temperatures_may_explain() {
+    let report = rendered(&fixture::gpu_run(), &fixture::gpu_study());
+    let markdown = plain(&report.markdown);
+    let rows = table(&markdown, "Conditions of the compared cells");
+    for text in ["| student-kd | teacher |", "59.8 → 59 °C", "1810 → 1980 MHz", "85 → 0 %", "700 W", "−0.31 %"]
+    {
+        assert!(rows[2].contains(text), "{text}: {}", rows[2]);
+    }
+    assert!(rows[3].contains("−1.13 %"), "{}", rows[3]);
+    assert_eq!(rows.len(), 2 + 12);
+    let remark = "In 1 of 6 cells, student-kd and teacher ran at temperatures of which the difference may explain more \
+        than half of the floor of 1 %: up to −1.13 % of the ratio of their energies.";
+    for page in [&report.html, &report.markdown] {
+        assert!(plain(page).contains(remark));
+    }
+    let fitted = "by the temperature of the core: 0.410 % per °C [0.380, 0.440] (12 warm-ups, 45–62 °C).";
+    assert!(markdown.contains(fitted), "{markdown}");
+    let without = plain(&rendered(&fixture::run(), &fixture::study()).markdown);
+    assert!(!without.contains("Conditions of the compared cells") && !without.contains("per °C"));
+}
+
+#[test]
+fn in_the_order_by_model_the_headline_says_why_there_is_no_verdict() {
+    let mut study = fixture::gpu_study();
+    for overall in &mut study.overall {
+        overall.undecided = Some(Undecided::ByModel);
+        (overall.ept_out.verdict, overall.ept_out.p_adjusted) = (Verdict::Inconclusive, None);
+    }
+    let markdown = plain(&rendered(&fixture::gpu_run(), &study).markdown);
+    let sentence = "the saving of student-kd compared with teacher is 71 % (95 % interval 69–73 %, 5 repeats of 6 \
+        cells), without a verdict: each model ran at a time of its own (order by_model)";
+    assert!(markdown.contains(sentence), "{markdown}");
+    assert!(
+        table(&markdown, "Energy per output token of each model")
+            .iter()
+            .any(|row| { row.contains("inconclusive<br>order by model") })
+    );
+    assert!(markdown.contains("comparisons have no p value and no verdict"));
 }
 
 #[test]

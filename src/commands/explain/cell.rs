@@ -1,6 +1,6 @@
 //! Prints a cell: its axes and protocol, and the estimates over its repeats.
 
-use crate::analysis::{CellSummary, Phases};
+use crate::analysis::{CellSummary, HeatEffect, HeatEffects, HeatUnknown, Phases};
 use crate::commands::report::Analysed;
 use crate::format;
 use crate::record::{OutputLength, Protocol};
@@ -56,6 +56,7 @@ fn print_protocol(protocol: &Protocol) {
 /// What came of it.
 pub(super) fn print_results(cell: &CellSummary, analysed: &Analysed) {
     print_estimates(cell);
+    print_heat(analysed);
     print_phases(cell, analysed);
     print_accuracy(cell, analysed);
 }
@@ -76,6 +77,19 @@ fn print_estimates(cell: &CellSummary) {
     }
     for failure in &cell.failures {
         println!("    {failure}");
+    }
+}
+
+/// By all warm-ups of the run: those of a single cell are too few.
+fn print_heat(analysed: &Analysed) {
+    let HeatEffects { core, memory } = &analysed.study.heat;
+    if *core == HeatEffect::Unknown(HeatUnknown::NoCourse) {
+        return;
+    }
+    println!("\n  the same work on a warmer device, by the run's warm-ups");
+    println!("    by the core   {}", format::heat_effect(core));
+    if *memory != HeatEffect::Unknown(HeatUnknown::NoTemperature) {
+        println!("    by the memory {}", format::heat_effect(memory));
     }
 }
 

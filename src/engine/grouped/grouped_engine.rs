@@ -99,6 +99,7 @@ pub(crate) fn load(
         revision: options.revision.clone(),
         files: digests(folder, weights.paths())?,
         padding: Padding::Grouped,
+        dummy: None,
         notes,
     };
     let max_positions = definition.max_positions.unwrap_or(usize::MAX);

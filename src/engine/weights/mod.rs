@@ -17,7 +17,7 @@ use super::layout::{Layout, TensorSpec};
 use crate::error::{Error, Result};
 
 pub(crate) use adapter::Adapter;
-pub(crate) use dummy::Dummy;
+pub(crate) use dummy::{DEVIATION, Dummy};
 pub(crate) use gguf::{Gguf, config_json};
 pub(crate) use safetensors::Safetensors;
 

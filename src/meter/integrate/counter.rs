@@ -13,6 +13,8 @@ const CLOSE_SHARE: f64 = 0.2;
 /// … and one that isn't known to this share never is: with readings 25 ms apart or more, four times the closest gap
 /// would be a whole tick, and readings stamped to half a tick would pass for known ones.
 const CLOSE_AT_WORST: f64 = 0.5;
+/// Gaps between readings at a steady rhythm differ by less than this factor.
+const ALIKE: f64 = 1.25;
 /// Power samples show the shape of power between two ticks of the counter that are at least this many samples apart.
 const SHAPE_TICKS: f64 = 3.0;
 /// A hardware counter that stands still for this many of its ticks is stuck …
@@ -99,7 +101,9 @@ fn ticks(source: &SourceTrace) -> Vec<Tick> {
     let closest = seen.iter().map(|tick| tick.gap).fold(f64::INFINITY, f64::min);
     let nominal = source.tick.map_or(f64::INFINITY, |tick| tick.0);
     let least = if nominal.is_finite() { nominal * CLOSE_SHARE } else { 0.0 };
-    let enough = (closest * CLOSE_ENOUGH).max(least).min(nominal * CLOSE_AT_WORST);
+    // readings at a steady rhythm know all ticks alike, however far apart they are
+    let at_worst = (nominal * CLOSE_AT_WORST).max(closest * ALIKE);
+    let enough = (closest * CLOSE_ENOUGH).max(least).min(at_worst);
     seen.into_iter().filter(|tick| tick.gap <= enough).collect()
 }
 

@@ -286,23 +286,16 @@ fn how_closely_the_ticks_at_the_edges_are_known_is_in_the_record_and_a_warning_i
 
 #[test]
 fn ticks_that_are_known_no_better_than_half_a_tick_are_not_taken_for_known_ones() {
-    // one tick is followed in 6 s, and with a busy machine's readings 26 ms apart: four times that would be a whole tick,
-    // so that a reading stamped to ± 50 ms would count as one that is known
+    // a busy machine reads 26 ms apart near the edges: four times that would be a whole tick, so that a reading after a
+    // long rest, which says of its tick only that it came within the last 100 ms, would count as one that is known. It
+    // isn't right on average either, since the rest ends in step with the ticks: here 10 ms after one.
     let staircase = ticking(0.1, 0.0, |t| 300.0 * t);
-    let close = |from: f64| (0..12).map(move |i| from + 0.026 * f64::from(i));
-    let seldom = [0.9, 3.97, 4.99];
-    let mut errors = Vec::new();
-    for offset in 0..20 {
-        let shift = f64::from(offset) * 0.005;
-        let times = close(1.8 + shift).chain(seldom.map(|t| t + shift)).chain(close(6.9 + shift));
-        let mut times: Vec<f64> = times.collect();
-        times.sort_by(f64::total_cmp);
-        let source = counter(Some(0.1), times.iter().map(|t| (*t, staircase(*t))).collect());
-        // the seldom readings lie close to the edges of this window, and alone say little of when their ticks came
-        errors.push(energy(&source, 2.0 + shift, 5.0 + shift) - 900.0);
+    let close = |from: f64| (0..20).map(move |i| from + 0.026 * f64::from(i));
+    let times: Vec<f64> = close(1.7).chain([4.91]).chain(close(6.9)).collect();
+    let source = counter(Some(0.1), times.iter().map(|t| (*t, staircase(*t))).collect());
+    for shift in [0.0, 0.03, 0.06, 0.09] {
+        near(energy(&source, 2.0 + shift, 4.9 + shift), 870.0, 5.0);
     }
-    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-    assert!(mean.abs() < 2.0, "a bias of {mean} J of 900 J: {errors:?}");
 }
 
 #[test]

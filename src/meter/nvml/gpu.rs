@@ -8,6 +8,7 @@ use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_POWER_INSTANT;
 use nvml_wrapper::{Device, Nvml};
 
+use super::memory::{memory_temperature, memory_watts};
 use super::neighbours::Neighbours;
 use super::probe;
 use super::ring::{RING_FETCHES, RING_PERIOD, RING_TICK, Ring, number, ring_findings};
@@ -28,6 +29,8 @@ const SENSOR_TICK: Seconds = Seconds(0.1);
 const INSTANT_PERIOD: Seconds = Seconds(0.02);
 /// EPT-Bench's own interval; the driver has a new value about as often.
 const USAGE_PERIOD: Seconds = Seconds(0.1);
+/// The memory's power is renewed as often.
+const MEMORY_PERIOD: Seconds = Seconds(0.1);
 /// Half of the second that `power_usage` averages over, on Ampere (but GA100) and newer.
 const USAGE_LAG: Seconds = Seconds(0.5);
 /// Temperature, clocks and their limits, in this rhythm.
@@ -42,6 +45,7 @@ pub(super) struct Gpu {
     counter: Findings,
     power: Option<PowerSource>,
     usage: Findings,
+    memory: Findings,
     /// How far back the ring reaches.
     ring_extent: Seconds,
     /// The engine runs on it.
@@ -73,6 +77,7 @@ impl Gpu {
         let (ring, ring_extent) = ring_findings(&device);
         let instant = probe::power(|| instant_watts(&device));
         let usage = probe::power(|| usage_watts(&device));
+        let memory = probe::power(|| memory_watts(&device));
         let found = [(PowerSource::Ring, &ring), (PowerSource::Instant, &instant), (PowerSource::Usage, &usage)];
         let power = found.into_iter().find(|(_, findings)| findings.works()).map(|(source, _)| source);
         if !counter.works() && power.is_none() {
@@ -90,12 +95,14 @@ impl Gpu {
             (false, _) if source == PowerSource::Usage && works => SourceRole::Recorded,
             (false, _) => SourceRole::Unused,
         };
+        let recorded = |source: &Findings| if source.works() { SourceRole::Recorded } else { SourceRole::Unused };
         let counter_role = if counter.works() { SourceRole::Primary } else { SourceRole::Unused };
         let sources = vec![
             counter.info(&name, "energy counter", counter_role),
             ring.info(&name, "power samples of the driver's ring", role(PowerSource::Ring, ring.works())),
             instant.info(&name, "instantaneous power (field 186)", role(PowerSource::Instant, instant.works())),
             usage.info(&name, "power usage", role(PowerSource::Usage, usage.works())),
+            memory.info(&name, "average power of the memory (field 185, scope 2)", recorded(&memory)),
         ];
         let description = match &info.uuid {
             Some(uuid) => format!("{}, {uuid}", info.name),
@@ -103,7 +110,7 @@ impl Gpu {
         };
         let domain = Domain { description, name };
         let (device, command) = (Arc::new(device), None);
-        Ok(Self { device, domain, info, counter, power, usage, ring_extent, used, command, sources, notes })
+        Ok(Self { device, domain, info, counter, power, usage, memory, ring_extent, used, command, sources, notes })
     }
 
     /// The same, with a command's processes as its own.
@@ -134,6 +141,11 @@ impl Gpu {
     /// The only power is the average of the last second.
     pub(super) fn is_averaged(&self) -> bool {
         self.power == Some(PowerSource::Usage) && self.usage_lag() > Seconds(0.0)
+    }
+
+    /// Its energies rest on looks at the power every 20 ms, and not on a value that is renewed every 100 ms.
+    pub(super) fn looks_often(&self) -> bool {
+        self.has_counter() || self.power == Some(PowerSource::Ring)
     }
 
     /// Nominal time between two updates of what energies come from.
@@ -178,6 +190,15 @@ impl Gpu {
             let source = self.source(Quantity::PowerUsage, Pace::Every(USAGE_PERIOD), read);
             sources.push(Source { tick: Some(SENSOR_TICK), lag: self.usage_lag(), ..source });
         }
+        if self.memory.works() {
+            let device = Arc::clone(&self.device);
+            let source = self.source(
+                Quantity::MemoryPower,
+                Pace::Every(MEMORY_PERIOD),
+                lenient(move || memory_watts(&device).ok()),
+            );
+            sources.push(Source { tick: Some(SENSOR_TICK), lag: USAGE_LAG, ..source });
+        }
         sources.extend(self.telemetry());
         sources
     }
@@ -209,8 +230,9 @@ impl Gpu {
     /// What can be read now; a quantity that fails later leaves a gap and no error, since no energy rests on it.
     fn telemetry(&self) -> Vec<Source> {
         type Reading = fn(&Device) -> Result<f64, NvmlError>;
-        let readings: [(Quantity, Reading); 5] = [
+        let readings: [(Quantity, Reading); 6] = [
             (Quantity::Temperature, |device| device.temperature(TemperatureSensor::Gpu).map(f64::from)),
+            (Quantity::MemoryTemperature, memory_temperature),
             (Quantity::SmClock, |device| device.clock_info(ClockType::SM).map(f64::from)),
             (Quantity::MemoryClock, |device| device.clock_info(ClockType::Memory).map(f64::from)),
             (Quantity::ClockEvents, |device| device.current_throttle_reasons().map(|events| events.bits() as f64)),

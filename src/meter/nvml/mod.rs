@@ -6,6 +6,7 @@
 //! driver's own ring; the rest takes tens of microseconds.
 
 mod gpu;
+mod memory;
 mod neighbours;
 mod probe;
 mod ring;
@@ -37,8 +38,11 @@ const GUARD: Seconds = Seconds(0.3);
 const GUARD_AVERAGED: Seconds = Seconds(0.8);
 /// 200 ticks of the counter.
 const IDLE: Seconds = Seconds(20.0);
-/// The board samples power for 25 of every 100 ms on A100 and H100 (Yang, Adamek, Armour 2024).
-const SENSING_PERIOD: Seconds = Seconds(0.1);
+/// Counter and ring rest on looks at the power that come every 20 ms or so: a square wave of 20.2 ms beats in both, and one
+/// of 101 ms in neither (H100, driver 580).
+const SENSING_PERIOD: Seconds = Seconds(0.02);
+/// The power fields show one instant of every 100 ms: work of that period beats in them.
+const SENSING_PERIOD_OF_FIELDS: Seconds = Seconds(0.1);
 
 /// A meter of GPUs.
 pub struct NvmlMeter {
@@ -167,7 +171,11 @@ fn info(gpus: &[Gpu]) -> MeterInfo {
         idle_s: IDLE,
         notes: gpus.iter().flat_map(|gpu| gpu.notes().to_vec()).collect(),
         host_domains: Vec::new(),
-        sensing_period_s: Some(SENSING_PERIOD),
+        sensing_period_s: Some(if gpus.iter().all(Gpu::looks_often) {
+            SENSING_PERIOD
+        } else {
+            SENSING_PERIOD_OF_FIELDS
+        }),
         sources,
         gpus: gpus.iter().map(|gpu| gpu.info().clone()).collect(),
     }

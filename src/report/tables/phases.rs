@@ -32,10 +32,11 @@ pub(crate) fn phases(study: &Study) -> Option<Table> {
     }));
     columns.push(FilledColumn::new(Column::words("Remarks"), rows, |phases| Some(Cell::new(remarks(phases)))));
     let caption = "Energy of prefill per prompt and of decode per token, with 95 % intervals. By difference: the \
-        longest windows minus the one-token windows, divided by the steps between them. By regression: a straight line \
-        through energy per pass against decoding steps, over all lengths, weighted by 1 / variance; curvature: the \
-        quadratic term, if its interval excludes 0. Inside windows: power samples, split at the first token of each \
-        batch. Disagreement: (largest − smallest) / mean of the methods.";
+        longest windows minus the one-token windows of the same block, divided by the steps between them. By \
+        regression: a straight line through energy per pass against decoding steps in each block, over all lengths, \
+        weighted by 1 / variance; curvature: the quadratic term, if its interval excludes 0. Intervals of both are \
+        over blocks. Inside windows: power samples, split at the first token of each batch. Disagreement: (largest − \
+        smallest) / mean of the methods.";
     Some(Table::of_known("table-phases", caption, columns)?.with_caveat(format::caveat(&study.methods)))
 }
 

@@ -1,6 +1,6 @@
 //! Each student and control compared with its teacher, in each cell and over all cells.
 
-use crate::analysis::{BreakEven, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Verdict};
+use crate::analysis::{BreakEven, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Undecided, Verdict};
 use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, Table, TableRow};
 
@@ -51,7 +51,7 @@ fn saving_row(saving: &Saving, teacher: Option<&Estimate>, own: Option<&Estimate
         Cell::estimate(teacher, scale),
         Cell::estimate(own, scale),
     ];
-    cells.extend(compared(&saving.ept_out, saving.accuracy_difference.as_ref(), &saving.break_even));
+    cells.extend(compared(&saving.ept_out, saving.undecided, saving.accuracy_difference.as_ref(), &saving.break_even));
     TableRow::new(cells)
 }
 
@@ -65,22 +65,32 @@ fn overall_row(overall: &OverallSaving) -> TableRow {
         Cell::unknown(),
         Cell::unknown(),
     ];
-    cells.extend(compared(&overall.ept_out, overall.accuracy_difference.as_ref(), &overall.break_even));
+    cells.extend(compared(
+        &overall.ept_out,
+        overall.undecided,
+        overall.accuracy_difference.as_ref(),
+        &overall.break_even,
+    ));
     TableRow { cells, total: true }
 }
 
-fn compared(comparison: &Comparison, accuracy: Option<&Estimate>, pays: &BreakEven) -> [Cell; 5] {
+fn compared(
+    comparison: &Comparison,
+    undecided: Option<Undecided>,
+    accuracy: Option<&Estimate>,
+    pays: &BreakEven,
+) -> [Cell; 5] {
     let factor = comparison.factor.as_ref();
     [
         Cell::estimate(comparison.saving.as_ref(), Scale::PERCENT),
         factor.map_or(Cell::unknown(), |f| Cell::new(format::times(f))),
-        verdict(comparison),
+        verdict(comparison, undecided),
         accuracy.map_or(Cell::unknown(), points),
         break_even(pays),
     ]
 }
 
-fn verdict(comparison: &Comparison) -> Cell {
+fn verdict(comparison: &Comparison, undecided: Option<Undecided>) -> Cell {
     let tone = match comparison.verdict {
         Verdict::Improved => Some("good"),
         Verdict::Regressed => Some("bad"),
@@ -88,9 +98,10 @@ fn verdict(comparison: &Comparison) -> Cell {
         Verdict::Equivalent => None,
     };
     let verdict = Cell::new(comparison.verdict.words()).toned(tone);
-    match comparison.p_adjusted {
-        Some(p) => verdict.with(format::p_value(p)),
-        None => verdict,
+    match (comparison.p_adjusted, undecided) {
+        (Some(p), _) => verdict.with(format::p_value(p)),
+        (None, Some(why)) => verdict.with(why.words()),
+        (None, None) => verdict,
     }
 }
 

@@ -72,7 +72,7 @@ fn model_source(file: &File<'_>, index: usize, model: &ModelSpec) -> Result<()> 
 
 /// Settings that dummy weights exclude.
 fn weights(file: &File<'_>, index: usize, model: &ModelSpec) -> Result<()> {
-    if model.weights == WeightsChoice::Dummy {
+    if model.weights.dummy().is_some() {
         if model.adapter.is_some() {
             let hint = "remove one of them: random weights have nothing that an adapter could change";
             return Err(file.fail(&at(index, "adapter"), "an adapter for dummy weights", hint));
@@ -148,7 +148,7 @@ fn teacher(file: &File<'_>, index: usize, model: &ModelSpec) -> Result<()> {
 fn weights_key(model: &ModelSpec) -> Option<&'static str> {
     match model {
         ModelSpec { adapter: Some(_), .. } => Some("adapter"),
-        ModelSpec { weights: WeightsChoice::Dummy, .. } => Some("weights"),
+        ModelSpec { weights: WeightsChoice::Dummy(_), .. } => Some("weights"),
         ModelSpec { devices: Some(_), .. } => Some("devices"),
         _ => None,
     }
