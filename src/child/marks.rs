@@ -74,9 +74,10 @@ impl MarkFile {
         let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let folder = std::env::temp_dir().join(format!("ept-sweep-marks-{}-{unique}", std::process::id()));
         let what = || format!("can't make a pipe for marks in `{}`", folder.display());
-        fs::DirBuilder::new().mode(0o700).create(&folder).context(what)?;
+        let elsewhere = |why: Error| why.with_hint("`--marks PATH` names another place");
+        fs::DirBuilder::new().mode(0o700).create(&folder).context(what).map_err(elsewhere)?;
         let path = folder.join("marks");
-        let made = make_pipe(&path).and_then(|()| open_pipe(&path)).context(what);
+        let made = make_pipe(&path).and_then(|()| open_pipe(&path)).context(what).map_err(elsewhere);
         if made.is_err() {
             let _ = fs::remove_dir_all(&folder);
         }

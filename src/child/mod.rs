@@ -124,6 +124,7 @@ pub(crate) fn start(
             return Ok(Err(NotStarted::of(program, &why)));
         }
     };
+    // a process that has no more threads is as good as dead: then the command isn't measured, and goes on by itself
     let signals = signals.pass_on(child.id())?;
     wait_on_a_thread(&child, events)?;
     Ok(Ok(Running { child, marks: watching, signals, events: received }))

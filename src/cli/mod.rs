@@ -23,7 +23,8 @@ pub(crate) use self::values::Format;
 #[command(name = "ept-sweep", version, arg_required_else_help = true)]
 #[command(override_usage = "ept-sweep SWEEP.yaml [OPTIONS]\n       ept-sweep <COMMAND>")]
 #[command(after_help = "Exit codes:\n  0    done\n  1    failed while running\n  2    the input must be corrected\n  \
-                        3    finished, but some trials failed\n  130  interrupted; finished work is kept")]
+                        3    finished, but some trials failed\n  130  interrupted; finished work is kept\n\
+                        `ept-sweep meter -- COMMAND` ends as the command ends")]
 pub struct Cli {
     /// A sweep file in place of a subcommand means `run`
     #[command(subcommand)]

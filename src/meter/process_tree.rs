@@ -83,10 +83,11 @@ impl ProcessTree {
         Ok(Seconds(state.most))
     }
 
-    /// Whether a process is the command or descends from it.
+    /// Whether a process is the command or descends from it, also if its parent has ended since it was first seen.
     pub(super) fn contains(&self, pid: u32) -> bool {
-        let state = self.state();
+        let mut state = self.state();
         let Some(root) = state.root else { return false };
+        state.look_around(root);
         state.members.iter().any(|member| member.pid == pid) || descends(pid, root)
     }
 
@@ -236,6 +237,25 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(tree.processor_time().unwrap() >= waited, "it never goes back");
+    }
+
+    #[test]
+    fn a_descendant_whose_parent_has_ended_still_belongs_to_the_tree() {
+        let tree = ProcessTree::new();
+        let mut child = shell("sh -c 'sleep 60 & echo $!; read x' <&0; echo gone; read x");
+        tree.started(child.id());
+        let orphan: u32 = line(&mut child).parse().unwrap();
+        assert!(tree.contains(orphan));
+        use std::io::Write;
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(line(&mut child), "gone");
+        std::thread::sleep(Duration::from_millis(20));
+        assert_ne!(stat(orphan).unwrap().parent, child.id());
+        assert!(tree.contains(orphan), "it was seen while it had its parent");
+        drop(child.stdin.take());
+        // SAFETY: a call with plain values, to a process that this test has started
+        unsafe { libc::kill(orphan as i32, libc::SIGKILL) };
+        child.wait().unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! `CAPACITY` readings of a source (1 MiB) and drops every second one when they are full. A
 //! counter loses nothing by it. A GPU's power samples, 20 ms apart, cover a window fully up to about 85 minutes; beyond
 //! that they are more than 100 ms apart, and the warning `coverage_too_low` says that the second source has gaps.
-//! Where such work is [split into stages](super::stages), the counter is read closely at each mark as well: with its
+//! Where such work is split into stages (`stages`), the counter is read closely at each mark as well: with its
 //! tick right after the mark, what it moves until then is all that can go to the wrong stage.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::console::Console;
 use crate::error::{Context, Error, Kind, Result};
 use crate::file::write_atomic;
+use crate::format;
 use crate::host;
 use crate::meter::span::{self, Recorded, Rest, Span};
 use crate::meter::stages::{Stages, net};
@@ -20,6 +21,9 @@ use crate::meter::{self, Edge, Meter, MeterOptions, ProcessTree};
 use crate::record::{Host, IdleBaseline, MeterInfo, Trace};
 use crate::table;
 use crate::units::Seconds;
+
+/// Who waits as long as this for a command to start wants to know why.
+const WORTH_SAYING: Seconds = Seconds(1.0);
 
 /// Runs the command and measures it; ends as the command ends.
 ///
@@ -30,7 +34,7 @@ pub(super) fn measure(arguments: &MeterArgs, console: &Console) -> Result<Exit> 
         return Ok(not_started(&why, console));
     }
     let mut signals = Signals::catch()?;
-    let run = match prepare(arguments, &signals) {
+    let run = match prepare(arguments, &signals, console) {
         Err(why) if why.kind() == Kind::Interrupted => return Ok(interrupted(&signals)),
         prepared => prepared?.run(&arguments.command, &mut signals)?,
     };
@@ -62,7 +66,7 @@ struct Prepared {
     idle: Option<IdleBaseline>,
 }
 
-fn prepare(arguments: &MeterArgs, signals: &Signals) -> Result<Prepared> {
+fn prepare(arguments: &MeterArgs, signals: &Signals, console: &Console) -> Result<Prepared> {
     for path in arguments.out.iter().chain(&arguments.samples) {
         writable(path)?;
     }
@@ -76,6 +80,10 @@ fn prepare(arguments: &MeterArgs, signals: &Signals) -> Result<Prepared> {
     let mut meter = meter::open(arguments.meter, &options, &clock)?;
     let rest = Rest::of(meter.info());
     let rest = Rest { duration_s: arguments.idle.map_or(rest.duration_s, Seconds), ..rest };
+    if rest.duration_s >= WORTH_SAYING {
+        let time = format::duration(rest.duration_s);
+        console.say(format!("measuring idle power for {time} before the command starts (`--idle 0`: not at all)"));
+    }
     let idle = span::idle_baseline(&mut *meter, &clock, rest, signals.stop())?;
     // with `--idle 0` nothing else looks at it
     span::wait(&clock, Seconds(0.0), signals.stop())?;
