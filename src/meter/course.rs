@@ -1,22 +1,28 @@
 //! Energy and temperature of one cycle of work among many, from a recording that may still be going on.
 
-use super::integrate::mean_power;
+use super::integrate::window_energy;
 use crate::record::{Cycle, MeterInfo, Quantity, SourceTrace, Trace};
 use crate::units::Seconds;
 
-/// Whether the readings of all charged domains go as far as `t`: only then is the energy up to it known.
+/// A tick that comes late comes within so many of its nominal lengths, a reading that shows it included.
+const TICKS: f64 = 1.3;
+
+/// Whether the readings of all charged domains go so far past `t` that the energy up to it is known: past the tick of the
+/// counter that comes after it.
 pub(crate) fn reaches(trace: &Trace, info: &MeterInfo, t: Seconds) -> bool {
-    let past = |source: &SourceTrace| source.samples.last().is_some_and(|sample| sample.t >= t + source.lag);
+    let past = |source: &SourceTrace, t: Seconds| source.samples.last().is_some_and(|sample| sample.t >= t);
     let of_domain = |name: &str| {
         let find = |quantity| trace.find(name, quantity);
+        let counter = find(Quantity::EnergyCounter);
         let fine = find(Quantity::Power).or_else(|| find(Quantity::PowerUsage));
-        fine.or_else(|| find(Quantity::EnergyCounter)).is_some_and(past)
+        let tick = counter.and_then(|counter| counter.tick).unwrap_or_default() * TICKS;
+        let counted = counter.is_none_or(|counter| past(counter, t + tick));
+        counted && fine.or(counter).is_some_and(|source| past(source, t + source.lag))
     };
     info.domains.iter().all(|domain| of_domain(&domain.name))
 }
 
-/// What a cycle of work between two instants took, by the sources that show more of short times; `None` if a charged
-/// domain has none.
+/// What a cycle of work between two instants took; `None` if a charged domain has no energy.
 pub(crate) fn cycle(trace: &Trace, info: &MeterInfo, began: Seconds, ended: Seconds) -> Option<Cycle> {
     let duration_s = ended - began;
     let middle = began + duration_s * 0.5;
@@ -27,7 +33,7 @@ pub(crate) fn cycle(trace: &Trace, info: &MeterInfo, began: Seconds, ended: Seco
     Some(Cycle {
         t_s: middle,
         duration_s,
-        energy_j: mean_power(trace, info, began, ended)? * duration_s,
+        energy_j: window_energy(trace, info, began, ended).total_j?,
         temperature_c: hottest(Quantity::Temperature),
         memory_temperature_c: hottest(Quantity::MemoryTemperature),
     })

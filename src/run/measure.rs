@@ -139,7 +139,7 @@ impl<'a> Measuring<'a> {
                     return self.fail_cells(session.block, fitting, &Failure::new(FailureKind::Load, error));
                 }
             };
-            loaded.rest = loaded.rest + stage::idle_time(&protocol);
+            loaded.rest += stage::idle_time(&protocol);
         }
         self.commit_baseline(session, BaselineTime::Before, loaded.idle.as_ref())?;
         for index in fitting {

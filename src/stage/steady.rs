@@ -14,6 +14,9 @@ const HICCUP: f64 = 0.05;
 /// Entries that are recorded of a warm-up: neighbours are merged until there are no more.
 const RECORDED: usize = 60;
 
+/// Readings from so long before a cycle are looked at as well: a tick of the counter that is known closely lies in them.
+const BEFORE: Seconds = Seconds(5.0);
+
 /// The cycles of a warm-up under way.
 #[derive(Debug, Default)]
 pub(super) struct Warmth {
@@ -40,7 +43,7 @@ impl Warmth {
     pub(super) fn look(&mut self, meter: &mut dyn Meter) {
         let Some((from, _)) = self.pending.first().copied() else { return };
         // a meter that fails says so when it is stopped
-        let Some(trace) = meter.so_far(from) else { return };
+        let Some(trace) = meter.so_far(from - BEFORE) else { return };
         let info = meter.info();
         let reached = self.pending.iter().take_while(|(_, ended)| meter::reaches(&trace, info, *ended)).count();
         let known = self.pending.drain(..reached);
@@ -134,7 +137,7 @@ mod tests {
     #[test]
     fn cycles_that_did_something_else_are_left_out() {
         let with_hiccup = (0..40).map(|t| if t == 0 { (1.4, 420.0) } else { (1.0, 300.0) });
-        assert_eq!(warmth(with_hiccup).into_heat(0.01).remainder_at_most, Some(0.0));
+        assert!(warmth(with_hiccup).into_heat(0.01).remainder_at_most.unwrap() < 1e-9);
     }
 
     #[test]

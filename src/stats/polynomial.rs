@@ -52,6 +52,38 @@ pub(crate) fn weighted_polynomial(points: &[WeightedPoint], degree: usize) -> Op
     Some((0..p).map(|k| coefficient(k).scaled(of_y / of_x.powi(k as i32))).collect())
 }
 
+/// Coefficients of a linear regression, the sum of the squares that it leaves, and the variances of the coefficients for a
+/// residual variance of 1.
+pub(super) struct Solution {
+    pub(super) coefficients: Vec<f64>,
+    pub(super) squares: f64,
+    pub(super) variances: Vec<f64>,
+}
+
+/// Ordinary least squares of lines (what multiplies each coefficient; value); `None` where the lines don't determine the
+/// coefficients.
+pub(super) fn least_squares(lines: &[(Vec<f64>, f64)]) -> Option<Solution> {
+    let p = lines.first()?.0.len();
+    // in units of the largest of each column all sums are of a size
+    let largest: Vec<f64> = (0..p).map(|k| lines.iter().map(|(row, _)| row[k].abs()).fold(0.0, f64::max)).collect();
+    if largest.iter().any(|largest| !(*largest > 0.0 && largest.is_finite())) {
+        return None;
+    }
+    let scaled: Vec<(Vec<f64>, f64)> =
+        lines.iter().map(|(row, y)| (row.iter().zip(&largest).map(|(x, of)| x / of).collect(), *y)).collect();
+    let product = |i: usize, j: usize| scaled.iter().map(|(row, _)| row[i] * row[j]).sum::<f64>();
+    let inverse = inverted((0..p).map(|i| (0..p).map(|j| product(i, j)).collect()).collect())?;
+    let right: Vec<f64> = (0..p).map(|k| scaled.iter().map(|(row, y)| row[k] * y).sum()).collect();
+    let beta: Vec<f64> = inverse.iter().map(|row| row.iter().zip(&right).map(|(a, b)| a * b).sum()).collect();
+    let fitted = |row: &[f64]| row.iter().zip(&beta).map(|(x, b)| x * b).sum::<f64>();
+    let squares = scaled.iter().map(|(row, y)| (y - fitted(row)).powi(2)).sum();
+    Some(Solution {
+        coefficients: beta.iter().zip(&largest).map(|(b, of)| b / of).collect(),
+        squares,
+        variances: (0..p).map(|k| inverse[k][k] / (largest[k] * largest[k])).collect(),
+    })
+}
+
 /// Inverse of a small matrix by Gauss and Jordan with pivots; `None` where it has none.
 fn inverted(mut matrix: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
     const SINGULAR: f64 = 1e-12;

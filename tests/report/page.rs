@@ -201,9 +201,13 @@ fn check_markdown_tables(markdown: &str) -> usize {
 fn what_went_wrong_is_shown_with_its_meaning() {
     let report = rendered(&fixture::run(), &fixture::spoiled());
     let html = plain(&report.html);
-    for text in
-        ["residual_too_large", "disagree by more than 5 %", "out of memory", "too long for the model", "2&#x2f;5"]
-    {
+    for text in [
+        "residual_too_large",
+        "disagree by more than eight standard deviations",
+        "out of memory",
+        "too long for the model",
+        "2&#x2f;5",
+    ] {
         assert!(html.contains(text), "{text}");
     }
     assert!(html.contains("<dt>Valid trials</dt><dd>82 of 90</dd>"));
