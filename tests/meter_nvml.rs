@@ -485,8 +485,9 @@ fn a_gpu_that_warms_by_more_than_three_degrees_is_a_warning() {
     let mut bench = Bench::open(&[21]).unwrap();
     let seen = bench
         .window(|| {
-            set(21, Set::Temperature, 49);
-            sleep(800);
+            sleep(600);
+            set(21, Set::Temperature, 52);
+            sleep(600);
         })
         .unwrap();
     assert!(seen.found.validity.warnings.contains(&Reason::TemperatureDrift));

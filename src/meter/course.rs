@@ -1,5 +1,6 @@
 //! Energy and temperature of one cycle of work among many, from a recording that may still be going on.
 
+use super::conditions::mean_over;
 use super::integrate::window_energy;
 use crate::record::{Cycle, MeterInfo, Quantity, SourceTrace, Trace};
 use crate::units::Seconds;
@@ -25,24 +26,17 @@ pub(crate) fn reaches(trace: &Trace, info: &MeterInfo, t: Seconds) -> bool {
 /// What a cycle of work between two instants took; `None` if a charged domain has no energy.
 pub(crate) fn cycle(trace: &Trace, info: &MeterInfo, began: Seconds, ended: Seconds) -> Option<Cycle> {
     let duration_s = ended - began;
-    let middle = began + duration_s * 0.5;
     let hottest = |quantity| {
-        let of_domain = |name: &str| value_at(trace.find(name, quantity)?, middle);
+        let of_domain = |name: &str| mean_over(trace.find(name, quantity)?, began, ended);
         info.domains.iter().filter_map(|domain| of_domain(&domain.name)).reduce(f64::max)
     };
     Some(Cycle {
-        t_s: middle,
+        t_s: began + duration_s * 0.5,
         duration_s,
         energy_j: window_energy(trace, info, began, ended).total_j?,
         temperature_c: hottest(Quantity::Temperature),
         memory_temperature_c: hottest(Quantity::MemoryTemperature),
     })
-}
-
-/// The reading in force at `t`; the first one if all came later.
-fn value_at(source: &SourceTrace, t: Seconds) -> Option<f64> {
-    let after = source.samples.partition_point(|sample| sample.t <= t);
-    source.samples.get(after.saturating_sub(1)).map(|sample| sample.value)
 }
 
 #[cfg(test)]
@@ -74,13 +68,13 @@ mod tests {
             sources: vec![
                 power("gpu0", 10),
                 power("gpu1", 6),
-                source("gpu0", Quantity::Temperature, &[(0.0, 40.0), (1.0, 45.0), (2.0, 47.0)]),
+                source("gpu0", Quantity::Temperature, &[(0.0, 40.0), (1.0, 45.0), (1.5, 47.0), (2.5, 60.0)]),
                 source("gpu1", Quantity::Temperature, &[(0.0, 41.0), (1.0, 44.0), (2.0, 46.0)]),
             ],
         };
         assert!(reaches(&trace, &info, Seconds(3.0)) && !reaches(&trace, &info, Seconds(3.1)));
         let found = cycle(&trace, &info, Seconds(1.0), Seconds(2.0)).unwrap();
         assert_eq!((found.energy_j, found.duration_s, found.t_s), (Joules(600.0), Seconds(1.0), Seconds(1.5)));
-        assert_eq!((found.temperature_c, found.memory_temperature_c), (Some(45.0), None), "of the hottest, then");
+        assert_eq!((found.temperature_c, found.memory_temperature_c), (Some(46.0), None), "of the hottest, on average");
     }
 }

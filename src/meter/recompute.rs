@@ -129,6 +129,10 @@ pub(crate) fn differences(stored: &Measurement, again: &Findings) -> Vec<String>
         compare_values(name, &stored.unwrap_or_default(), &again.unwrap_or_default(), &mut found);
     };
     compare("energy", serde_json::to_value(&stored.energy), serde_json::to_value(&again.energy));
+    // earlier programs judged a window by other thresholds, and took single readings for its temperatures
+    if stored.energy.residual_sd.is_none() && again.energy.residual_sd.is_some() {
+        return found;
+    }
     compare("conditions", serde_json::to_value(&stored.conditions), serde_json::to_value(&again.conditions));
     compare("phases", serde_json::to_value(stored.phases), serde_json::to_value(again.phases));
     compare("validity", serde_json::to_value(&stored.validity), serde_json::to_value(&again.validity));

@@ -91,14 +91,14 @@ pub struct IdleBaseline {
 pub struct Conditions {
     /// `gpu0` …
     pub domain: String,
-    /// Temperature in °C at the window's start.
+    /// Temperature in °C over the window's first two seconds (its first half, if it's short).
     pub temperature_start_c: Option<f64>,
-    /// The last reading in the window, in °C; `None` if it can't be read.
+    /// The same over its last two seconds; `None` if it can't be read.
     pub temperature_end_c: Option<f64>,
-    /// Temperature of the memory in °C at the window's start.
+    /// Temperature of the memory in °C, likewise.
     #[serde(default)]
     pub memory_temperature_start_c: Option<f64>,
-    /// The last reading in the window, in °C.
+    /// The same at the end.
     #[serde(default)]
     pub memory_temperature_end_c: Option<f64>,
     /// Mean clock of the multiprocessors in MHz.
