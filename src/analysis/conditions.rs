@@ -21,6 +21,8 @@ pub struct PairConditions {
 pub struct SideConditions {
     /// Temperature of the hottest GPU's core in °C, of start and end.
     pub temperature_c: Option<f64>,
+    /// Temperature of its memory in °C.
+    pub memory_temperature_c: Option<f64>,
     /// Clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<f64>,
     /// Share of the time in which the power cap held the clocks down.
@@ -64,6 +66,7 @@ impl SideConditions {
         };
         Self {
             temperature_c: over(|energy| energy.temperature_c),
+            memory_temperature_c: over(|energy| energy.memory_temperature_c),
             sm_clock_mhz: over(|energy| energy.sm_clock_mhz),
             power_cap: over(|energy| energy.power_cap),
             power_limit_w,

@@ -100,6 +100,8 @@ fn print_conditions(diff: &Diff) {
             heat_share.map(|share| format!("the temperature may explain {} of the ratio", format::change(share)));
         let all = [
             both(base.temperature_c, new.temperature_c, format::celsius_range),
+            both(base.memory_temperature_c, new.memory_temperature_c, format::celsius_range)
+                .map(|memory| format!("memory {memory}")),
             both(base.sm_clock_mhz, new.sm_clock_mhz, format::megahertz_range),
             both(base.power_cap, new.power_cap, format::fraction_range).map(|cap| format!("power cap {cap}")),
             both(base.power_limit_w, new.power_limit_w, format::watts_range).map(|limit| format!("limit {limit}")),
@@ -221,6 +223,7 @@ struct ConditionsView {
 #[derive(Serialize)]
 struct SideView {
     temperature_c: Option<f64>,
+    memory_temperature_c: Option<f64>,
     sm_clock_mhz: Option<f64>,
     power_cap: Option<f64>,
     power_limit_w: Option<f64>,
@@ -332,6 +335,7 @@ impl ConditionsView {
     fn of(conditions: &PairConditions) -> Self {
         let side = |of: &SideConditions| SideView {
             temperature_c: of.temperature_c,
+            memory_temperature_c: of.memory_temperature_c,
             sm_clock_mhz: of.sm_clock_mhz,
             power_cap: of.power_cap,
             power_limit_w: of.power_limit_w,

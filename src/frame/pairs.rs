@@ -35,6 +35,8 @@ pub(crate) struct Energy {
     pub(crate) ept_out: Option<JoulesPerToken>,
     /// Mean of start and end, of the hottest GPU's core.
     pub(crate) temperature_c: Option<f64>,
+    /// The same of its memory.
+    pub(crate) memory_temperature_c: Option<f64>,
     pub(crate) sm_clock_mhz: Option<f64>,
     /// Share of the window in which the power cap was active; `None` without telemetry.
     pub(crate) power_cap: Option<f64>,
@@ -174,7 +176,8 @@ fn energies_of(cell: &DataFrame) -> Result<Vec<Energy>> {
             block: view::count(&columns, "block", row)?,
             method: view::method(&columns, row)?,
             ept_out: columns.f64("EPT_out_J_per_tok", row)?.map(JoulesPerToken),
-            temperature_c: temperature(&columns, row)?,
+            temperature_c: middle(&columns, ["temperature_start_c", "temperature_end_c"], row)?,
+            memory_temperature_c: middle(&columns, ["memory_temperature_start_c", "memory_temperature_end_c"], row)?,
             sm_clock_mhz: columns.f64("sm_clock_mhz", row)?,
             power_cap: view::clock_events(&columns, row)?
                 .map(|events| events.get(&ClockEvent::SoftwarePowerCap).copied().unwrap_or(0.0)),
@@ -183,8 +186,9 @@ fn energies_of(cell: &DataFrame) -> Result<Vec<Energy>> {
     (0..cell.height()).map(energy).collect()
 }
 
-fn temperature(columns: &Cells<'_>, row: usize) -> Result<Option<f64>> {
-    let ends = columns.f64("temperature_start_c", row)?.zip(columns.f64("temperature_end_c", row)?);
+/// The mean of the values at a window's start and end.
+fn middle(columns: &Cells<'_>, [start, end]: [&str; 2], row: usize) -> Result<Option<f64>> {
+    let ends = columns.f64(start, row)?.zip(columns.f64(end, row)?);
     Ok(ends.map(|(start, end)| (start + end) / 2.0))
 }
 

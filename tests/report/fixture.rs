@@ -469,6 +469,7 @@ pub(crate) fn gpu_study() -> Study {
     study.heat.core = HeatEffect::Known(PerDegree { share, range_c: Interval { low: 45.0, high: 62.0 } });
     let side = |temperature_c: f64, power_cap: f64, limit: f64| SideConditions {
         temperature_c: Some(temperature_c),
+        memory_temperature_c: Some(temperature_c + 14.0),
         sm_clock_mhz: Some(1980.0 - 200.0 * power_cap),
         power_cap: Some(power_cap),
         power_limit_w: Some(limit),

@@ -31,6 +31,11 @@ pub(crate) fn conditions(study: &Study, floor: f64) -> Option<Table> {
             both(|side| side.temperature_c, format::celsius_range),
         ),
         FilledColumn::new(
+            Column::numbers("Memory", "teacher → model"),
+            &rows,
+            both(|side| side.memory_temperature_c, format::celsius_range),
+        ),
+        FilledColumn::new(
             Column::numbers("SM clock", "teacher → model"),
             &rows,
             both(|side| side.sm_clock_mhz, format::megahertz_range),
