@@ -47,7 +47,7 @@ models:
 sweep: {batch_size: 8, max_new_tokens: 64}
 prompts: {random: {tokens: 768}, count: 64}
 generation: {length: fixed}
-measure: {preset: quick, window_s: 5, repeats: 2, idle_s: 0, warmup_s: 8, max_warmup_s: 15}
+measure: {preset: quick, window_s: 5, repeats: 2, idle_s: 0, warmup_s: 6, max_warmup_s: 10}
 YAML
     ept-sweep run "$out/weights.yaml" --device cuda --out "$out/weights" --fresh
 }
