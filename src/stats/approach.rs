@@ -13,6 +13,10 @@ pub(crate) struct Approach {
     pub(crate) at_most: f64,
     /// Present change for each unit of time.
     pub(crate) slope: f64,
+    /// Standard error of `remainder` with the time constant that fits best.
+    pub(crate) standard_error: f64,
+    /// The present value, of which the others are shares.
+    pub(crate) now: f64,
 }
 
 /// With fewer points the bound would say nothing.
@@ -36,17 +40,25 @@ const CLEARLY: f64 = 5.0;
 /// consecutive energies cut out of one running total, where what one is too large the next is too small. The latter is
 /// least squares on the running sums of y. The kind that makes the points clearly more likely is taken.
 ///
+/// `resolution` is the standard deviation that each y has at least, 0 if the points show their noise by themselves: readings
+/// in whole degrees that are all the same aren't exact.
+///
 /// `None` below six points, or where they don't differ in time or have the mean 0.
-pub(crate) fn approach(points: &[(f64, f64)], time_constants: &[f64]) -> Option<Approach> {
+pub(crate) fn approach(points: &[(f64, f64)], time_constants: &[f64], resolution: f64) -> Option<Approach> {
     let n = points.len();
     if n < POINTS_NEEDED {
         return None;
     }
     let (single, between) = (Fits::of(points, time_constants, rows)?, Fits::of(points, time_constants, running_sums)?);
+    let single = single.no_finer_than(resolution, n);
     // the running sums of n points are n + 1 values with one more constant: the matrix of their differences has the
     // determinant n + 1
     let gain = single.log_squares(n) - between.log_squares(n) - 0.5 * (n as f64 + 1.0).ln();
-    if n >= POINTS_TO_DISTINGUISH && gain > CLEARLY { between.approach(n) } else { single.approach(n) }
+    if resolution == 0.0 && n >= POINTS_TO_DISTINGUISH && gain > CLEARLY {
+        between.approach(n)
+    } else {
+        single.approach(n)
+    }
 }
 
 /// The fits with all time constants under one kind of noise.
@@ -104,6 +116,14 @@ impl Fits {
         Some(Self { all, best, size })
     }
 
+    /// The same with this variance for each point in addition.
+    fn no_finer_than(mut self, resolution: f64, n: usize) -> Self {
+        let least = n as f64 * resolution * resolution;
+        self.all.iter_mut().for_each(|fit| fit.squares += least);
+        self.best.squares += least;
+        self
+    }
+
     /// n/2 · ln(Σ of squares): all that the likelihood of n points depends on.
     fn log_squares(&self, n: usize) -> f64 {
         n as f64 / 2.0 * self.best.squares.max(ROUNDING * self.size).ln()
@@ -122,6 +142,8 @@ impl Fits {
             remainder: self.best.remainder / now,
             at_most: at_most / now,
             slope: self.best.remainder / self.best.time_constant / now,
+            standard_error: (self.best.squares / freedom).sqrt() * self.best.standard_error / now,
+            now,
         })
     }
 }
@@ -160,27 +182,28 @@ mod tests {
 
     #[test]
     fn an_exact_course_shows_exactly_what_is_still_to_come() {
-        let found = approach(&course(40, 0.03, 0.0, 0), &CONSTANTS).unwrap();
+        let found = approach(&course(40, 0.03, 0.0, 0), &CONSTANTS, 0.0).unwrap();
         let left = 0.03 * (-40.0f64 / 25.0).exp();
         assert!((found.remainder - left / (1.0 - left)).abs() < 1e-9, "{found:?}");
         assert!((found.slope - found.remainder / 25.0).abs() < 1e-9);
         assert!((found.at_most - found.remainder).abs() < 1e-6, "no other time constant fits");
         let constant: Vec<(f64, f64)> = (0..10).map(|t| (f64::from(t), 7.0)).collect();
-        let steady = approach(&constant, &CONSTANTS).unwrap();
+        let steady = approach(&constant, &CONSTANTS, 0.0).unwrap();
         assert!(steady.remainder.abs() < 1e-9 && steady.at_most < 1e-9, "{steady:?}");
     }
 
     #[test]
     fn a_short_look_at_a_rising_course_is_not_taken_for_a_steady_one() {
         // 2 % are still to come after 10 s
-        let passes = |seed| approach(&course(10, 0.03, 0.002, seed), &CONSTANTS).unwrap().at_most < 0.01;
+        let passes = |seed| approach(&course(10, 0.03, 0.002, seed), &CONSTANTS, 0.0).unwrap().at_most < 0.01;
         let passed = (0..400).filter(|seed| passes(*seed)).count();
         assert!(passed <= 20, "{passed} of 400");
     }
 
     #[test]
     fn the_bound_holds_what_is_still_to_come_in_95_of_100_courses_and_long_steady_ones_pass() {
-        let bound = |seconds, rise, seed| approach(&course(seconds, rise, 0.002, seed), &CONSTANTS).unwrap().at_most;
+        let bound =
+            |seconds, rise, seed| approach(&course(seconds, rise, 0.002, seed), &CONSTANTS, 0.0).unwrap().at_most;
         for seconds in [12, 25, 50] {
             let left = 0.03 * (-f64::from(seconds) / 25.0).exp();
             let held = (0..400).filter(|seed| bound(seconds, 0.03, *seed) >= left).count();
@@ -198,9 +221,9 @@ mod tests {
             let mut edge = || ((0..12).map(|_| random.random::<f64>()).sum::<f64>() - 6.0) * 0.004;
             let edges: Vec<f64> = (0..=30).map(|_| edge()).collect();
             let point = |(t, ends): (u32, &[f64])| (f64::from(t), 1.0 + ends[1] - ends[0]);
-            approach(&(0..).zip(edges.windows(2)).map(point).collect::<Vec<_>>(), &CONSTANTS).unwrap().at_most
+            approach(&(0..).zip(edges.windows(2)).map(point).collect::<Vec<_>>(), &CONSTANTS, 0.0).unwrap().at_most
         };
-        let scattered = |seed| approach(&course(30, 0.0, 0.0057, seed), &CONSTANTS).unwrap().at_most;
+        let scattered = |seed| approach(&course(30, 0.0, 0.0057, seed), &CONSTANTS, 0.0).unwrap().at_most;
         let median = |of: &dyn Fn(u64) -> f64| {
             let mut all: Vec<f64> = (0..101).map(of).collect();
             all.sort_by(f64::total_cmp);
@@ -211,7 +234,15 @@ mod tests {
     }
 
     #[test]
+    fn readings_in_whole_degrees_that_do_not_change_are_not_taken_for_exact() {
+        let same = |seconds: u32| (0..seconds).map(|t| (f64::from(t), 47.0)).collect::<Vec<_>>();
+        let left = |seconds| approach(&same(seconds), &CONSTANTS, 0.3).unwrap();
+        assert!(left(7).at_most * left(7).now > 2.0, "a rise of a degree may hide in seven seconds");
+        assert!(left(60).at_most * left(60).now < 0.4, "and hardly any in a minute");
+    }
+
+    #[test]
     fn few_points_say_nothing() {
-        assert_eq!(approach(&course(5, 0.0, 0.0, 0), &CONSTANTS), None);
+        assert_eq!(approach(&course(5, 0.0, 0.0, 0), &CONSTANTS, 0.0), None);
     }
 }

@@ -8,7 +8,7 @@ mod polynomial;
 mod precision;
 mod proportion;
 
-pub(crate) use self::approach::approach;
+pub(crate) use self::approach::{Approach, approach};
 pub use self::estimate::{Estimate, Interval};
 pub(crate) use self::holm::holm_known;
 pub use self::mean::mean;
