@@ -66,8 +66,10 @@ fn after_a_short_warm_up_the_energy_of_a_token_depends_on_what_ran_before_and_th
     assert!(unsteady > trials.len() / 2, "{unsteady} of {}", trials.len());
     for trial in &trials {
         // a warm-up that was cut off may still have found the steady state
-        let remainder = trial["outcome"]["heat"]["remainder_at_most"].as_f64().unwrap_or(1.0);
-        assert_eq!(remainder > 0.005, warnings(trial).contains(&"not_steady"), "{remainder}");
+        let heat = &trial["outcome"]["heat"];
+        let share = |key: &str| heat[key].as_f64().map_or(1.0, f64::abs);
+        let steady = share("remainder") <= 0.005 && share("remainder_at_most") <= 0.01;
+        assert_eq!(!steady, warnings(trial).contains(&"not_steady"), "{heat}");
     }
 }
 
@@ -105,7 +107,7 @@ fn a_record_holds_the_course_of_the_warm_up_and_the_temperatures_of_the_window()
     for trial in trials.iter().filter(|trial| of(trial, "teacher")) {
         let heat = &trial["outcome"]["heat"];
         assert!(number(heat, "remainder").abs() <= number(heat, "remainder_at_most"));
-        assert!(number(heat, "remainder_at_most") <= number(heat, "allowed"));
+        assert!(number(heat, "remainder_at_most") <= 2.0 * number(heat, "allowed"));
         let conditions = &trial["outcome"]["conditions"][0];
         assert_eq!(conditions["domain"], "sim0");
         let (start, end) = (number(conditions, "temperature_start_c"), number(conditions, "temperature_end_c"));

@@ -600,7 +600,7 @@ fn the_meter_command_shows_sources_gpus_and_what_the_presets_mean() {
         "power limit 650 W (default 700 W), SM up to 1980 MHz, memory up to 2619 MHz, 3352 GB/s",
         "persistence on, ECC on, MIG off, no other compute process",
         "updates every",
-        "preset quick: 3 repeats, window 5 s, warm-up 2.5 s to 20 s, idle 5 s before and after; a repeat of a cell \
+        "preset quick: 3 repeats, window 5 s, warm-up 2.5 s to 25 s, idle 5 s before and after; a repeat of a cell \
          takes 8.1 s or more",
         "preset standard: 5 repeats, window 10 s, warm-up 5 s to 45 s, idle 20 s before and after",
         "preset publication: 5 to 15 repeats, window 20 s, warm-up 10 s to 2 min, idle 20 s before and after",

@@ -19,14 +19,18 @@ pub struct Heat {
     pub remainder_at_most: Option<f64>,
     /// Change of a cycle's energy over the next 10 s, as a share of it.
     pub slope_per_10s: Option<f64>,
-    /// What the protocol allows `remainder_at_most` to be.
+    /// What the protocol allows `remainder` to be, and half of what it allows `remainder_at_most` to be.
     pub allowed: f64,
 }
 
+/// A bound is as large as the noise makes it: it may be so many times what is allowed, if the estimate is within that.
+const BOUND: f64 = 2.0;
+
 impl Heat {
-    /// What was still to come is shown to be within what the protocol allows.
+    /// What was still to come is within what the protocol allows, and its bound within twice that.
     pub fn is_steady(&self) -> bool {
-        self.remainder_at_most.is_some_and(|share| share <= self.allowed)
+        let known = self.remainder.zip(self.remainder_at_most);
+        known.is_some_and(|(remainder, at_most)| remainder.abs() <= self.allowed && at_most <= BOUND * self.allowed)
     }
 }
 

@@ -122,7 +122,7 @@ pub struct Protocol {
     /// Longest warm-up while the work isn't steady, apart from what makes good a rest before it.
     #[serde(default)]
     pub max_warmup_s: Seconds,
-    /// What may still be to come of the energy's approach to its steady state when a warm-up ends, as a share of it; `None`
+    /// What may still be to come of the energy's approach to its steady state when a warm-up ends, as a share of it (its bound may be twice that); `None`
     /// in records of programs that looked at temperature and speed instead.
     #[serde(default)]
     pub steady: Option<f64>,

@@ -58,20 +58,25 @@ impl Warmth {
         self.cycles.extend(known.filter_map(|(began, ended)| meter::cycle(&trace, info, began, ended)));
     }
 
-    /// Whether what is still to come is at most this share of a cycle's energy.
+    /// Whether what is still to come is within this share of a cycle's energy.
     pub(super) fn is_steady(&self, allowed: f64) -> bool {
-        self.course().is_some_and(|course| course.at_most <= allowed)
+        self.heat(allowed).is_steady()
     }
 
     /// The record of the warm-up.
     pub(super) fn into_heat(self, allowed: f64) -> Heat {
+        Heat { cycles: merged(&self.cycles), ..self.heat(allowed) }
+    }
+
+    /// What the cycles show, without them.
+    fn heat(&self, allowed: f64) -> Heat {
         let course = self.course();
         Heat {
             remainder: course.map(|course| course.remainder),
             remainder_at_most: course.map(|course| course.at_most),
             slope_per_10s: course.map(|course| course.slope_per_10s),
             allowed,
-            cycles: merged(self.cycles),
+            cycles: Vec::new(),
         }
     }
 
@@ -113,7 +118,8 @@ impl Course {
 }
 
 /// No more than [`RECORDED`] entries: neighbours are averaged, the last of an odd number stays as it is.
-fn merged(mut cycles: Vec<Cycle>) -> Vec<Cycle> {
+fn merged(cycles: &[Cycle]) -> Vec<Cycle> {
+    let mut cycles = cycles.to_vec();
     while cycles.len() > RECORDED {
         cycles = cycles.chunks(2).map(average).collect();
     }

@@ -400,7 +400,7 @@ mod tests {
             .iter()
             .map(|d| (d.repeats, d.protocol.min_window_s.0, d.protocol.warmup_s.0, d.protocol.max_warmup_s.0))
             .collect();
-        assert_eq!(seen, [(3, 5.0, 1.0, 20.0), (5, 10.0, 1.0, 45.0), (5, 20.0, 1.0, 120.0)]);
+        assert_eq!(seen, [(3, 5.0, 1.0, 25.0), (5, 10.0, 1.0, 45.0), (5, 20.0, 1.0, 120.0)]);
     }
 
     fn fitting(budget: f64) -> Option<(usize, u32, f64)> {

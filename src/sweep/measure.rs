@@ -30,10 +30,10 @@ pub struct MeasureSpec {
     pub(crate) guard_s: Auto<f64>,
     /// Shortest warm-up before each window in seconds; `auto`: half a window, 10 s at most.
     pub(crate) warmup_s: Auto<f64>,
-    /// Longest warm-up in seconds, if the work isn't steady; `auto`: on a GPU 20, 45 or 120 by preset, else `warmup_s`.
+    /// Longest warm-up in seconds, if the work isn't steady; `auto`: on a GPU 25, 45 or 120 by preset, else `warmup_s`.
     pub(crate) max_warmup_s: Auto<f64>,
-    /// What may still be to come of the energy's approach to its steady state, as a share of it; `auto`: 0.01, 0.005 or
-    /// 0.0025 by preset.
+    /// What may still be to come of the energy's approach to its steady state, as a share of it; its bound may be
+    /// twice that. `auto`: 0.01, 0.005 or 0.0025 by preset.
     pub(crate) steady: Auto<f64>,
     /// Idle baseline before and after each model's trials of a block in seconds; `auto`: what the meter needs, a
     /// quarter in `quick`.
@@ -148,7 +148,7 @@ impl MeasureSpec {
         let window = self.window_s.or(meter.min_window_s.0 * times);
         let warmup = self.warmup_s.or((window / 2.0).min(10.0));
         let (longest, steady) = match self.preset {
-            Preset::Quick => (20.0, 0.01),
+            Preset::Quick => (25.0, 0.01),
             Preset::Standard => (45.0, 0.005),
             Preset::Publication => (120.0, 0.0025),
         };
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn warm_up_is_half_a_window_and_publication_waits_longest_for_the_steadiest_work() {
         let warmups = PRESETS.map(|name| preset(name).protocol(&gpu())).map(|p| (p.warmup_s.0, p.max_warmup_s.0));
-        assert_eq!(warmups, [(2.5, 20.0), (5.0, 45.0), (10.0, 120.0)]);
+        assert_eq!(warmups, [(2.5, 25.0), (5.0, 45.0), (10.0, 120.0)]);
         let steady = PRESETS.map(|name| preset(name).protocol(&gpu()).steady.unwrap());
         assert_eq!(steady, [0.01, 0.005, 0.0025]);
         let asked = MeasureSpec { steady: Auto::Value(0.02), ..MeasureSpec::default() };
