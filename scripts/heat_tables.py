@@ -2,6 +2,7 @@
 """The tables of docs/measurement.md on heat, from the run directories of scripts/heat_study.sh.
 
     python3 scripts/heat_tables.py OUT
+    python3 scripts/heat_tables.py reports/published/h100-heat
 
 For each run: the energy of each cell's trials with what ran before them, temperatures and what was still to come after
 the warm-up, and the spread over the trials. Reads records.jsonl alone, without packages.
@@ -58,7 +59,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for cell, runs in spreads.items():
         for rule in ("short", "steady"):
-            energies = [e for name, own in runs.items() if name.split("_")[0] == rule for e in own]
+            energies = [e for name, own in runs.items() if rule in name for e in own]
             if len(energies) > 1:
                 mean = statistics.mean(energies)
                 print(f"| {cell} | {rule} | {len(energies)} | {1e3 * mean:.2f} "

@@ -208,14 +208,15 @@ mod tests {
     }
 
     fn shell(script: &str) -> Child {
-        Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().unwrap()
+        Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().expect("sh starts")
     }
 
     /// Waits for a line of output.
     fn line(child: &mut Child) -> String {
         use std::io::BufRead;
         let mut line = String::new();
-        std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let stdout = child.stdout.as_mut().expect("it is piped");
+        std::io::BufReader::new(stdout).read_line(&mut line).expect("sh writes a line");
         line.trim().to_owned()
     }
 

@@ -86,6 +86,9 @@ struct Fit {
 /// and what is fitted.
 type Line = (Vec<f64>, f64);
 
+/// The lines of one kind of noise: of points, for a shape of the course over time.
+type Lines = fn(&[(f64, f64)], &dyn Fn(f64) -> f64) -> Vec<Line>;
+
 /// y itself, on a constant and the shape.
 fn rows(points: &[(f64, f64)], shape: &dyn Fn(f64) -> f64) -> Vec<Line> {
     points.iter().map(|(t, y)| (vec![shape(*t), 1.0], *y)).collect()
@@ -103,11 +106,7 @@ fn running_sums(points: &[(f64, f64)], shape: &dyn Fn(f64) -> f64) -> Vec<Line> 
 }
 
 impl Fits {
-    fn of(
-        points: &[(f64, f64)],
-        time_constants: &[f64],
-        lines: fn(&[(f64, f64)], &dyn Fn(f64) -> f64) -> Vec<Line>,
-    ) -> Option<Self> {
+    fn of(points: &[(f64, f64)], time_constants: &[f64], lines: Lines) -> Option<Self> {
         let last = points.last()?.0;
         let of = |tau: &f64| Fit::of(&lines(points, &|t| (-(t - last) / tau).exp()), *tau);
         let all: Vec<Fit> = time_constants.iter().filter_map(of).collect();
