@@ -492,7 +492,8 @@ fn a_gpu_that_warms_by_more_than_three_degrees_is_a_warning() {
         .unwrap();
     assert!(seen.found.validity.warnings.contains(&Reason::TemperatureDrift));
     let conditions = &seen.found.conditions[0];
-    assert_eq!((conditions.temperature_start_c, conditions.temperature_end_c), (Some(45.0), Some(49.0)));
+    assert_eq!(conditions.temperature_start_c, Some(45.0));
+    assert!(conditions.temperature_end_c.unwrap() > 48.0, "the mean of its second half");
 }
 
 #[test]

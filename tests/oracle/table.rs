@@ -313,7 +313,8 @@ prefill at 680 W and 0.6 s of decode at 370 W run without a pause, in windows of
 around them. Over whole batches a lag cancels out: what is missing at the start is that of the batch before. At each
 first token it doesn't: 310 W · 12 ms = 3.7 J of a batch's prefill count as decode. Without a lag some prefill counts
 as decode as well, since a straight line between two samples spreads the step of power over 20 ms, and since samples
-that repeat the one before come late.
+that repeat the one before come late. The split that is used shifts both edges by the lag that it finds, and takes a
+phase's power at its ends from beside the stretch in which samples mix two phases: so an uncertain lag costs little.
 
 | | no lag | counter 5 ms and ring 12 ms later |
 |---|---|---|

@@ -364,7 +364,8 @@ fn the_method_of_a_gpu_run_says_how_it_was_measured_and_what_no_interval_reflect
          second block runs in the reverse order of the one before. Measured only",
         "Measured only to separate prefill from decode, and excluded from every comparison, figure and headline: \
          1 further cell.",
-        "at least 3 s, extended up to 9 s until temperature and speed are steady.",
+        "at least 3 s, extended up to 9 s (and by as long as the device had rested before) until what may still be to come \
+         of the energy's approach to its steady state is below 1 %, and its bound below twice that.",
         "A random wait of up to 100 ms",
         "The same work runs for 500 ms before and after it",
         "with the model loaded, before and after its trials in each block, after 3 s of rest for the clocks to settle.",
