@@ -13,8 +13,24 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Folder, experiment, program, stderr, stdout, sweep};
+use common::{Folder, experiment, stderr, stdout, sweep};
 use serde_json::Value;
+
+/// The program with the signals' default actions: a shell that starts the tests in the background has it ignore SIGINT and
+/// SIGQUIT, and what is ignored at the start stays ignored.
+fn program() -> Command {
+    let mut program = common::program();
+    let restore = || {
+        for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+            // SAFETY: `signal` may be called between fork and exec, and the default action is no handler of this process
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only calls `signal`
+    unsafe { program.pre_exec(restore) };
+    program
+}
 
 /// The program that measures a shell script, with the modelled meter and without an idle baseline.
 fn metered(options: &[&str], script: &str) -> Command {

@@ -65,18 +65,7 @@ fn residency(readings: &[f64]) -> BTreeMap<ClockEvent, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{EnergyMethod, Sample};
-
-    fn source(domain: &str, quantity: Quantity, samples: &[(f64, f64)]) -> SourceTrace {
-        SourceTrace {
-            domain: domain.into(),
-            quantity,
-            method: EnergyMethod::PowerIntegral,
-            tick: None,
-            lag: Seconds(0.0),
-            samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
-        }
-    }
+    use crate::meter::fixtures::source;
 
     #[test]
     fn conditions_are_those_of_the_window_and_what_was_in_force_when_it_began() {

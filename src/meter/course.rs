@@ -42,20 +42,8 @@ pub(crate) fn cycle(trace: &Trace, info: &MeterInfo, began: Seconds, ended: Seco
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::fixtures;
-    use crate::record::{EnergyMethod, Sample};
+    use crate::meter::fixtures::{self, source};
     use crate::units::Joules;
-
-    fn source(domain: &str, quantity: Quantity, samples: &[(f64, f64)]) -> SourceTrace {
-        SourceTrace {
-            domain: domain.into(),
-            quantity,
-            method: EnergyMethod::PowerIntegral,
-            tick: Some(Seconds(0.5)),
-            lag: Seconds(0.0),
-            samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
-        }
-    }
 
     #[test]
     fn a_cycle_is_known_once_the_samples_of_all_gpus_go_past_its_end() {

@@ -1,6 +1,6 @@
-//! A meter for tests of code that works on traces.
+//! A meter and its sources for tests of code that works on traces.
 
-use crate::record::{Domain, EnergyMethod, MeterInfo};
+use crate::record::{Domain, EnergyMethod, MeterInfo, Quantity, Sample, SourceTrace};
 use crate::units::Seconds;
 
 /// A meter of these domains that needs no shortest window.
@@ -19,5 +19,17 @@ pub(crate) fn info(domains: &[&str]) -> MeterInfo {
         sensing_period_s: None,
         sources: vec![],
         gpus: vec![],
+    }
+}
+
+/// Readings (second, value) of a source that states no tick.
+pub(crate) fn source(domain: &str, quantity: Quantity, samples: &[(f64, f64)]) -> SourceTrace {
+    SourceTrace {
+        domain: domain.into(),
+        quantity,
+        method: EnergyMethod::PowerIntegral,
+        tick: None,
+        lag: Seconds(0.0),
+        samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
     }
 }

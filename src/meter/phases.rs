@@ -140,18 +140,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::record::EnergyMethod;
-
-    fn source(domain: &str, quantity: Quantity, samples: &[(f64, f64)]) -> SourceTrace {
-        SourceTrace {
-            domain: domain.into(),
-            quantity,
-            method: EnergyMethod::PowerIntegral,
-            tick: None,
-            lag: Seconds(0.0),
-            samples: samples.iter().map(|&(t, value)| Sample { t: Seconds(t), value }).collect(),
-        }
-    }
+    use crate::meter::fixtures::source;
 
     #[test]
     fn prefill_and_decode_are_split_at_the_first_token() {
