@@ -6,8 +6,8 @@ use common::Folder;
 use common::records::{self, idle, measurement};
 use ept_sweep::analysis::diff::{self, Diff, Labels, Measured};
 use ept_sweep::analysis::{
-    Basis, BreakEven, BreakEvenUnknown, Estimate, HeatEffect, HeatUnknown, Interval, Saving, Study, Undecided, Verdict,
-    analyse,
+    Basis, BreakEven, BreakEvenUnknown, Estimate, HeatEffect, HeatUnknown, Interval, PerDegree, Saving, Study,
+    Undecided, Verdict, analyse,
 };
 use ept_sweep::error::Result;
 use ept_sweep::frame::Frame;
@@ -776,9 +776,13 @@ fn each_compared_pair_states_its_conditions_and_what_the_difference_in_temperatu
     // a window that isn't valid takes no part, nor does its warm-up
     run.measurement_mut("t.b1.n32", 1).validity.invalid_reasons = vec![Reason::Throttled];
     assert_eq!(run.within("t", "s").rows[0].conditions.base.temperature_c, Some(60.0));
-    for (cell, block) in [("t.b1.n32", 0), ("s.b1.n32", 0), ("s.b1.n32", 1)] {
-        run.measurement_mut(cell, block).heat = None;
+    for cell in ["t.b1.n32", "s.b1.n32"] {
+        run.measurement_mut(cell, 0).heat = None;
     }
+    let study = run.study();
+    assert!(matches!(study.heat.core, HeatEffect::Known(PerDegree { share, .. }) if share.interval.is_none()));
+    assert_eq!(study.savings[0].conditions.heat_share, None, "one warm-up shows nothing");
+    run.measurement_mut("s.b1.n32", 1).heat = None;
     let study = run.study();
     assert_eq!(study.heat.core, HeatEffect::Unknown(HeatUnknown::NoCourse));
     assert_eq!(study.savings[0].conditions.heat_share, None);

@@ -12,7 +12,7 @@ pub struct PairConditions {
     /// Of the new one.
     pub new: SideConditions,
     /// What the difference in core temperature may explain of ln(new / base): 0.01 is 1 % of the ratio. `None` if a
-    /// temperature, or what a degree adds ([`super::HeatEffect`]), isn't known.
+    /// temperature isn't known, or what a degree adds ([`super::HeatEffect`]) isn't shown: its interval holds 0.
     pub heat_share: Option<f64>,
 }
 

@@ -140,7 +140,7 @@ impl<'a> Runs<'a> {
         Ok(Self {
             infos: runs.iter().map(|measured| measured.run).collect(),
             side: Side::new(&runs.iter().map(|measured| measured.frame).collect::<Vec<_>>())?,
-            shares_per_c: runs.iter().filter_map(|run| effects(run.frame.courses()).core.share()).collect(),
+            shares_per_c: runs.iter().filter_map(|run| effects(run.frame.courses()).core.shown()).collect(),
             evaluations: Evaluations::of(runs.iter().flat_map(compared)),
         })
     }

@@ -62,8 +62,19 @@ impl Default for HeatEffects {
 }
 
 impl HeatEffect {
+    /// Change of ln E for each °C, if its interval excludes 0: what a run doesn't show explains no difference.
+    pub(crate) fn shown(&self) -> Option<f64> {
+        match self {
+            Self::Known(known) if known.share.interval.is_some_and(|ends| ends.low > 0.0 || ends.high < 0.0) => {
+                Some(known.share.value)
+            }
+            _ => None,
+        }
+    }
+
     /// Change of ln E for each °C, if it is known.
-    pub(crate) fn share(&self) -> Option<f64> {
+    #[cfg(test)]
+    fn share(&self) -> Option<f64> {
         match self {
             Self::Known(known) => Some(known.share.value),
             Self::Unknown(_) => None,

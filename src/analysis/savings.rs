@@ -83,7 +83,7 @@ pub(super) fn savings(
 ) -> Result<(Vec<Saving>, Vec<OverallSaving>)> {
     let side = Side::new(&[frame])?;
     let limit = power_limit([run]);
-    let around = Surroundings { base_limit_w: limit, new_limit_w: limit, share_per_c: heat.core.share() };
+    let around = Surroundings { base_limit_w: limit, new_limit_w: limit, share_per_c: heat.core.shown() };
     let basis = Basis::WithinRun(run.protocol.order);
     let comparing = Comparing { base: &side, new: &side, basis, floor: run.floor, around };
     let (mut savings, mut overall) = (Vec::new(), Vec::new());
