@@ -136,7 +136,7 @@ impl MeasureSpec {
         }
     }
 
-    /// The protocol on a meter. A seed that is left open is 0: only a run draws one ([`MeasureSpec::draw_seed`]).
+    /// The protocol on a meter. A seed that is left open is 0: only a run draws one (`draw_seed`).
     pub fn protocol(&self, meter: &MeterInfo) -> Protocol {
         let on_gpu = !meter.gpus.is_empty();
         let times = match self.preset {
