@@ -78,7 +78,7 @@ fn a_sweep_reads_the_training_energy_that_the_program_writes() {
         assert_eq!(written["heldout_n"], 4);
     }
     let control = json(&study.0.join("models/student-base/training.json"));
-    assert_eq!((control["recipe"].as_str(), control["steps"].as_u64()), (Some("ce"), Some(2)));
+    assert_eq!((control["recipe"].as_str(), control["steps"].as_u64()), (Some("ce"), Some(40)));
     let preparation = json(&study.0.join("instructions/preparation.json"));
     assert_eq!(preparation["stages"][0]["name"], "data_preparation");
     assert!(preparation["energy_j"].as_f64().unwrap() > 0.0);
