@@ -10,7 +10,7 @@
 //! cycles of all trials have about the same relative noise, with Student's t over trials.
 
 use crate::frame::Course;
-use crate::record::Cycle;
+use crate::record::{Cycle, usual};
 use crate::stats::{Contrast, Estimate, Interval, WeightedPoint, ln, weighted_polynomial};
 use crate::vocabulary::vocabulary;
 
@@ -86,8 +86,6 @@ impl HeatEffect {
 const LEAST_RANGE_C: f64 = 3.0;
 /// A slope of fewer cycles is noise.
 const LEAST_CYCLES: usize = 5;
-/// A cycle that takes longer than the median did something else as well: kernels were loaded, memory was allocated.
-const LONGEST: f64 = 1.05;
 /// Share of the variance of the temperature that its course over time must explain: less isn't an approach, such as a
 /// rise and a fall.
 const LEAST_EXPLAINED: f64 = 0.5;
@@ -126,15 +124,11 @@ struct Point {
 
 /// The cycles that did the same work as most, and have a temperature.
 fn points(cycles: &[Cycle], temperature: Reading) -> Vec<Point> {
-    let mut durations: Vec<f64> = cycles.iter().map(|cycle| cycle.duration_s.get()).collect();
-    durations.sort_unstable_by(f64::total_cmp);
-    let Some(median) = durations.get(durations.len() / 2).copied() else { return Vec::new() };
-    let usual = cycles.iter().filter(|cycle| cycle.duration_s.get() <= LONGEST * median);
     let point = |cycle: &Cycle| {
         let (temperature_c, log_energy) = (temperature(cycle)?, ln(cycle.energy_j.get())?);
         Some(Point { t: cycle.t_s.get(), temperature_c, log_energy })
     };
-    usual.filter_map(point).collect()
+    usual(cycles).into_iter().filter_map(point).collect()
 }
 
 /// What one warm-up says.

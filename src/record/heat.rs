@@ -48,3 +48,15 @@ pub struct Cycle {
     /// The same of the hottest memory.
     pub memory_temperature_c: Option<f64>,
 }
+
+/// A cycle that took longer than the median of all by this share did something that the others didn't: loading a kernel,
+/// allocating memory, waiting for another process.
+const HICCUP: f64 = 0.05;
+
+/// The cycles that did the same work as most.
+pub(crate) fn usual(cycles: &[Cycle]) -> Vec<&Cycle> {
+    let mut durations: Vec<f64> = cycles.iter().map(|cycle| cycle.duration_s.0).collect();
+    durations.sort_by(f64::total_cmp);
+    let Some(median) = durations.get(durations.len() / 2) else { return Vec::new() };
+    cycles.iter().filter(|cycle| cycle.duration_s.0 <= median * (1.0 + HICCUP)).collect()
+}

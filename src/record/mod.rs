@@ -23,6 +23,7 @@ pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, MemoryEnergy, PhaseSplit, WindowEnergy};
+pub(crate) use self::heat::usual;
 pub use self::heat::{Cycle, Heat};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};

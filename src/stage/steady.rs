@@ -1,21 +1,19 @@
 //! Whether work has become steady: whether the same cycle of batches still takes more or less energy each time.
 
 use crate::meter::{self, Meter};
-use crate::record::{Cycle, Heat};
+use crate::record::{Cycle, Heat, usual};
 use crate::stats::{Approach, approach};
 use crate::units::{Joules, Seconds};
 
 /// Time constants in seconds with which a device may still be heating up: below them lie clocks and the die itself,
 /// above them nothing that an H100's energy showed in a minute (its heat sink and memory take some 15 to 40 s).
 const TIME_CONSTANTS: [f64; 11] = [1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 24.0, 30.0, 37.0, 45.0];
-/// A cycle that took longer than the median of all by this share did something that the others didn't: loading a
-/// kernel, waiting for another process.
-const HICCUP: f64 = 0.05;
 /// Standard deviation of a temperature that is read in whole degrees, in °C.
 const WHOLE_DEGREES: f64 = 0.29;
-/// What a degree adds to the energy of the same work: 0.37 to 0.42 % on four H100s, by core and memory alike …
+/// What a degree of the core adds to the energy of the same work: about 0.4 % on four H100s. The memory warms with it, and
+/// is taken to show as much …
 const PER_DEGREE: f64 = 0.004;
-/// … and on any GPU at most.
+/// … and half as much again for what isn't known of other GPUs.
 const MOST_PER_DEGREE: f64 = 0.006;
 /// Standard errors by which a remainder has to exceed what heat explains for the energies to show it.
 const SHOWN: f64 = 2.0;
@@ -81,10 +79,7 @@ impl Warmth {
     }
 
     fn course(&self) -> Option<Course> {
-        let mut durations: Vec<f64> = self.cycles.iter().map(|cycle| cycle.duration_s.0).collect();
-        durations.sort_by(f64::total_cmp);
-        let longest = durations.get(durations.len() / 2)? * (1.0 + HICCUP);
-        let usual: Vec<&Cycle> = self.cycles.iter().filter(|cycle| cycle.duration_s.0 <= longest).collect();
+        let usual = usual(&self.cycles);
         let energies: Vec<(f64, f64)> = usual.iter().map(|cycle| (cycle.t_s.0, cycle.energy_j.0)).collect();
         let by_energy = approach(&energies, &TIME_CONSTANTS, 0.0)?;
         Some(Course::by_heat(&usual, &by_energy).unwrap_or(Course {
