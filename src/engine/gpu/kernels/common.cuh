@@ -160,6 +160,31 @@ INLINE float block_max(float x, float *scratch) {
     return warp_max(lane < warps ? scratch[lane] : scratch[0]);
 }
 
+INLINE unsigned warp_max_bits(unsigned x) {
+#ifdef __CUDACC__
+    return __reduce_max_sync(ALL_LANES, x);
+#else
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        const unsigned other = __shfl_xor_sync(ALL_LANES, x, step);
+        x = x > other ? x : other;
+    }
+    return x;
+#endif
+}
+
+INLINE unsigned warp_min_bits(unsigned x) { return ~warp_max_bits(~x); }
+
+// The lanes that hold the same value as this one.
+INLINE unsigned lanes_with_same(int x) {
+#ifdef __CUDACC__
+    return __match_any_sync(ALL_LANES, x);
+#else
+    unsigned same = 0;
+    for (int lane = 0; lane < WARP; lane++) same |= (__shfl_sync(ALL_LANES, x, lane) == x ? 1u : 0u) << lane;
+    return same;
+#endif
+}
+
 // ---- asynchronous copies of 16 bytes from global to shared memory ----
 
 INLINE unsigned shared_address(const void *pointer) {

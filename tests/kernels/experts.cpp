@@ -1,0 +1,160 @@
+// Mixtures of experts against a reference in double precision.
+#include "../../src/engine/gpu/kernels/experts.cu"
+
+static std::mt19937 random_bits{7};
+
+static float normal() { return std::normal_distribution<float>()(random_bits); }
+
+template <typename T> static void fill(emulate::Buffer<T> &buffer, float scale) {
+    for (size_t i = 0; i < buffer.count; i++) buffer[i] = from_float<T>(scale * normal());
+}
+
+template <typename T> struct Names;
+template <> struct Names<float> {
+    static constexpr const char *NAME = "f32";
+    static constexpr double LIMIT = 1e-5;
+    static constexpr auto ROUTE = experts_route_f32, GATE_UP = experts_gate_up_f32_8, DOWN = experts_down_f32_8,
+                          COMBINE = experts_combine_f32;
+    static constexpr auto GATE_UP_16 = GATE_UP, GATE_UP_32 = GATE_UP, DOWN_16 = DOWN, DOWN_32 = DOWN;
+};
+#define NAMES(type, suffix, limit)                                                                                     \
+    template <> struct Names<type> {                                                                                   \
+        static constexpr const char *NAME = #suffix;                                                                   \
+        static constexpr double LIMIT = limit;                                                                         \
+        static constexpr auto ROUTE = experts_route_##suffix, COMBINE = experts_combine_##suffix;                      \
+        static constexpr auto GATE_UP = experts_gate_up_##suffix##_8, GATE_UP_16 = experts_gate_up_##suffix##_16,      \
+                              GATE_UP_32 = experts_gate_up_##suffix##_32;                                              \
+        static constexpr auto DOWN = experts_down_##suffix##_8, DOWN_16 = experts_down_##suffix##_16,                  \
+                              DOWN_32 = experts_down_##suffix##_32;                                                    \
+    };
+NAMES(half_t, f16, 1e-3)
+NAMES(bf16_t, bf16, 5e-3)
+
+struct Shape {
+    int m, experts, slots, hidden, inner, tile;
+    bool normalise, shared, fused_sum, route_apart;
+};
+
+// A token's experts with their shares, most probable first.
+template <typename T>
+static std::vector<std::pair<int, double>> chosen_by(const emulate::Buffer<T> &logits, int token, const Shape &s) {
+    std::vector<std::pair<int, double>> all;
+    double sum = 0;
+    for (int e = 0; e < s.experts; e++) {
+        all.push_back({e, exp(static_cast<double>(to_float(logits[token * s.experts + e])))});
+        sum += all[e].second;
+    }
+    std::stable_sort(all.begin(), all.end(), [](auto a, auto b) { return a.second > b.second; });
+    all.resize(s.slots);
+    double kept = 0;
+    for (auto &[_, share] : all) kept += share;
+    for (auto &[_, share] : all) share = rounded<T>(share / (s.normalise ? kept : sum));
+    return all;
+}
+
+template <typename T> static void test(const Shape &s) {
+    using N = Names<T>;
+    const int pairs = s.m * s.slots, most = std::min(pairs, s.experts) + pairs / s.tile;
+    emulate::Buffer<T> logits(s.m * s.experts), x(s.m * s.hidden), gate_up(s.experts * 2 * s.inner * s.hidden),
+        down(s.experts * s.hidden * s.inner), hidden(pairs * s.inner), outputs(pairs * s.hidden), sums(s.m * s.hidden),
+        shared(s.m * s.hidden), shared_gate(s.m);
+    emulate::Buffer<float> shares(pairs);
+    emulate::Buffer<int> chosen(pairs), sorted(pairs), counters((s.hidden + 15) / 16);
+    emulate::Buffer<int4> items(1 + most);
+    fill(logits, 1.0f);
+    // few different logits: ties that the first index has to win
+    for (size_t i = 0; i < logits.count; i++) logits[i] = from_float<T>(roundf(to_float(logits[i]) * 4) / 4);
+    fill(x, 1.0f), fill(gate_up, 0.1f), fill(down, 0.1f), fill(shared, 1.0f), fill(shared_gate, 1.0f);
+    for (size_t i = 0; i < counters.count; i++) counters[i] = 0;
+
+    RouteParams route = {logits.data, shares.data, chosen.data, sorted.data, items.data, s.m,        s.experts,
+                         s.slots,     s.tile,      s.normalise, 1,           s.route_apart ? 0 : 1};
+    if (s.route_apart) {
+        emulate::run("route", N::ROUTE, (s.m + 3) / 4, 128, 0, route);
+        LAUNCH(experts_sort, 1, 256, 9 * s.experts * sizeof(int), route);
+    } else {
+        emulate::run("route", N::ROUTE, 1, 256, (pairs + 9 * s.experts) * sizeof(int), route);
+    }
+    const ExpertsParams up = {x.data,  gate_up.data, items.data, sorted.data, hidden.data, nullptr, nullptr, nullptr,
+                              nullptr, nullptr,      s.m,        s.inner,     s.hidden,    s.slots, 0,       1};
+    const ExpertsParams last = {hidden.data,
+                                down.data,
+                                items.data,
+                                sorted.data,
+                                outputs.data,
+                                shares.data,
+                                s.shared ? shared.data : nullptr,
+                                shared_gate.data,
+                                sums.data,
+                                s.fused_sum ? counters.data : nullptr,
+                                s.m,
+                                s.hidden,
+                                s.inner,
+                                s.slots,
+                                0,
+                                1};
+    const dim3 up_grid((s.inner + 7) / 8, most), down_grid((s.hidden + 15) / 16, most);
+    emulate::run("gate_up", s.tile == 8 ? N::GATE_UP : s.tile == 16 ? N::GATE_UP_16 : N::GATE_UP_32, up_grid, 128, 0, up);
+    emulate::run("down", s.tile == 8 ? N::DOWN : s.tile == 16 ? N::DOWN_16 : N::DOWN_32, down_grid, 128, 0, last);
+    if (!s.fused_sum) emulate::run("combine", N::COMBINE, dim3((s.hidden + 255) / 256, s.m), 256, 0, last);
+
+    std::vector<double> found, expected;
+    double wrong = 0;
+    std::vector<std::vector<int>> lists(s.experts);
+    for (int token = 0; token < s.m; token++) {
+        std::vector<double> sum(s.hidden);
+        const auto experts = chosen_by(logits, token, s);
+        for (int slot = 0; slot < s.slots; slot++) {
+            const auto [expert, share] = experts[slot];
+            const int pair = token * s.slots + slot;
+            wrong += chosen[pair] != expert || fabs(shares[pair] - share) > (sizeof(T) == 4 ? 1e-6 : 0.01) * share;
+            lists[expert].push_back(pair);
+            std::vector<double> inner(s.inner);
+            auto row = [&](int r) {
+                double product = 0;
+                for (int i = 0; i < s.hidden; i++) {
+                    product += static_cast<double>(to_float(gate_up[(expert * 2 * s.inner + r) * s.hidden + i])) *
+                               to_float(x[token * s.hidden + i]);
+                }
+                return product;
+            };
+            for (int r = 0; r < s.inner; r++) {
+                const double gate = row(r), up = row(s.inner + r);
+                inner[r] = gate / (1 + exp(-gate)) * up;
+            }
+            for (int r = 0; r < s.hidden; r++) {
+                double product = 0;
+                for (int i = 0; i < s.inner; i++) product += to_float(down[(expert * s.hidden + r) * s.inner + i]) * inner[i];
+                sum[r] += share * product;
+            }
+        }
+        for (int r = 0; r < s.hidden; r++) {
+            const double gate = 1 / (1 + exp(-to_float(shared_gate[token])));
+            expected.push_back(sum[r] + (s.shared ? gate * to_float(shared[token * s.hidden + r]) : 0));
+            found.push_back(to_float(sums[token * s.hidden + r]));
+        }
+    }
+    int place = 0;
+    for (const auto &list : lists)
+        for (int pair : list) wrong += sorted[place++] != pair;
+    for (size_t i = 0; i < counters.count; i++) wrong += counters[i] != 0;
+    char name[80];
+    snprintf(name, sizeof(name), "%s: %d tokens, %d of %d experts, items of %d", N::NAME, s.m, s.slots, s.experts, s.tile);
+    emulate::check(name, emulate::distance(found, expected) + wrong, N::LIMIT);
+}
+
+template <typename T> static void test_all() {
+    const bool wide = sizeof(T) == 2;
+    test<T>({1, 16, 4, 136, 72, 8, true, false, true, false});
+    test<T>({5, 6, 2, 320, 24, 8, false, true, true, false});
+    test<T>({20, 5, 2, 40, 40, wide ? 16 : 8, true, true, false, false});
+    test<T>({50, 3, 2, 24, 16, wide ? 32 : 8, true, false, true, true});
+    test<T>({12, 128, 8, 16, 8, 8, true, false, true, true});
+}
+
+int main() {
+    test_all<float>();
+    test_all<half_t>();
+    test_all<bf16_t>();
+    return emulate::failures != 0;
+}
