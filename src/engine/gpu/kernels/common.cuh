@@ -48,6 +48,17 @@ template <typename T> INLINE unsigned pack(T low, T high) {
     return both.bits;
 }
 
+// a − b for both of a pair in bf16.
+INLINE unsigned subtract_bf16_pair(unsigned a, unsigned b) {
+#ifdef __CUDACC__
+    unsigned difference;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(b), "r"(0xbf80bf80u), "r"(a));
+    return difference;
+#else
+    return emulate::subtract_bf16_pair(a, b);
+#endif
+}
+
 // ---- 16-byte accesses ----
 
 // 16 bytes of a row: 8 values in half precision, 4 in f32.

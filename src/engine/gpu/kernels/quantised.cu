@@ -1,0 +1,495 @@
+// Products with matrices that stay quantised, y = x·Wᵀ, with W in the block formats of GGUF as they are stored.
+//
+// A warp multiplies 16·R rows of W with 8 columns of activations a group on the tensor cores. Bytes of W go to shared
+// memory by asynchronous copies, a ring of stages for each warp, so that memory stays busy and no block barrier is
+// needed. In registers, quantised integers become bf16 exactly, the sums of a block of W with equal scale are formed by
+// mma, and the scale is applied to these sums in f32. An activation in f32 is the sum of two numbers in bf16 up to 2⁻¹⁷
+// of it, and takes two columns. So the result is that of the dequantised matrix in f32 but for rounding near 10⁻⁵.
+//
+// Where a format has a minimum next to the scale, value = scale·q − minimum, the sum of the activations of a block is
+// needed, too: the product with a matrix of ones, once for the R groups of rows.
+#include "common.cuh"
+
+// ---- formats ----
+
+INLINE unsigned short read_u16(const unsigned char *from) { return *reinterpret_cast<const unsigned short *>(from); }
+INLINE float read_f16(const unsigned char *from) { return to_float(*reinterpret_cast<const half_t *>(from)); }
+
+// 4 bytes at an address that ALIGNMENT divides.
+template <int ALIGNMENT> INLINE unsigned read_u32(const unsigned char *from) {
+    if (ALIGNMENT >= 4) return *reinterpret_cast<const unsigned *>(from);
+    return read_u16(from) | static_cast<unsigned>(read_u16(from + 2)) << 16;
+}
+
+// An unsigned byte of a word as a float.
+INLINE float byte_as_float(unsigned word, int index) {
+    return __uint_as_float((word >> 8 * index & 0xff) | 0x4b000000) - 8388608.0f;
+}
+
+// bits | 128 in bf16 for a pair of integers below 128: 128 + the integer.
+constexpr unsigned OFFSET_PAIR = 0x43004300;
+
+// Subtracts an integer that bf16 has from a pair.
+template <int BY> INLINE unsigned less(unsigned pair) {
+    static_assert(BY == 128 || BY == 132 || BY == 136 || BY == 144 || BY == 160, "in the table");
+    constexpr unsigned BITS = BY == 128 ? 0x4300 : BY == 132 ? 0x4304 : BY == 136 ? 0x4308 : BY == 144 ? 0x4310 : 0x4320;
+    return subtract_bf16_pair(pair, BITS | BITS << 16);
+}
+
+// What a lane multiplies in 32 columns ("unit") of a row: columns 4t to 4t + 3 and 16 + 4t to 16 + 4t + 3, as pairs of
+// bf16 (0, 2), (1, 3) of each four; value = scale·w − minimum, per half of the unit if HALVES is 2.
+template <int HALVES> struct Unit {
+    unsigned w[4];
+    float scale[HALVES], minimum[HALVES];
+};
+
+// Formats: COLUMNS and BYTES of a block, CHUNK columns of a stage, what divides addresses of blocks (ALIGNMENT).
+
+struct Q4_0 {
+    static constexpr int COLUMNS = 32, BYTES = 18, CHUNK = 256, ALIGNMENT = 2, HALVES = 1;
+    static constexpr bool MINIMUM = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+        const unsigned char *block = chunk + u * BYTES;
+        const unsigned q = read_u32<2>(block + 2 + 4 * t);
+        to.scale[0] = read_f16(block);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            to.w[i] = less<136>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR);
+        }
+    }
+};
+
+struct Q4_1 {
+    static constexpr int COLUMNS = 32, BYTES = 20, CHUNK = 256, ALIGNMENT = 4, HALVES = 1;
+    static constexpr bool MINIMUM = true;
+    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+        const unsigned char *block = chunk + u * BYTES;
+        const unsigned q = read_u32<4>(block + 4 + 4 * t);
+        to.scale[0] = read_f16(block);
+        to.minimum[0] = 128.0f * to.scale[0] - read_f16(block + 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR;
+    }
+};
+
+// The fifth bits of a pair of a lane's elements, from those of 32 columns.
+INLINE unsigned fifth_bits(unsigned bits, int pair) {
+    const int first = pair / 2 * 16 + pair % 2;
+    return (bits >> first & 1) << 4 | (bits >> (first + 2) & 1) << 20;
+}
+
+struct Q5_0 {
+    static constexpr int COLUMNS = 32, BYTES = 22, CHUNK = 256, ALIGNMENT = 2, HALVES = 1;
+    static constexpr bool MINIMUM = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+        const unsigned char *block = chunk + u * BYTES;
+        const unsigned high = read_u32<2>(block + 2) >> 4 * t, q = read_u32<2>(block + 6 + 4 * t);
+        to.scale[0] = read_f16(block);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            to.w[i] = less<144>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | OFFSET_PAIR);
+        }
+    }
+};
+
+struct Q5_1 {
+    static constexpr int COLUMNS = 32, BYTES = 24, CHUNK = 256, ALIGNMENT = 4, HALVES = 1;
+    static constexpr bool MINIMUM = true;
+    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+        const unsigned char *block = chunk + u * BYTES;
+        const unsigned high = read_u32<4>(block + 4) >> 4 * t, q = read_u32<4>(block + 8 + 4 * t);
+        to.scale[0] = read_f16(block);
+        to.minimum[0] = 128.0f * to.scale[0] - read_f16(block + 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | OFFSET_PAIR;
+        }
+    }
+};
+
+struct Q8_0 {
+    static constexpr int COLUMNS = 32, BYTES = 34, CHUNK = 128, ALIGNMENT = 2, HALVES = 1;
+    static constexpr bool MINIMUM = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+        const unsigned char *block = chunk + u * BYTES;
+        to.scale[0] = read_f16(block);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned q = read_u32<2>(block + 2 + i / 2 * 16 + 4 * t);
+            // 128 + the lower 7 bits, less 128, or 256 if the sign bit is set: the sign bit is bf16's next exponent
+            const unsigned pair = (i % 2 ? q >> 8 : q) & 0x00ff00ff;
+            to.w[i] = subtract_bf16_pair((pair & 0x007f007f) | OFFSET_PAIR, (pair & 0x00800080) | OFFSET_PAIR);
+        }
+    }
+};
+
+// Scale and minimum of sub-block u in 6 bits each, as Q4_K and Q5_K have them, from the block's first 16 bytes.
+INLINE void scale_minimum(const unsigned char *block, int u, Unit<1> &to) {
+    const float d = read_f16(block), least = read_f16(block + 2);
+    const unsigned low = read_u32<4>(block + 4), middle = read_u32<4>(block + 8), high = read_u32<4>(block + 12);
+    const unsigned scales = u < 4 ? low & 0x3f3f3f3f : (high & 0x0f0f0f0f) | (low >> 2 & 0x30303030);
+    const unsigned minima = u < 4 ? middle & 0x3f3f3f3f : (high >> 4 & 0x0f0f0f0f) | (middle >> 2 & 0x30303030);
+    to.scale[0] = d * byte_as_float(scales, u % 4);
+    to.minimum[0] = 128.0f * to.scale[0] + least * byte_as_float(minima, u % 4);
+}
+
+struct Q4_K {
+    static constexpr int COLUMNS = 256, BYTES = 144, CHUNK = 256, ALIGNMENT = 16, HALVES = 1;
+    static constexpr bool MINIMUM = true;
+    INLINE void unit(const unsigned char *block, int u, int t, Unit<1> &to) {
+        scale_minimum(block, u, to);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned q = read_u32<4>(block + 16 + u / 2 * 32 + i / 2 * 16 + 4 * t);
+            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR;
+        }
+    }
+};
+
+struct Q5_K {
+    static constexpr int COLUMNS = 256, BYTES = 176, CHUNK = 256, ALIGNMENT = 16, HALVES = 1;
+    static constexpr bool MINIMUM = true;
+    INLINE void unit(const unsigned char *block, int u, int t, Unit<1> &to) {
+        scale_minimum(block, u, to);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned high = read_u32<4>(block + 16 + i / 2 * 16 + 4 * t) >> (u + i % 2 * 8) & 0x00010001;
+            const unsigned q = read_u32<4>(block + 48 + u / 2 * 32 + i / 2 * 16 + 4 * t);
+            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) | high << 4 | OFFSET_PAIR;
+        }
+    }
+};
+
+struct Q6_K {
+    static constexpr int COLUMNS = 256, BYTES = 210, CHUNK = 256, ALIGNMENT = 2, HALVES = 2;
+    static constexpr bool MINIMUM = false;
+    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+        const float d = read_f16(block + 208);
+        const unsigned scales = read_u16(block + 192 + 2 * u);
+        to.scale[0] = d * static_cast<signed char>(scales);
+        to.scale[1] = d * static_cast<signed char>(scales >> 8);
+        const unsigned char *low = block + u / 4 * 64 + u % 2 * 32 + 4 * t, *high = block + 128 + u / 4 * 32 + 4 * t;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned q = read_u32<2>(low + i / 2 * 16) >> (u % 4 / 2 * 4 + i % 2 * 8) & 0x000f000f;
+            const unsigned more = read_u32<2>(high + i / 2 * 16) >> (u % 4 * 2 + i % 2 * 8) & 0x00030003;
+            to.w[i] = less<160>(q | more << 4 | OFFSET_PAIR);
+        }
+    }
+};
+
+struct Q2_K {
+    static constexpr int COLUMNS = 256, BYTES = 84, CHUNK = 256, ALIGNMENT = 4, HALVES = 2;
+    static constexpr bool MINIMUM = true;
+    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+        const float d = read_f16(block + 80), least = read_f16(block + 82);
+        const unsigned scales = read_u16(block + 2 * u);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            to.scale[half] = d * byte_as_float(scales & 0x0f0f, half);
+            to.minimum[half] = 128.0f * to.scale[half] + least * byte_as_float(scales >> 4 & 0x0f0f, half);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned q = read_u32<4>(block + 16 + u / 4 * 32 + i / 2 * 16 + 4 * t);
+            to.w[i] = (q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | OFFSET_PAIR;
+        }
+    }
+};
+
+struct Q3_K {
+    static constexpr int COLUMNS = 256, BYTES = 110, CHUNK = 256, ALIGNMENT = 2, HALVES = 2;
+    static constexpr bool MINIMUM = false;
+    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+        // scale s of 16: 4 lower bits in byte s % 8, 2 upper bits in byte 8 + s % 4; less 32
+        const float d = read_f16(block + 108);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int s = 2 * u + half;
+            const int low = block[96 + s % 8] >> s / 8 * 4 & 15, high = block[104 + s % 4] >> s / 4 * 2 & 3;
+            to.scale[half] = d * ((low | high << 4) - 32);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned q = read_u32<2>(block + 32 + u / 4 * 32 + i / 2 * 16 + 4 * t);
+            const unsigned high = read_u32<2>(block + i / 2 * 16 + 4 * t) >> (u + i % 2 * 8) & 0x00010001;
+            to.w[i] = less<132>((q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | high << 2 | OFFSET_PAIR);
+        }
+    }
+};
+
+// ---- activations as operands ----
+
+struct QuantisedParams {
+    const float *inputs;  // (m, k)
+    const void *weights;  // (n, k) in blocks; 16 divides the address
+    uint4 *operands;      // of k / 32 units, `groups` groups of 8 columns and 32 lanes: written by quantised_inputs
+    const float *bias;    // (n) or null
+    float *outputs;       // (m, width)
+    int m;
+    int n;
+    int k;
+    int width;
+    int groups;
+    int splits; // warps of a block along k: 1, 2, 4 or 8
+};
+
+// Two columns for each token: what bf16 keeps of an activation, and what it leaves. A thread for each 16 bytes.
+extern "C" __global__ void __launch_bounds__(256) quantised_inputs(const QuantisedParams p) {
+    let_next_start();
+    wait_for_inputs();
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    const int lane = index % WARP, group = index / WARP % p.groups, unit = index / WARP / p.groups;
+    const int column = group * 8 + lane / 4, token = column / 2;
+    if (unit * 32 >= p.k || token >= p.m) return;
+    const float *from = p.inputs + static_cast<size_t>(token) * p.k + unit * 32 + lane % 4 * 4;
+    Vector<bf16_t> to;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const Vector<float> x = load16(from + half * 16);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float kept = rounded<bf16_t>(x[i]);
+            to[half * 4 + i % 2 * 2 + i / 2] = from_float<bf16_t>(column % 2 ? x[i] - kept : kept);
+        }
+    }
+    p.operands[index] = as_bits(to);
+}
+
+// ---- products of few rows ----
+
+constexpr int WARPS = 8;
+
+template <class F, int C, int R> struct Product {
+    static constexpr int UNITS = F::CHUNK / 32, CHUNK_BYTES = F::CHUNK / F::COLUMNS * F::BYTES;
+    // 16-byte pieces of a row's chunk, which may begin anywhere in the first
+    static constexpr int PIECES = (CHUNK_BYTES + (F::ALIGNMENT == 16 ? 0 : 16 - F::ALIGNMENT) + 15) / 16;
+    // an odd number of pieces from row to row: 8 rows fall into different banks
+    static constexpr int STRIDE = (PIECES | 1) * 16, STAGE = 16 * R * STRIDE;
+    static constexpr int STAGES = STAGE > 4000 ? 2 : STAGE > 2900 ? 3 : 4;
+    static constexpr int SHARED = WARPS * STAGES * STAGE;
+    static_assert(SHARED >= WARPS * 512, "the ring has room for sums");
+
+    const QuantisedParams &p;
+    const int warp, lane, g, t, along, across; // the warp's place along k and across rows
+    const int row_bytes, chunks, steps, tiles;
+    unsigned char *ring;
+    float sums[R][C][4];
+
+    __device__ __forceinline__ Product(const QuantisedParams &params, unsigned char *shared)
+        : p(params), warp(threadIdx.x / WARP), lane(threadIdx.x % WARP), g(lane / 4), t(lane % 4),
+          along(warp % params.splits), across(warp / params.splits), row_bytes(params.k / F::COLUMNS * F::BYTES),
+          chunks((params.k + F::CHUNK - 1) / F::CHUNK), steps((chunks + params.splits - 1) / params.splits),
+          tiles((params.n + 16 * R * (WARPS / params.splits) - 1) / (16 * R * (WARPS / params.splits))),
+          ring(shared + warp * STAGES * STAGE) {}
+
+    __device__ __forceinline__ int first_row(int tile) const { return (tile * (WARPS / p.splits) + across) * 16 * R; }
+
+    __device__ __forceinline__ const unsigned char *chunk_start(int row, int chunk) const {
+        return static_cast<const unsigned char *>(p.weights) + static_cast<size_t>(row) * row_bytes +
+               chunk * CHUNK_BYTES;
+    }
+
+    // Starts the copies of a stage.
+    __device__ __forceinline__ void fetch(int tile, int step, int slot) {
+        const int chunk = step * p.splits + along;
+        if (tile < tiles && chunk < chunks) {
+            const int first = first_row(tile), bytes = min(CHUNK_BYTES, row_bytes - chunk * CHUNK_BYTES);
+#pragma unroll
+            for (int i = 0; i < (16 * R * PIECES + WARP - 1) / WARP; i++) {
+                const int index = i * WARP + lane, row = index / PIECES, piece = index % PIECES;
+                if ((16 * R * PIECES) % WARP != 0 && row >= 16 * R) break;
+                // rows past the end repeat the last one; their sums are never stored
+                const unsigned char *from = chunk_start(min(first + row, p.n - 1), chunk);
+                const int before = F::ALIGNMENT == 16 ? 0 : reinterpret_cast<size_t>(from) % 16;
+                copy_async(ring + slot * STAGE + row * STRIDE + piece * 16, from - before + piece * 16,
+                           piece * 16 < before + bytes);
+            }
+        }
+        copy_async_commit();
+    }
+
+    __device__ __forceinline__ void multiply(int tile, int chunk, int slot) {
+        const int units = min(UNITS, p.k / 32 - chunk * UNITS), first = first_row(tile);
+        const unsigned char *rows[R][2];
+#pragma unroll
+        for (int i = 0; i < 2 * R; i++) {
+            const int row = i * 8 + g;
+            const int before =
+                F::ALIGNMENT == 16 ? 0 : reinterpret_cast<size_t>(chunk_start(min(first + row, p.n - 1), chunk)) % 16;
+            rows[i / 2][i % 2] = ring + slot * STAGE + row * STRIDE + before;
+        }
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            if (F::COLUMNS == 32 && u >= units) break;
+            uint4 x[C];
+#pragma unroll
+            for (int c = 0; c < C; c++) {
+                const size_t at = (static_cast<size_t>(chunk * UNITS + u) * C + c) * WARP + lane;
+                x[c] = c * 8 + g < 2 * p.m ? p.operands[at] : make_uint4(0, 0, 0, 0);
+            }
+            float ones[F::HALVES][C][4];
+            if (F::MINIMUM) {
+#pragma unroll
+                for (int c = 0; c < C; c++) {
+                    const unsigned one = 0x3f803f80;
+#pragma unroll
+                    for (int i = 0; i < 4 * F::HALVES; i++) ones[i / 4][c][i % 4] = 0.0f;
+                    mma_16816<bf16_t>(ones[0][c], {one, one, one, one}, {x[c].x, x[c].y});
+                    mma_16816<bf16_t>(ones[F::HALVES - 1][c], {one, one, one, one}, {x[c].z, x[c].w});
+                }
+            }
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                Unit<F::HALVES> upper, lower;
+                F::unit(rows[r][0], u, t, upper);
+                F::unit(rows[r][1], u, t, lower);
+#pragma unroll
+                for (int c = 0; c < C; c++) {
+                    float part[F::HALVES][4] = {};
+                    mma_16816<bf16_t>(part[0], {upper.w[0], lower.w[0], upper.w[1], lower.w[1]}, {x[c].x, x[c].y});
+                    mma_16816<bf16_t>(part[F::HALVES - 1], {upper.w[2], lower.w[2], upper.w[3], lower.w[3]},
+                                      {x[c].z, x[c].w});
+#pragma unroll
+                    for (int i = 0; i < 4 * F::HALVES; i++) {
+                        const Unit<F::HALVES> &row = i % 4 < 2 ? upper : lower;
+                        float &sum = sums[r][c][i % 4];
+                        sum += row.scale[i / 4] * part[i / 4][i % 4];
+                        if (F::MINIMUM) sum -= row.minimum[i / 4] * ones[i / 4][c][i % 4];
+                    }
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store(int row, int token, float sum) const {
+        if (row >= p.n || token >= p.m) return;
+        p.outputs[static_cast<size_t>(token) * p.width + row] = sum + (p.bias ? p.bias[row] : 0.0f);
+    }
+
+    // Writes a tile's outputs, after adding the sums of the warps along k in order.
+    __device__ __forceinline__ void finish(int tile, float4 *partial) {
+        const int first = first_row(tile);
+#pragma unroll
+        for (int f = 0; f < R * C; f++) {
+            const int r = f / C, c = f % C, row = first + r * 16 + g, token = c * 4 + t;
+            float4 sum = make_float4(sums[r][c][0], sums[r][c][1], sums[r][c][2], sums[r][c][3]);
+            if (p.splits > 1) {
+                partial[warp * WARP + lane] = sum;
+                __syncthreads();
+                if (along == f % p.splits) {
+                    sum = partial[across * p.splits * WARP + lane];
+                    for (int other = 1; other < p.splits; other++) {
+                        const float4 more = partial[(across * p.splits + other) * WARP + lane];
+                        sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                    }
+                }
+                __syncthreads();
+            }
+            if (along == f % p.splits) {
+                store(row, token, sum.x + sum.y);
+                store(row + 8, token, sum.z + sum.w);
+            }
+            for (int i = 0; i < 4; i++) sums[r][c][i] = 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ void run(float4 *partial) {
+        let_next_start();
+        int tile = blockIdx.x, step = 0;
+#pragma unroll
+        for (int slot = 0; slot < STAGES - 1; slot++) {
+            fetch(tile, step, slot);
+            if (++step == steps) step = 0, tile += gridDim.x;
+        }
+        wait_for_inputs();
+#pragma unroll
+        for (int i = 0; i < R * C * 4; i++) sums[i / 4 / C][i / 4 % C][i % 4] = 0.0f;
+        int slot = 0, next = STAGES - 1;
+        for (int at = blockIdx.x; at < tiles; at += gridDim.x) {
+            for (int done = 0; done < steps; done++) {
+                fetch(tile, step, next);
+                if (++step == steps) step = 0, tile += gridDim.x;
+                copy_async_wait<STAGES - 1>();
+                __syncwarp();
+                if (done * p.splits + along < chunks) multiply(at, done * p.splits + along, slot);
+                __syncwarp();
+                next = slot;
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+            }
+            finish(at, partial);
+        }
+    }
+};
+
+template <class F, int C, int R> INLINE void multiply(const QuantisedParams &p) {
+    DYNAMIC_SHARED(unsigned char, ring);
+    __shared__ float4 partial[WARPS * WARP];
+    Product<F, C, R>(p, ring).run(partial);
+}
+
+// ---- the matrix itself, for products of many rows ----
+
+struct DequantiseParams {
+    const void *weights; // (n, k) in blocks
+    void *values;        // (n, k)
+    int n;
+    int k;
+};
+
+// A thread for each 8 values: lane t of a unit.
+template <class F, typename T> INLINE void dequantise(const DequantiseParams &p) {
+    let_next_start();
+    wait_for_inputs();
+    constexpr int UNITS = F::COLUMNS / 32;
+    const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const int t = index % 4, units = p.k / 32, unit = index / 4 % units;
+    const size_t row = index / 4 / units;
+    if (row >= p.n) return;
+    const unsigned char *block = static_cast<const unsigned char *>(p.weights) +
+                                 (row * (p.k / F::COLUMNS) + unit / UNITS) * F::BYTES;
+    Unit<F::HALVES> held;
+    F::unit(block, unit % UNITS, t, held);
+    T *to = static_cast<T *>(p.values) + row * p.k + unit * 32 + 4 * t;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const unsigned pair = held.w[half * 2 + i % 2];
+            const float q = __uint_as_float(i < 2 ? pair << 16 : pair & 0xffff0000);
+            const int h = half * (F::HALVES - 1);
+            to[half * 16 + i] = from_float<T>(held.scale[h] * q - (F::MINIMUM ? held.minimum[h] : 0.0f));
+        }
+    }
+}
+
+#define FORMAT(name, type)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 2) quantised_##name##_4(const QuantisedParams p) {       \
+        multiply<type, 1, 1>(p);                                                                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) quantised_##name##_8(const QuantisedParams p) {       \
+        multiply<type, 2, 2>(p);                                                                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) quantised_##name##_16(const QuantisedParams p) {      \
+        multiply<type, 4, 2>(p);                                                                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) dequantise_##name##_f16(const DequantiseParams p) {              \
+        dequantise<type, half_t>(p);                                                                                   \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) dequantise_##name##_bf16(const DequantiseParams p) {             \
+        dequantise<type, bf16_t>(p);                                                                                   \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) dequantise_##name##_f32(const DequantiseParams p) {              \
+        dequantise<type, float>(p);                                                                                    \
+    }
+FORMAT(q8_0, Q8_0)
+FORMAT(q4_0, Q4_0)
+FORMAT(q4_1, Q4_1)
+FORMAT(q5_0, Q5_0)
+FORMAT(q5_1, Q5_1)
+FORMAT(q2_k, Q2_K)
+FORMAT(q3_k, Q3_K)
+FORMAT(q4_k, Q4_K)
+FORMAT(q5_k, Q5_K)
+FORMAT(q6_k, Q6_K)
+#undef FORMAT
