@@ -28,14 +28,14 @@ static void test_product(const formats::Format &format, const Kernels &kernels, 
     const size_t row = k / format.columns * format.bytes;
     emulate::Buffer<uint8_t> weights(n * row);
     emulate::Buffer<float> x(m * k), y(m * (n + 3)), added(n);
-    emulate::Buffer<uint4> operands(k / 32 * groups * 32);
+    emulate::Buffer<uint4> operands(k / 32 * groups * 32), unit_sums((k + 255) / 256 * groups * 32);
     formats::fill(format, weights.data, n * k / format.columns, random_bits);
     std::normal_distribution<float> normal;
     for (int i = 0; i < m * k; i++) x[i] = normal(random_bits);
     for (int i = 0; i < n; i++) added[i] = normal(random_bits);
-    const QuantisedParams params = {x.data, weights.data, operands.data, bias ? added.data : nullptr,
-                                    y.data, m,            n,             k,
-                                    n + 3,  groups,       splits};
+    const QuantisedParams params = {
+        x.data, weights.data, operands.data, k % 256 == 0 ? unit_sums.data : nullptr, bias ? added.data : nullptr,
+        y.data, m, n, k, n + 3, groups, splits};
     LAUNCH(quantised_inputs, (k * groups + 255) / 256, 256, 0, params);
     const auto kernel = size == 0 ? kernels.few : size == 1 ? kernels.eight : kernels.sixteen;
     emulate::run(format.name, kernel, blocks, 256, kernels.shared[size], params);

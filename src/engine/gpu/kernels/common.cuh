@@ -48,6 +48,17 @@ template <typename T> INLINE unsigned pack(T low, T high) {
     return both.bits;
 }
 
+// The same bits, but the compiler does not know them: for a constant that is to stay in a register. Whole warps call it.
+INLINE unsigned opaque(unsigned bits) {
+#ifdef __CUDACC__
+    unsigned active;
+    asm volatile("activemask.b32 %0;" : "=r"(active));
+    return bits & active;
+#else
+    return bits;
+#endif
+}
+
 // a − b for both of a pair in bf16.
 INLINE unsigned subtract_bf16_pair(unsigned a, unsigned b) {
 #ifdef __CUDACC__

@@ -43,32 +43,33 @@ template <int HALVES> struct Unit {
     float scale[HALVES], minimum[HALVES];
 };
 
-// Formats: COLUMNS and BYTES of a block, CHUNK columns of a stage, what divides addresses of blocks (ALIGNMENT).
+// Formats: COLUMNS and BYTES of a block, CHUNK columns of a stage, what divides addresses of blocks (ALIGNMENT). With
+// SIX_BITS, scales and minima are those of the block's head, and w is 128 more than the integer. `offset` is OFFSET_PAIR.
 
 struct Q4_0 {
     static constexpr int COLUMNS = 32, BYTES = 18, CHUNK = 256, ALIGNMENT = 2, HALVES = 1;
-    static constexpr bool MINIMUM = false;
-    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+    static constexpr bool MINIMUM = false, SIX_BITS = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, unsigned offset, Unit<1> &to) {
         const unsigned char *block = chunk + u * BYTES;
         const unsigned q = read_u32<2>(block + 2 + 4 * t);
         to.scale[0] = read_f16(block);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            to.w[i] = less<136>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR);
+            to.w[i] = less<136>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | offset);
         }
     }
 };
 
 struct Q4_1 {
     static constexpr int COLUMNS = 32, BYTES = 20, CHUNK = 256, ALIGNMENT = 4, HALVES = 1;
-    static constexpr bool MINIMUM = true;
-    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+    static constexpr bool MINIMUM = true, SIX_BITS = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, unsigned offset, Unit<1> &to) {
         const unsigned char *block = chunk + u * BYTES;
         const unsigned q = read_u32<4>(block + 4 + 4 * t);
         to.scale[0] = read_f16(block);
         to.minimum[0] = 128.0f * to.scale[0] - read_f16(block + 2);
 #pragma unroll
-        for (int i = 0; i < 4; i++) to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR;
+        for (int i = 0; i < 4; i++) to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | offset;
     }
 };
 
@@ -80,90 +81,98 @@ INLINE unsigned fifth_bits(unsigned bits, int pair) {
 
 struct Q5_0 {
     static constexpr int COLUMNS = 32, BYTES = 22, CHUNK = 256, ALIGNMENT = 2, HALVES = 1;
-    static constexpr bool MINIMUM = false;
-    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+    static constexpr bool MINIMUM = false, SIX_BITS = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, unsigned offset, Unit<1> &to) {
         const unsigned char *block = chunk + u * BYTES;
         const unsigned high = read_u32<2>(block + 2) >> 4 * t, q = read_u32<2>(block + 6 + 4 * t);
         to.scale[0] = read_f16(block);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            to.w[i] = less<144>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | OFFSET_PAIR);
+            to.w[i] = less<144>((q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | offset);
         }
     }
 };
 
 struct Q5_1 {
     static constexpr int COLUMNS = 32, BYTES = 24, CHUNK = 256, ALIGNMENT = 4, HALVES = 1;
-    static constexpr bool MINIMUM = true;
-    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+    static constexpr bool MINIMUM = true, SIX_BITS = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, unsigned offset, Unit<1> &to) {
         const unsigned char *block = chunk + u * BYTES;
         const unsigned high = read_u32<4>(block + 4) >> 4 * t, q = read_u32<4>(block + 8 + 4 * t);
         to.scale[0] = read_f16(block);
         to.minimum[0] = 128.0f * to.scale[0] - read_f16(block + 2);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | OFFSET_PAIR;
+            to.w[i] = (q >> (i / 2 * 4 + i % 2 * 8) & 0x000f000f) | fifth_bits(high, i) | offset;
         }
     }
 };
 
 struct Q8_0 {
     static constexpr int COLUMNS = 32, BYTES = 34, CHUNK = 128, ALIGNMENT = 2, HALVES = 1;
-    static constexpr bool MINIMUM = false;
-    INLINE void unit(const unsigned char *chunk, int u, int t, Unit<1> &to) {
+    static constexpr bool MINIMUM = false, SIX_BITS = false;
+    INLINE void unit(const unsigned char *chunk, int u, int t, unsigned offset, Unit<1> &to) {
         const unsigned char *block = chunk + u * BYTES;
         to.scale[0] = read_f16(block);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const unsigned q = read_u32<2>(block + 2 + i / 2 * 16 + 4 * t);
             // 128 + the lower 7 bits, less 128, or 256 if the sign bit is set: the sign bit is bf16's next exponent
-            const unsigned pair = (i % 2 ? q >> 8 : q) & 0x00ff00ff;
-            to.w[i] = subtract_bf16_pair((pair & 0x007f007f) | OFFSET_PAIR, (pair & 0x00800080) | OFFSET_PAIR);
+            const unsigned pair = i % 2 ? q >> 8 : q;
+            to.w[i] = subtract_bf16_pair((pair & 0x007f007f) | offset, (pair & 0x00800080) | offset);
         }
     }
 };
 
-// Scale and minimum of sub-block u in 6 bits each, as Q4_K and Q5_K have them, from the block's first 16 bytes.
-INLINE void scale_minimum(const unsigned char *block, int u, Unit<1> &to) {
-    const float d = read_f16(block), least = read_f16(block + 2);
-    const unsigned low = read_u32<4>(block + 4), middle = read_u32<4>(block + 8), high = read_u32<4>(block + 12);
-    const unsigned scales = u < 4 ? low & 0x3f3f3f3f : (high & 0x0f0f0f0f) | (low >> 2 & 0x30303030);
-    const unsigned minima = u < 4 ? middle & 0x3f3f3f3f : (high >> 4 & 0x0f0f0f0f) | (middle >> 2 & 0x30303030);
-    to.scale[0] = d * byte_as_float(scales, u % 4);
-    to.minimum[0] = 128.0f * to.scale[0] + least * byte_as_float(minima, u % 4);
+// Scale and minimum of each of 8 sub-blocks in 6 bits, as Q4_K and Q5_K have them in the block's first 16 bytes: those of
+// sub-blocks 2t and 2t + 1 in the lower two bytes.
+struct SixBits {
+    unsigned scales, minima;
+    __device__ __forceinline__ SixBits(const unsigned char *block, int t) {
+        const unsigned low = read_u32<4>(block + 4), middle = read_u32<4>(block + 8), high = read_u32<4>(block + 12);
+        scales = t < 2 ? low & 0x3f3f3f3f : (high & 0x0f0f0f0f) | (low >> 2 & 0x30303030);
+        minima = t < 2 ? middle & 0x3f3f3f3f : (high >> 4 & 0x0f0f0f0f) | (middle >> 2 & 0x30303030);
+        scales >>= t % 2 * 16;
+        minima >>= t % 2 * 16;
+    }
+};
+
+// The lower two bytes as a pair in bf16.
+INLINE unsigned byte_pair(unsigned bytes, unsigned offset) {
+    return less<128>((bytes & 0xff) | (bytes << 8 & 0x00ff0000) | offset);
 }
 
 struct Q4_K {
     static constexpr int COLUMNS = 256, BYTES = 144, CHUNK = 256, ALIGNMENT = 16, HALVES = 1;
-    static constexpr bool MINIMUM = true;
-    INLINE void unit(const unsigned char *block, int u, int t, Unit<1> &to) {
-        scale_minimum(block, u, to);
+    static constexpr bool MINIMUM = false, SIX_BITS = true;
+    INLINE void unit(const unsigned char *block, int u, int t, unsigned offset, Unit<1> &to) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const unsigned q = read_u32<4>(block + 16 + u / 2 * 32 + i / 2 * 16 + 4 * t);
-            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) | OFFSET_PAIR;
+            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) | offset;
         }
     }
 };
 
 struct Q5_K {
     static constexpr int COLUMNS = 256, BYTES = 176, CHUNK = 256, ALIGNMENT = 16, HALVES = 1;
-    static constexpr bool MINIMUM = true;
-    INLINE void unit(const unsigned char *block, int u, int t, Unit<1> &to) {
-        scale_minimum(block, u, to);
+    static constexpr bool MINIMUM = false, SIX_BITS = true;
+    INLINE void unit(const unsigned char *block, int u, int t, unsigned offset, Unit<1> &to) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const unsigned high = read_u32<4>(block + 16 + i / 2 * 16 + 4 * t) >> (u + i % 2 * 8) & 0x00010001;
+            const unsigned high = read_u32<4>(block + 16 + i / 2 * 16 + 4 * t);
             const unsigned q = read_u32<4>(block + 48 + u / 2 * 32 + i / 2 * 16 + 4 * t);
-            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) | high << 4 | OFFSET_PAIR;
+            const int down = u + i % 2 * 8 - 4; // brings the bit to the fifth
+            to.w[i] = (q >> (u % 2 * 4 + i % 2 * 8) & 0x000f000f) |
+                      ((down > 0 ? high >> down : high << -down) & 0x00100010) | offset;
         }
     }
 };
 
 struct Q6_K {
     static constexpr int COLUMNS = 256, BYTES = 210, CHUNK = 256, ALIGNMENT = 2, HALVES = 2;
-    static constexpr bool MINIMUM = false;
-    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+    static constexpr bool MINIMUM = false, SIX_BITS = false;
+    INLINE void unit(const unsigned char *block, int u, int t, unsigned offset, Unit<2> &to) {
         const float d = read_f16(block + 208);
         const unsigned scales = read_u16(block + 192 + 2 * u);
         to.scale[0] = d * static_cast<signed char>(scales);
@@ -171,17 +180,18 @@ struct Q6_K {
         const unsigned char *low = block + u / 4 * 64 + u % 2 * 32 + 4 * t, *high = block + 128 + u / 4 * 32 + 4 * t;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const unsigned q = read_u32<2>(low + i / 2 * 16) >> (u % 4 / 2 * 4 + i % 2 * 8) & 0x000f000f;
-            const unsigned more = read_u32<2>(high + i / 2 * 16) >> (u % 4 * 2 + i % 2 * 8) & 0x00030003;
-            to.w[i] = less<160>(q | more << 4 | OFFSET_PAIR);
+            const unsigned q = read_u32<2>(low + i / 2 * 16) >> (u % 4 / 2 * 4 + i % 2 * 8);
+            const unsigned more = read_u32<2>(high + i / 2 * 16);
+            const int down = u % 4 * 2 + i % 2 * 8 - 4; // brings the two bits to the fifth
+            to.w[i] = less<160>((q & 0x000f000f) | ((down > 0 ? more >> down : more << -down) & 0x00300030) | offset);
         }
     }
 };
 
 struct Q2_K {
     static constexpr int COLUMNS = 256, BYTES = 84, CHUNK = 256, ALIGNMENT = 4, HALVES = 2;
-    static constexpr bool MINIMUM = true;
-    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+    static constexpr bool MINIMUM = true, SIX_BITS = false;
+    INLINE void unit(const unsigned char *block, int u, int t, unsigned offset, Unit<2> &to) {
         const float d = read_f16(block + 80), least = read_f16(block + 82);
         const unsigned scales = read_u16(block + 2 * u);
 #pragma unroll
@@ -192,15 +202,15 @@ struct Q2_K {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const unsigned q = read_u32<4>(block + 16 + u / 4 * 32 + i / 2 * 16 + 4 * t);
-            to.w[i] = (q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | OFFSET_PAIR;
+            to.w[i] = (q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | offset;
         }
     }
 };
 
 struct Q3_K {
     static constexpr int COLUMNS = 256, BYTES = 110, CHUNK = 256, ALIGNMENT = 2, HALVES = 2;
-    static constexpr bool MINIMUM = false;
-    INLINE void unit(const unsigned char *block, int u, int t, Unit<2> &to) {
+    static constexpr bool MINIMUM = false, SIX_BITS = false;
+    INLINE void unit(const unsigned char *block, int u, int t, unsigned offset, Unit<2> &to) {
         // scale s of 16: 4 lower bits in byte s % 8, 2 upper bits in byte 8 + s % 4; less 32
         const float d = read_f16(block + 108);
 #pragma unroll
@@ -213,7 +223,7 @@ struct Q3_K {
         for (int i = 0; i < 4; i++) {
             const unsigned q = read_u32<2>(block + 32 + u / 4 * 32 + i / 2 * 16 + 4 * t);
             const unsigned high = read_u32<2>(block + i / 2 * 16 + 4 * t) >> (u + i % 2 * 8) & 0x00010001;
-            to.w[i] = less<132>((q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | high << 2 | OFFSET_PAIR);
+            to.w[i] = less<132>((q >> (u % 4 * 2 + i % 2 * 8) & 0x00030003) | high << 2 | offset);
         }
     }
 };
@@ -222,8 +232,9 @@ struct Q3_K {
 
 struct QuantisedParams {
     const float *inputs;  // (m, k)
-    const void *weights;  // (n, k) in blocks; 16 divides the address
-    uint4 *operands;      // of k / 32 units, `groups` groups of 8 columns and 32 lanes: written by quantised_inputs
+    const void *weights;  // (n, k) in blocks; 16 divides the address, and the matrix ends with whole 16 bytes or has room
+    uint4 *operands;      // of k / 32 units, `groups` groups of 8 columns, 32 lanes: written by quantised_inputs
+    uint4 *unit_sums;     // of k / 256 chunks, `groups` groups, 32 lanes: the same; null if 256 doesn't divide k
     const float *bias;    // (n) or null
     float *outputs;       // (m, width)
     int m;
@@ -234,26 +245,41 @@ struct QuantisedParams {
     int splits; // warps of a block along k: 1, 2, 4 or 8
 };
 
-// Two columns for each token: what bf16 keeps of an activation, and what it leaves. A thread for each 16 bytes.
+// Two columns for each token: what bf16 keeps of an activation, and what it leaves; and the sums of the activations of
+// each unit in three numbers in bf16, as the operand for a chunk's 8 units. A thread for each 16 bytes of operands.
 extern "C" __global__ void __launch_bounds__(256) quantised_inputs(const QuantisedParams p) {
     let_next_start();
     wait_for_inputs();
     const int index = blockIdx.x * blockDim.x + threadIdx.x;
     const int lane = index % WARP, group = index / WARP % p.groups, unit = index / WARP / p.groups;
-    const int column = group * 8 + lane / 4, token = column / 2;
-    if (unit * 32 >= p.k || token >= p.m) return;
-    const float *from = p.inputs + static_cast<size_t>(token) * p.k + unit * 32 + lane % 4 * 4;
+    const int column = group * 8 + lane / 4, token = column / 2, t = lane % 4;
+    const bool inside = unit * 32 < p.k;
+    const float *from = p.inputs + static_cast<size_t>(token) * p.k + unit * 32 + t * 4;
     Vector<bf16_t> to;
+    float sum = 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const Vector<float> x = load16(from + half * 16);
+        Vector<float> x = {};
+        if (inside && token < p.m) x = load16(from + half * 16);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float kept = rounded<bf16_t>(x[i]);
             to[half * 4 + i % 2 * 2 + i / 2] = from_float<bf16_t>(column % 2 ? x[i] - kept : kept);
+            sum += to_float(to[half * 4 + i % 2 * 2 + i / 2]);
         }
     }
-    p.operands[index] = as_bits(to);
+    sum = warp_sum<8>(sum); // of both columns: they are neighbours
+    if (!inside) return;
+    if (token < p.m) p.operands[index] = as_bits(to);
+    if (!p.unit_sums || t != 0) return;
+    const float rest[3] = {sum, sum - rounded<bf16_t>(sum),
+                           sum - rounded<bf16_t>(sum) - rounded<bf16_t>(sum - rounded<bf16_t>(sum))};
+    uint4 *at = p.unit_sums + (unit / 8 * p.groups + group) * WARP + lane + unit % 8 / 2;
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        reinterpret_cast<bf16_t *>(at)[part * 2 + unit % 2] =
+            from_float<bf16_t>(part < 3 && token < p.m && column % 2 == 0 ? rest[part < 3 ? part : 0] : 0.0f);
+    }
 }
 
 // ---- products of few rows ----
@@ -262,18 +288,22 @@ constexpr int WARPS = 8;
 
 template <class F, int C, int R> struct Product {
     static constexpr int UNITS = F::CHUNK / 32, CHUNK_BYTES = F::CHUNK / F::COLUMNS * F::BYTES;
+    static constexpr bool ALIGNED = F::ALIGNMENT == 16;
     // 16-byte pieces of a row's chunk, which may begin anywhere in the first
-    static constexpr int PIECES = (CHUNK_BYTES + (F::ALIGNMENT == 16 ? 0 : 16 - F::ALIGNMENT) + 15) / 16;
+    static constexpr int PIECES = (CHUNK_BYTES + (ALIGNED ? 0 : 16 - F::ALIGNMENT) + 15) / 16;
     // an odd number of pieces from row to row: 8 rows fall into different banks
     static constexpr int STRIDE = (PIECES | 1) * 16, STAGE = 16 * R * STRIDE;
     static constexpr int STAGES = STAGE > 4000 ? 2 : STAGE > 2900 ? 3 : 4;
     static constexpr int SHARED = WARPS * STAGES * STAGE;
-    static_assert(SHARED >= WARPS * 512, "the ring has room for sums");
+    static constexpr int TURNS = (16 * R * PIECES + WARP - 1) / WARP; // copies of a lane in a stage
 
     const QuantisedParams &p;
     const int warp, lane, g, t, along, across; // the warp's place along k and across rows
     const int row_bytes, chunks, steps, tiles;
+    const unsigned offset;
     unsigned char *ring;
+    const unsigned char *end;
+    int from[TURNS], to[TURNS]; // of a lane's copies, in the tile and in the stage
     float sums[R][C][4];
 
     __device__ __forceinline__ Product(const QuantisedParams &params, unsigned char *shared)
@@ -281,53 +311,72 @@ template <class F, int C, int R> struct Product {
           along(warp % params.splits), across(warp / params.splits), row_bytes(params.k / F::COLUMNS * F::BYTES),
           chunks((params.k + F::CHUNK - 1) / F::CHUNK), steps((chunks + params.splits - 1) / params.splits),
           tiles((params.n + 16 * R * (WARPS / params.splits) - 1) / (16 * R * (WARPS / params.splits))),
-          ring(shared + warp * STAGES * STAGE) {}
+          offset(opaque(OFFSET_PAIR)), ring(shared + warp * STAGES * STAGE),
+          end(static_cast<const unsigned char *>(params.weights) + static_cast<size_t>(params.n) * row_bytes) {
+#pragma unroll
+        for (int i = 0; i < TURNS; i++) {
+            const int index = i * WARP + lane, row = index / PIECES, piece = index % PIECES;
+            from[i] = row * row_bytes + (ALIGNED ? piece * 16 : 0);
+            to[i] = row * STRIDE + piece * 16;
+        }
+    }
 
     __device__ __forceinline__ int first_row(int tile) const { return (tile * (WARPS / p.splits) + across) * 16 * R; }
 
-    __device__ __forceinline__ const unsigned char *chunk_start(int row, int chunk) const {
-        return static_cast<const unsigned char *>(p.weights) + static_cast<size_t>(row) * row_bytes +
+    __device__ __forceinline__ const unsigned char *chunk_start(int tile, int chunk) const {
+        return static_cast<const unsigned char *>(p.weights) + static_cast<size_t>(first_row(tile)) * row_bytes +
                chunk * CHUNK_BYTES;
     }
 
-    // Starts the copies of a stage.
+    // Starts the copies of a stage. Past the end of the matrix there are zeros.
     __device__ __forceinline__ void fetch(int tile, int step, int slot) {
         const int chunk = step * p.splits + along;
         if (tile < tiles && chunk < chunks) {
-            const int first = first_row(tile), bytes = min(CHUNK_BYTES, row_bytes - chunk * CHUNK_BYTES);
+            const unsigned char *start = chunk_start(tile, chunk);
+            unsigned char *stage = ring + slot * STAGE;
 #pragma unroll
-            for (int i = 0; i < (16 * R * PIECES + WARP - 1) / WARP; i++) {
-                const int index = i * WARP + lane, row = index / PIECES, piece = index % PIECES;
-                if ((16 * R * PIECES) % WARP != 0 && row >= 16 * R) break;
-                // rows past the end repeat the last one; their sums are never stored
-                const unsigned char *from = chunk_start(min(first + row, p.n - 1), chunk);
-                const int before = F::ALIGNMENT == 16 ? 0 : reinterpret_cast<size_t>(from) % 16;
-                copy_async(ring + slot * STAGE + row * STRIDE + piece * 16, from - before + piece * 16,
-                           piece * 16 < before + bytes);
+            for (int i = 0; i < TURNS; i++) {
+                if ((16 * R * PIECES) % WARP != 0 && i * WARP + lane >= 16 * R * PIECES) break;
+                const unsigned char *source = start + from[i];
+                if (!ALIGNED) {
+                    source = reinterpret_cast<const unsigned char *>(reinterpret_cast<size_t>(source) & ~size_t(15)) +
+                             to[i] % STRIDE;
+                }
+                copy_async(stage + to[i], source, source < end);
             }
         }
         copy_async_commit();
     }
 
+    __device__ __forceinline__ void load_inputs(int unit, uint4 (&x)[C]) const {
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            x[c] = c * 8 + g < 2 * p.m ? p.operands[(unit * C + c) * WARP + lane] : make_uint4(0, 0, 0, 0);
+        }
+    }
+
     __device__ __forceinline__ void multiply(int tile, int chunk, int slot) {
-        const int units = min(UNITS, p.k / 32 - chunk * UNITS), first = first_row(tile);
+        const int units = min(UNITS, p.k / 32 - chunk * UNITS);
+        const unsigned start = static_cast<unsigned>(reinterpret_cast<size_t>(chunk_start(tile, chunk)));
         const unsigned char *rows[R][2];
 #pragma unroll
         for (int i = 0; i < 2 * R; i++) {
             const int row = i * 8 + g;
-            const int before =
-                F::ALIGNMENT == 16 ? 0 : reinterpret_cast<size_t>(chunk_start(min(first + row, p.n - 1), chunk)) % 16;
-            rows[i / 2][i % 2] = ring + slot * STAGE + row * STRIDE + before;
+            rows[i / 2][i % 2] =
+                ring + slot * STAGE + row * STRIDE + (ALIGNED ? 0 : (start + row * row_bytes) % 16);
         }
+        if constexpr (F::SIX_BITS)
+            multiply_six_bits(chunk, rows);
+        else
+            multiply_units(chunk, units, rows);
+    }
+
+    __device__ __forceinline__ void multiply_units(int chunk, int units, const unsigned char *(&rows)[R][2]) {
 #pragma unroll
         for (int u = 0; u < UNITS; u++) {
             if (F::COLUMNS == 32 && u >= units) break;
             uint4 x[C];
-#pragma unroll
-            for (int c = 0; c < C; c++) {
-                const size_t at = (static_cast<size_t>(chunk * UNITS + u) * C + c) * WARP + lane;
-                x[c] = c * 8 + g < 2 * p.m ? p.operands[at] : make_uint4(0, 0, 0, 0);
-            }
+            load_inputs(chunk * UNITS + u, x);
             float ones[F::HALVES][C][4];
             if (F::MINIMUM) {
 #pragma unroll
@@ -342,8 +391,8 @@ template <class F, int C, int R> struct Product {
 #pragma unroll
             for (int r = 0; r < R; r++) {
                 Unit<F::HALVES> upper, lower;
-                F::unit(rows[r][0], u, t, upper);
-                F::unit(rows[r][1], u, t, lower);
+                F::unit(rows[r][0], u, t, offset, upper);
+                F::unit(rows[r][1], u, t, offset, lower);
 #pragma unroll
                 for (int c = 0; c < C; c++) {
                     float part[F::HALVES][4] = {};
@@ -359,6 +408,65 @@ template <class F, int C, int R> struct Product {
                     }
                 }
             }
+        }
+    }
+
+    // A chunk of Q4_K or Q5_K. The sums over units of scale · activations and of minimum · activations are products, too:
+    // integers below 64 are exact in bf16, and sums of activations take three numbers in bf16 where they have to be exact.
+    // In a row, value = d · (scale · (w − 128)) − d' · minimum.
+    __device__ __forceinline__ void multiply_six_bits(int chunk, const unsigned char *(&rows)[R][2]) {
+        float chunk_sums[R][C][4], scales[R][2][2], minima[R][C][4];
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            unsigned scale_pairs[2], minimum_pairs[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const SixBits bits(rows[r][half], t);
+                scales[r][half][0] = byte_as_float(bits.scales, 0);
+                scales[r][half][1] = byte_as_float(bits.scales, 1);
+                scale_pairs[half] = byte_pair(bits.scales, offset);
+                minimum_pairs[half] = byte_pair(bits.minima, offset);
+            }
+#pragma unroll
+            for (int c = 0; c < C; c++) {
+                const uint4 x = p.unit_sums[(chunk * C + c) * WARP + lane];
+#pragma unroll
+                for (int i = 0; i < 4; i++) chunk_sums[r][c][i] = minima[r][c][i] = 0.0f;
+                mma_16816<bf16_t>(minima[r][c], {minimum_pairs[0], minimum_pairs[1], minimum_pairs[0], minimum_pairs[1]},
+                                  {x.x, x.y});
+                mma_16816<bf16_t>(chunk_sums[r][c], {scale_pairs[0], scale_pairs[1], scale_pairs[0], scale_pairs[1]},
+                                  {x.x, x.y});
+                mma_16816<bf16_t>(chunk_sums[r][c], {scale_pairs[0], scale_pairs[1], 0, 0}, {x.z, 0});
+#pragma unroll
+                for (int i = 0; i < 4; i++) chunk_sums[r][c][i] *= -128.0f;
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            uint4 x[C];
+            load_inputs(chunk * UNITS + u, x);
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                Unit<1> upper, lower;
+                F::unit(rows[r][0], u, t, offset, upper);
+                F::unit(rows[r][1], u, t, offset, lower);
+                const float scale[2] = {__shfl_sync(ALL_LANES, scales[r][0][u % 2], u / 2, 4),
+                                        __shfl_sync(ALL_LANES, scales[r][1][u % 2], u / 2, 4)};
+#pragma unroll
+                for (int c = 0; c < C; c++) {
+                    float part[4] = {};
+                    mma_16816<bf16_t>(part, {upper.w[0], lower.w[0], upper.w[1], lower.w[1]}, {x[c].x, x[c].y});
+                    mma_16816<bf16_t>(part, {upper.w[2], lower.w[2], upper.w[3], lower.w[3]}, {x[c].z, x[c].w});
+#pragma unroll
+                    for (int i = 0; i < 4; i++) chunk_sums[r][c][i] += scale[i / 2] * part[i];
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < R * C * 4; i++) {
+            const unsigned char *head = rows[i / 4 / C][i % 4 / 2];
+            sums[i / 4 / C][i / 4 % C][i % 4] += read_f16(head) * chunk_sums[i / 4 / C][i / 4 % C][i % 4] -
+                                                 read_f16(head + 2) * minima[i / 4 / C][i / 4 % C][i % 4];
         }
     }
 
@@ -449,7 +557,19 @@ template <class F, typename T> INLINE void dequantise(const DequantiseParams &p)
     const unsigned char *block = static_cast<const unsigned char *>(p.weights) +
                                  (row * (p.k / F::COLUMNS) + unit / UNITS) * F::BYTES;
     Unit<F::HALVES> held;
-    F::unit(block, unit % UNITS, t, held);
+    F::unit(block, unit % UNITS, t, OFFSET_PAIR, held);
+    float scale[F::HALVES], minimum[F::HALVES];
+#pragma unroll
+    for (int h = 0; h < F::HALVES; h++) {
+        if constexpr (F::SIX_BITS) {
+            const SixBits bits(block, unit % UNITS / 2);
+            scale[h] = read_f16(block) * byte_as_float(bits.scales, unit % 2);
+            minimum[h] = 128.0f * scale[h] + read_f16(block + 2) * byte_as_float(bits.minima, unit % 2);
+        } else {
+            scale[h] = held.scale[h];
+            minimum[h] = F::MINIMUM ? held.minimum[h] : 0.0f;
+        }
+    }
     T *to = static_cast<T *>(p.values) + row * p.k + unit * 32 + 4 * t;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -458,7 +578,7 @@ template <class F, typename T> INLINE void dequantise(const DequantiseParams &p)
             const unsigned pair = held.w[half * 2 + i % 2];
             const float q = __uint_as_float(i < 2 ? pair << 16 : pair & 0xffff0000);
             const int h = half * (F::HALVES - 1);
-            to[half * 16 + i] = from_float<T>(held.scale[h] * q - (F::MINIMUM ? held.minimum[h] : 0.0f));
+            to[half * 16 + i] = from_float<T>(scale[h] * q - minimum[h]);
         }
     }
 }
