@@ -38,7 +38,7 @@ impl Opened {
                 let config = Config::read(path)?;
                 let dtype = stated_dtype(path)?;
                 let norms_add_one = config.norm.one_plus;
-                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one }))
+                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one, on_device: None }))
             }
             None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
