@@ -303,7 +303,7 @@ template <typename T> struct Buffer {
 inline int failures = 0;
 
 inline void check(const char *name, double found, double limit) {
-    const bool good = found < limit;
+    const bool good = found < limit; // also false for what is not a number
     printf("%-60s %.3g < %.3g%s\n", name, found, limit, good ? "" : "  WRONG");
     failures += !good;
 }
