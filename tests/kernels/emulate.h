@@ -68,7 +68,8 @@ inline size_t shared_size;
 
 [[noreturn]] inline void fail(const char *what) {
     printf("%s, block (%u, %u, %u), thread %u: %s\n", kernel_name, blockIdx.x, blockIdx.y, blockIdx.z, current, what);
-    exit(1);
+    fflush(stdout);
+    _Exit(1); // without destructors: the stack of a fiber is one of the things they free
 }
 
 inline unsigned char *dynamic_shared() {
