@@ -7,7 +7,7 @@ using Values = std::vector<double>;
 struct Case {
     const char *name;
     int heads, kv_heads, width, pairs;
-    int norm, span, neighbours, round_products;
+    int norm, span, neighbours;
     bool bias, in_place;
     float clip;
     int splits, threads;
@@ -36,9 +36,8 @@ template <typename T> static void rotate_reference(double *x, const Case &c, con
     for (int pair = 0; pair < c.pairs; pair++) {
         const int a = c.neighbours ? 2 * pair : pair, b = c.neighbours ? a + 1 : pair + c.pairs;
         const double cosine = stored<T>(cos[pair]), sine = stored<T>(sin[pair]);
-        auto product = [&](double value) { return c.round_products ? stored<T>(value) : value; };
-        x[a] = stored<T>(product(before[a] * cosine) + product(-before[b] * sine));
-        x[b] = stored<T>(product(before[b] * cosine) + product(before[a] * sine));
+        x[a] = stored<T>(stored<T>(before[a] * cosine) + stored<T>(-before[b] * sine));
+        x[b] = stored<T>(stored<T>(before[b] * cosine) + stored<T>(before[a] * sine));
     }
 }
 
@@ -72,7 +71,7 @@ template <typename T> static void test(void (*kernel)(const RopeParams), const C
     p.q = c.in_place ? qkv.data : q.data, p.keys = keys.data, p.values = values.data;
     p.tokens = TOKENS, p.heads = c.heads, p.kv_heads = c.kv_heads, p.width = d, p.pairs = c.pairs;
     p.capacity = CAPACITY, p.q_pitch = (c.in_place ? total : c.heads) * d;
-    p.norm = c.norm, p.span = c.span, p.neighbours = c.neighbours, p.round_products = c.round_products;
+    p.norm = c.norm, p.span = c.span, p.neighbours = c.neighbours;
     p.eps = 1e-5f, p.clip = c.clip;
 
     Values all = values_of(qkv), expected_q, expected_keys = values_of(keys), expected_values = values_of(values);
@@ -120,19 +119,18 @@ template <typename T> static void test(void (*kernel)(const RopeParams), const C
 
 template <typename T> static void test_all(void (*kernel)(const RopeParams)) {
     const int qwen = 1 | ROUND_FIRST, gemma = 1 | ONE_PLUS;
-    test<T>(kernel, {"llama", 4, 2, 64, 32, 0, 0, 0, 1, false, false, 0, 3, 128});
-    test<T>(kernel, {"llama, in place, one block", 4, 2, 128, 64, 0, 0, 0, 1, false, true, 0, 1, 128});
-    test<T>(kernel, {"width 8, neighbours", 4, 4, 8, 4, 0, 0, 1, 1, false, true, 0, 1, 32});
-    test<T>(kernel, {"width 16, a part rotated", 3, 1, 16, 4, 0, 0, 0, 1, false, true, 0, 1, 64});
-    test<T>(kernel, {"width 80, a part rotated, neighbours", 2, 2, 80, 16, 0, 0, 1, 1, false, false, 0, 2, 128});
-    test<T>(kernel, {"rounded once", 2, 1, 128, 64, 0, 0, 1, 0, false, false, 0, 1, 128});
-    test<T>(kernel, {"width 256, norm plus one", 2, 1, 256, 128, gemma, SHARED_BY_HEADS, 0, 1, false, true, 0, 1, 128});
-    test<T>(kernel, {"norm shared by heads", 4, 2, 128, 64, qwen, SHARED_BY_HEADS, 0, 1, false, true, 0, 4, 128});
-    test<T>(kernel, {"norm of each head", 4, 2, 96, 48, LAYER, EACH_HEAD, 0, 1, false, true, 0, 2, 64});
-    test<T>(kernel, {"norm with bias", 2, 2, 64, 16, LAYER, SHARED_BY_HEADS, 0, 1, true, true, 0, 1, 64});
-    test<T>(kernel, {"norm of all heads", 6, 3, 64, 32, qwen, ALL_HEADS, 0, 1, false, true, 0, 1, 256});
-    test<T>(kernel, {"layer norm of all heads, clipped", 6, 3, 64, 32, LAYER, ALL_HEADS, 0, 1, true, true, 1.5f, 1, 512});
-    test<T>(kernel, {"no rotation, clipped", 2, 1, 64, 0, 0, 0, 0, 1, false, false, 2.5f, 1, 128});
+    test<T>(kernel, {"llama", 4, 2, 64, 32, 0, 0, 0, false, false, 0, 3, 128});
+    test<T>(kernel, {"llama, in place, one block", 4, 2, 128, 64, 0, 0, 0, false, true, 0, 1, 128});
+    test<T>(kernel, {"width 8, neighbours", 4, 4, 8, 4, 0, 0, 1, false, true, 0, 1, 32});
+    test<T>(kernel, {"width 16, a part rotated", 3, 1, 16, 4, 0, 0, 0, false, true, 0, 1, 64});
+    test<T>(kernel, {"width 80, a part rotated, neighbours", 2, 2, 80, 16, 0, 0, 1, false, false, 0, 2, 128});
+    test<T>(kernel, {"width 256, norm plus one", 2, 1, 256, 128, gemma, SHARED_BY_HEADS, 0, false, true, 0, 1, 128});
+    test<T>(kernel, {"norm shared by heads", 4, 2, 128, 64, qwen, SHARED_BY_HEADS, 0, false, true, 0, 4, 128});
+    test<T>(kernel, {"norm of each head", 4, 2, 96, 48, LAYER, EACH_HEAD, 0, false, true, 0, 2, 64});
+    test<T>(kernel, {"norm with bias", 2, 2, 64, 16, LAYER, SHARED_BY_HEADS, 0, true, true, 0, 1, 64});
+    test<T>(kernel, {"norm of all heads", 6, 3, 64, 32, qwen, ALL_HEADS, 0, false, true, 0, 1, 256});
+    test<T>(kernel, {"layer norm of all heads, clipped", 6, 3, 64, 32, LAYER, ALL_HEADS, 0, true, true, 1.5f, 1, 512});
+    test<T>(kernel, {"no rotation, clipped", 2, 1, 64, 0, 0, 0, 0, false, false, 2.5f, 1, 128});
 }
 
 int main() {

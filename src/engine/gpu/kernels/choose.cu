@@ -16,6 +16,7 @@ struct ChooseParams {
     int fixed_length;                // the next ids are those that don't end a sequence
     int advance;                     // columns that this pass has added to the cache
 };
+static_assert(sizeof(ChooseParams) == 88, "as in choose.rs");
 
 // Grows with the value; 0 for what is not a number.
 INLINE unsigned rank(float x) {
@@ -159,6 +160,7 @@ struct CapParams {
     float scale;     // 1: none
     float cap;       // l becomes c · tanh(l / c); not above 0: none
 };
+static_assert(sizeof(CapParams) == 24, "as in choose.rs");
 
 // Each operation's result is stored in T, as in transformers, and as there a division by c is a product with 1 / c.
 template <typename T> INLINE void cap(const CapParams &p) {

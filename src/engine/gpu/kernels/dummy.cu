@@ -8,6 +8,7 @@ struct DummyParams {
     unsigned long long count;
     int uniform;               // rather than Gaussian
 };
+static_assert(sizeof(DummyParams) == 32, "as in dummy.rs");
 
 // The finaliser of SplitMix64.
 INLINE unsigned long long finalise(unsigned long long counter) {

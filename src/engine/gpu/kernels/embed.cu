@@ -12,6 +12,7 @@ struct EmbedParams {
     int offset;                    // row of position 0
     float scale;
 };
+static_assert(sizeof(EmbedParams) == 72, "as in embed.rs");
 
 template <typename T> INLINE void embed(const EmbedParams &p) {
     constexpr int COUNT = Vector<T>::COUNT;
@@ -53,6 +54,7 @@ struct GatherParams {
     int columns;
     int unit;
 };
+static_assert(sizeof(GatherParams) == 48, "as in embed.rs");
 
 extern "C" __global__ void gather(const GatherParams p) {
     let_next_start();

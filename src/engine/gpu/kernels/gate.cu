@@ -11,6 +11,7 @@ struct GateParams {
     int activation;
     int gated;
 };
+static_assert(sizeof(GateParams) == 40, "as in gate.rs");
 
 INLINE float activated(float x, int activation) {
     switch (activation) {

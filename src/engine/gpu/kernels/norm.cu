@@ -23,6 +23,7 @@ struct NormParams {
     int part_norm, norm;                   // 0, or RMS or LAYER with ONE_PLUS and ROUND_FIRST
     float part_eps, eps, residual_scale;
 };
+static_assert(sizeof(NormParams) == 120, "as in norm.rs");
 
 // A thread's values of a row: vectors that lie blockDim.x vectors apart.
 template <typename T, int VALUES> struct Row {

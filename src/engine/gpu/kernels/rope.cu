@@ -17,9 +17,9 @@ struct RopeParams {
     int heads, kv_heads, width, pairs, capacity, q_pitch;
     int norm, span;                                              // as in norm.cu; what a norm runs over
     int neighbours;                                              // pairs are neighbours rather than halves
-    int round_products;                                          // x · cos and x' · sin are stored in T
     float eps, clip;                                             // no clipping if not above 0
 };
+static_assert(sizeof(RopeParams) == 144, "as in rope.rs");
 
 struct Statistics {
     float mean, inverse;
@@ -114,7 +114,7 @@ INLINE void rotate(float (&x)[Share<T>::VALUES], const Share<T> &share, const fl
             const int other = p.neighbours ? at ^ 1 : first ? at + p.pairs : at - p.pairs;
             const float partner = first ? -head[other] : head[other];
             const float straight = x[slot + i] * table[0][pair], across = partner * table[1][pair];
-            x[slot + i] = p.round_products ? rounded<T>(straight) + rounded<T>(across) : straight + across;
+            x[slot + i] = rounded<T>(straight) + rounded<T>(across);
         }
     });
 }
