@@ -1,4 +1,4 @@
-// Mixtures of experts against a reference in double precision.
+// Mixtures of experts against a reference in double precision, with the roundings that transformers has.
 #include "../../src/engine/gpu/kernels/experts.cu"
 
 static std::mt19937 random_bits{7};
@@ -15,7 +15,8 @@ template <> struct Names<float> {
     static constexpr double LIMIT = 1e-5;
     static constexpr auto ROUTE = experts_route_f32, GATE_UP = experts_gate_up_f32_8, DOWN = experts_down_f32_8,
                           COMBINE = experts_combine_f32;
-    static constexpr auto GATE_UP_16 = GATE_UP, GATE_UP_32 = GATE_UP, DOWN_16 = DOWN, DOWN_32 = DOWN;
+    static constexpr auto GATE_UP_16 = GATE_UP, GATE_UP_32 = GATE_UP, GATE_UP_128 = GATE_UP;
+    static constexpr auto DOWN_16 = DOWN, DOWN_32 = DOWN, DOWN_128 = DOWN;
 };
 #define NAMES(type, suffix, limit)                                                                                     \
     template <> struct Names<type> {                                                                                   \
@@ -23,9 +24,10 @@ template <> struct Names<float> {
         static constexpr double LIMIT = limit;                                                                         \
         static constexpr auto ROUTE = experts_route_##suffix, COMBINE = experts_combine_##suffix;                      \
         static constexpr auto GATE_UP = experts_gate_up_##suffix##_8, GATE_UP_16 = experts_gate_up_##suffix##_16,      \
-                              GATE_UP_32 = experts_gate_up_##suffix##_32;                                              \
+                              GATE_UP_32 = experts_gate_up_##suffix##_32,                                              \
+                              GATE_UP_128 = experts_gate_up_##suffix##_128;                                            \
         static constexpr auto DOWN = experts_down_##suffix##_8, DOWN_16 = experts_down_##suffix##_16,                  \
-                              DOWN_32 = experts_down_##suffix##_32;                                                    \
+                              DOWN_32 = experts_down_##suffix##_32, DOWN_128 = experts_down_##suffix##_128;            \
     };
 NAMES(half_t, f16, 1e-3)
 NAMES(bf16_t, bf16, 5e-3)
@@ -94,8 +96,15 @@ template <typename T> static void test(const Shape &s) {
                                 0,
                                 1};
     const dim3 up_grid((s.inner + 7) / 8, most), down_grid((s.hidden + 15) / 16, most);
-    emulate::run("gate_up", s.tile == 8 ? N::GATE_UP : s.tile == 16 ? N::GATE_UP_16 : N::GATE_UP_32, up_grid, 128, 0, up);
-    emulate::run("down", s.tile == 8 ? N::DOWN : s.tile == 16 ? N::DOWN_16 : N::DOWN_32, down_grid, 128, 0, last);
+    if (s.tile == 128) {
+        const int shared = Tile<bf16_t, true>::STAGES * Tile<bf16_t, true>::STAGE;
+        emulate::run("gate_up", N::GATE_UP_128, dim3((s.inner + 63) / 64, most), 128, shared, up);
+        emulate::run("down", N::DOWN_128, dim3((s.hidden + 127) / 128, most), 128, shared, last);
+    } else {
+        emulate::run("gate_up", s.tile == 8 ? N::GATE_UP : s.tile == 16 ? N::GATE_UP_16 : N::GATE_UP_32, up_grid, 128, 0,
+                     up);
+        emulate::run("down", s.tile == 8 ? N::DOWN : s.tile == 16 ? N::DOWN_16 : N::DOWN_32, down_grid, 128, 0, last);
+    }
     if (!s.fused_sum) emulate::run("combine", N::COMBINE, dim3((s.hidden + 255) / 256, s.m), 256, 0, last);
 
     std::vector<double> found, expected;
@@ -119,18 +128,19 @@ template <typename T> static void test(const Shape &s) {
                 return product;
             };
             for (int r = 0; r < s.inner; r++) {
-                const double gate = row(r), up = row(s.inner + r);
-                inner[r] = gate / (1 + exp(-gate)) * up;
+                const double gate = rounded<T>(row(r)), up = rounded<T>(row(s.inner + r));
+                inner[r] = rounded<T>(rounded<T>(gate / (1 + exp(-gate))) * up);
             }
             for (int r = 0; r < s.hidden; r++) {
                 double product = 0;
                 for (int i = 0; i < s.inner; i++) product += to_float(down[(expert * s.hidden + r) * s.inner + i]) * inner[i];
-                sum[r] += share * product;
+                sum[r] += rounded<T>(share * rounded<T>(product));
             }
         }
         for (int r = 0; r < s.hidden; r++) {
-            const double gate = 1 / (1 + exp(-to_float(shared_gate[token])));
-            expected.push_back(sum[r] + (s.shared ? gate * to_float(shared[token * s.hidden + r]) : 0));
+            const double gate = rounded<T>(1 / (1 + exp(-to_float(shared_gate[token]))));
+            const double more = rounded<T>(gate * to_float(shared[token * s.hidden + r]));
+            expected.push_back(rounded<T>(s.shared ? rounded<T>(sum[r]) + more : sum[r]));
             found.push_back(to_float(sums[token * s.hidden + r]));
         }
     }
@@ -150,6 +160,7 @@ template <typename T> static void test_all() {
     test<T>({20, 5, 2, 40, 40, wide ? 16 : 8, true, true, false, false});
     test<T>({50, 3, 2, 24, 16, wide ? 32 : 8, true, false, true, true});
     test<T>({12, 128, 8, 16, 8, 8, true, false, true, true});
+    if (wide) test<T>({300, 3, 2, 200, 72, 128, true, true, false, true});
 }
 
 int main() {

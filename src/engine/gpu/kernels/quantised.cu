@@ -553,7 +553,7 @@ template <class F, typename T> INLINE void dequantise(const DequantiseParams &p)
     const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     const int t = index % 4, units = p.k / 32, unit = index / 4 % units;
     const size_t row = index / 4 / units;
-    if (row >= p.n) return;
+    if (row >= static_cast<size_t>(p.n)) return;
     const unsigned char *block = static_cast<const unsigned char *>(p.weights) +
                                  (row * (p.k / F::COLUMNS) + unit / UNITS) * F::BYTES;
     Unit<F::HALVES> held;
