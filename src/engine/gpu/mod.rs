@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `driver`, `pinned` | CUDA: launches, memory, graphs |
 //! | `library`, `products`, `matrix` | matrix products, by cuBLASLt or by kernels for few rows |
+//! | `experts` | mixtures of experts |
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
 //! | `layer`, `model` | the order of launches, from token ids to the next |
@@ -16,6 +17,7 @@ mod choose;
 mod driver;
 mod dummy;
 mod embed;
+mod experts;
 mod gate;
 mod layer;
 mod library;

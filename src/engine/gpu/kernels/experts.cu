@@ -29,6 +29,8 @@ struct RouteParams {
     int sorts;        // one block routes all tokens and sorts, too
 };
 
+static_assert(sizeof(RouteParams) == 72, "as in experts.rs");
+
 constexpr int MOST_EXPERTS = 512;
 
 // Chooses the experts of one token by a warp. The first of equal experts wins.
@@ -211,6 +213,7 @@ struct ExpertsParams {
     int activation; // 0 silu, 1 gelu, 2 gelu by tanh, 3 relu, 4 relu squared
     int rounds;     // an expert's share of the output is rounded to T
 };
+static_assert(sizeof(ExpertsParams) == 104, "as in experts.rs");
 
 constexpr int WARPS = 4; // of a block of the products below
 
