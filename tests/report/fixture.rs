@@ -317,6 +317,8 @@ fn part() -> Part {
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
         dummy: None,
+        workload: None,
+        launches_per_step: None,
         notes: Vec::new(),
     };
     Part {
@@ -333,6 +335,7 @@ fn part() -> Part {
         meter: meter(EnergyMethod::Counter),
         models: [TEACHER, STUDENT, CONTROL].map(|label| (label.to_owned(), info(label))).into(),
         prompt_forms: [].into(),
+        calibrations: Vec::new(),
     }
 }
 

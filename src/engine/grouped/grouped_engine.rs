@@ -100,6 +100,8 @@ pub(crate) fn load(
         files: digests(folder, weights.paths())?,
         padding: Padding::Grouped,
         dummy: None,
+        workload: None,
+        launches_per_step: None,
         notes,
     };
     let max_positions = definition.max_positions.unwrap_or(usize::MAX);
