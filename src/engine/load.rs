@@ -22,6 +22,7 @@ pub use super::device::{DeviceChoice, uuid};
 pub use super::options::LoadOptions;
 pub(crate) use super::summary::MemoryNeed;
 pub use super::summary::ModelSummary;
+pub(crate) use super::workload::products as product_dtype;
 
 /// A model's config with its weights, checked against each other; nothing is loaded yet.
 struct Opened {

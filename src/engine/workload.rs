@@ -4,15 +4,14 @@ use candle_core::DType;
 
 use super::config::{Config, Experts};
 use super::layout::{
-    ExpertWeights, ExpertsSpec, FeedForwardSpec, GateUpSpec, GatedSpec, LayerSpec, Layout, MatrixSpec, QkvSpec,
-    TensorSpec,
+    ExpertWeights, ExpertsSpec, FeedForwardSpec, GatedSpec, LayerSpec, Layout, MatrixSpec, QkvSpec, TensorSpec,
 };
 use super::weights::Weights;
 use crate::record::{AttentionWork, ExpertWork, Workload};
 
 /// The data type in which a floor counts a model's products: that of the run. Products with quantised matrices are exact in
 /// none that a device has; the cheapest one bounds them from below.
-pub(super) fn products(quantised: bool, dtype: &str, on_gpu: bool) -> &str {
+pub(crate) fn products(quantised: bool, dtype: &str, on_gpu: bool) -> &str {
     if quantised && on_gpu { "bf16" } else { dtype }
 }
 
@@ -104,10 +103,7 @@ fn expert_elements(mixture: &ExpertsSpec) -> u64 {
 }
 
 fn gated_elements(gated: &GatedSpec) -> u64 {
-    let gate_up = match &gated.gate_up {
-        GateUpSpec::Apart(matrices) => matrices.iter().map(elements).sum(),
-        GateUpSpec::Fused(matrix) => elements(matrix),
-    };
+    let gate_up: u64 = gated.gate_up.parts().into_iter().map(elements).sum();
     gate_up + elements(&gated.down)
 }
 
@@ -144,7 +140,6 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::engine::interface::Engine as _;
     use crate::engine::load::{DeviceChoice, LoadOptions, load};
     use crate::fixtures::Folder;
     use crate::record::{DummyDistribution, DummyWeights};

@@ -33,6 +33,14 @@ pub struct Calibration {
     pub products: Vec<CalibrationWindow>,
 }
 
+/// A file of calibrations, as `ept-sweep calibrate` writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CalibrationFile {
+    /// Format version.
+    pub(crate) format: u32,
+    pub(crate) calibrations: Vec<Calibration>,
+}
+
 /// One window of calibration work.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationWindow {

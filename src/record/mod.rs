@@ -21,6 +21,7 @@ mod workload;
 pub use crate::host::Host;
 
 pub(crate) use self::baseline::Around;
+pub(crate) use self::calibration::CalibrationFile;
 pub use self::calibration::{Calibration, CalibrationWindow};
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
