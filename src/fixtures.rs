@@ -67,6 +67,8 @@ pub(crate) fn model_info() -> ModelInfo {
         files: [].into(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: vec![],
         workload: None,
         launches_per_step: None,
         notes: vec![],

@@ -260,6 +260,8 @@ fn gpu_run(root: &Path) {
         files: BTreeMap::new(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: Vec::new(),
         workload: None,
         launches_per_step: None,
         notes: vec![],

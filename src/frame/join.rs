@@ -70,9 +70,9 @@ impl<'a> Row<'a> {
         self.trial.measurement()
     }
 
-    /// The model as it was loaded.
+    /// The model as it was loaded for the trial.
     pub(crate) fn loaded(&self) -> Option<&'a ModelInfo> {
-        self.measurement().and(self.part)?.models.get(&self.trial.cell.model)
+        self.part?.models.get(&self.trial.cell.model)
     }
 
     /// The energy floor per output token.

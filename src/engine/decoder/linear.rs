@@ -29,7 +29,7 @@ impl Linear {
     /// A layer with weights `(n, k)` and a bias `(n)`.
     pub(super) fn new(weight: Tensor, bias: Option<Tensor>, kernels: Kernels) -> Result<Self> {
         let weight = match kernels {
-            Kernels::Stock => Weight::Matrix(weight),
+            Kernels::Stock | Kernels::Gpu => Weight::Matrix(weight),
             Kernels::Cpu => Weight::Panels(Panels::pack(&weight)?),
         };
         Ok(Self { weight, bias })
