@@ -1,5 +1,6 @@
 // Attention over the cache, of one token a row and of many, against sums in double precision.
 #include "../../src/engine/gpu/kernels/attention_decode.cu"
+#include "../../src/engine/gpu/kernels/attention_prefill.cu"
 
 struct Shape {
     int rows, heads, kv_heads, width, past, tokens = 1, window = 0;
@@ -105,6 +106,14 @@ template <typename T> struct Kernels;
             if (width < 128) return wide ? attention_decode_##suffix##_w128_q16 : attention_decode_##suffix##_w128;    \
             return width == 256 ? attention_decode_##suffix##_d256 : attention_decode_##suffix##_w256;                 \
         }                                                                                                              \
+        static auto prefill(int width, bool small) {                                                                   \
+            if (width <= 64) return small ? attention_prefill_##suffix##_w64_small : attention_prefill_##suffix##_w64; \
+            if (width <= 96) return small ? attention_prefill_##suffix##_w96_small : attention_prefill_##suffix##_w96; \
+            if (width <= 128) {                                                                                        \
+                return small ? attention_prefill_##suffix##_w128_small : attention_prefill_##suffix##_w128;            \
+            }                                                                                                          \
+            return small ? attention_prefill_##suffix##_w256_small : attention_prefill_##suffix##_w256;                \
+        }                                                                                                              \
     };
 KERNELS(bf16_t, bf16)
 KERNELS(half_t, f16)
@@ -113,6 +122,10 @@ template <> struct Kernels<float> {
     static auto decode(int width, bool) {
         if (width <= 64) return attention_decode_f32_w64;
         return width <= 128 ? attention_decode_f32_w128 : attention_decode_f32_w256;
+    }
+    static auto prefill(int width, bool) {
+        if (width <= 64) return attention_prefill_f32_w64;
+        return width <= 128 ? attention_prefill_f32_w128 : attention_prefill_f32_w256;
     }
 };
 
@@ -151,7 +164,57 @@ static void test_decode_everywhere(const Shape &shape) {
     test_decode<half_t>(shape);
 }
 
+template <typename T> static void test_prefill(const Shape &s, bool small) {
+    Inputs<T> in(s);
+    const AttentionPrefillParams params = {in.queries.data, in.keys.data, in.values.data, in.output.data, in.starts.data,
+                                           in.length.data, s.alibi ? in.alibi.data : nullptr, s.heads, s.kv_heads,
+                                           s.width, in.capacity, in.stride, in.capacity, s.window, s.tokens, in.scale,
+                                           s.softcap};
+    const int pitch = (s.width + 63) / 64 * 64, padded = pitch == 192 ? 256 : pitch;
+    const int block = sizeof(T) == 4 ? 16 : small ? 64 : 128, columns = padded == 256 ? 32 : 64;
+    const int threads = sizeof(T) == 2 && padded == 256 && !small ? 256 : 128;
+    emulate::run(Kernels<T>::NAME, Kernels<T>::prefill(s.width, small),
+                 dim3(s.heads, s.rows, (s.tokens + block - 1) / block), threads,
+                 sizeof(T) == 2 ? size_t(block + 2 * columns) * padded * 2 : 0, params);
+    char name[200];
+    snprintf(name, sizeof name, "prefill %s%s b=%d h=%d kv=%d d=%d past=%d t=%d window=%d cap=%g alibi=%d",
+             Kernels<T>::NAME, small ? " small" : "", s.rows, s.heads, s.kv_heads, s.width, s.past, s.tokens, s.window,
+             s.softcap, s.alibi);
+    emulate::check(name, in.error(), limit(Kernels<T>::NAME));
+}
+
+static void test_prefill_everywhere(const Shape &shape) {
+    test_prefill<float>(shape, false);
+    for (bool small : {false, true}) {
+        test_prefill<bf16_t>(shape, small);
+        test_prefill<half_t>(shape, small);
+    }
+}
+
+static void test_prefills() {
+    for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) {
+        test_prefill_everywhere({.rows = 3, .heads = 4, .kv_heads = 2, .width = width, .past = 5, .tokens = 21});
+    }
+    for (int tokens : {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130}) {
+        for (int past : {0, 1, 70}) {
+            test_prefill_everywhere({.rows = 2, .heads = 2, .kv_heads = 1, .width = 16, .past = past, .tokens = tokens});
+        }
+    }
+    for (int width : {64, 96, 128, 256}) {
+        for (int tokens : {33, 150}) {
+            Shape shape = {.rows = 3, .heads = 3, .kv_heads = 1, .width = width, .past = 40, .tokens = tokens};
+            shape.window = 20;
+            test_prefill_everywhere(shape);
+            shape.softcap = 5.0f;
+            test_prefill_everywhere(shape);
+            shape.window = 0, shape.softcap = 0.0f, shape.alibi = true;
+            test_prefill_everywhere(shape);
+        }
+    }
+}
+
 int main() {
+    test_prefills();
     for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) {
         test_decode_everywhere({.rows = 3, .heads = 4, .kv_heads = 2, .width = width, .past = 70, .splits = 3});
     }

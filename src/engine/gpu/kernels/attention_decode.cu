@@ -27,8 +27,6 @@ struct AttentionDecodeParams {
     float scale, softcap; // softcap 0: none
 };
 
-constexpr float LOG2_E = 1.4426950408889634f;
-
 // The work of a block.
 struct DecodePart {
     int row, kv, first_query, queries; // queries: those of the group from first_query on, at most 8 · NQ
@@ -59,14 +57,9 @@ template <int NQ> INLINE DecodePart decode_part(const AttentionDecodeParams &p) 
 // A product q · k as the softmax takes it.
 template <typename T> INLINE float score(const AttentionDecodeParams &p, const DecodePart &part, float product, int query,
                                          int column) {
-    float s = rounded<T>(product);
-    if (p.alibi) {
-        const int head = part.kv * (p.heads / p.kv_heads) + part.first_query + min(query, part.queries - 1);
-        return s * p.scale + p.alibi[static_cast<size_t>(head) * p.alibi_stride + column - part.start];
-    }
-    s = rounded<T>(s * p.scale);
-    if (p.softcap > 0.0f) s = rounded<T>(rounded<T>(tanhf(rounded<T>(s / p.softcap))) * p.softcap);
-    return s;
+    if (!p.alibi) return attention_score<T>(product, p.scale, p.softcap);
+    const int head = part.kv * (p.heads / p.kv_heads) + part.first_query + min(query, part.queries - 1);
+    return rounded<T>(product) * p.scale + p.alibi[static_cast<size_t>(head) * p.alibi_stride + column - part.start];
 }
 
 // ---- joining the softmaxes of warps and blocks ----

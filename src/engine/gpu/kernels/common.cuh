@@ -295,6 +295,14 @@ INLINE unsigned upper_halves(unsigned first, unsigned second) {
 
 // ---- for attention ----
 
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// A product q · k as the softmax takes it, rounded where transformers' eager attention rounds; softcap 0 is none.
+template <typename T> INLINE float attention_score(float product, float scale, float softcap) {
+    const float s = rounded<T>(rounded<T>(product) * scale);
+    return softcap > 0.0f ? rounded<T>(rounded<T>(tanhf(rounded<T>(s / softcap))) * softcap) : s;
+}
+
 // 2 to the x, to 2 units in the last place; 0 for −∞.
 INLINE float power_of_two(float x) {
 #ifdef __CUDACC__
