@@ -7,7 +7,6 @@ struct Shape {
     float softcap = 0.0f;
     bool alibi = false;
     int splits = 1, warps = 4;
-    bool early = true;
 };
 
 static std::mt19937 numbers(11);
@@ -142,7 +141,7 @@ template <typename T> static void test_decode(const Shape &s) {
     const AttentionDecodeParams params = {in.queries.data, in.keys.data, in.values.data, in.output.data, in.starts.data,
                                           in.length.data, s.alibi ? in.alibi.data : nullptr, partial.data, counters.data,
                                           s.heads, s.kv_heads, s.width, in.capacity, in.stride, in.capacity, s.window, 16,
-                                          s.early, in.scale, s.softcap};
+                                          in.scale, s.softcap};
     const size_t shared = size_t(s.warps) * queries * (padded + 2) * 4;
     double error = 0;
     for (int time = 0; time < 2; time++) {
@@ -221,7 +220,7 @@ int main() {
     for (int past : {0, 1, 15, 16, 17, 63, 64, 130}) {
         for (int splits : {1, 2, 5}) {
             test_decode_everywhere(
-                {.rows = 2, .heads = 2, .kv_heads = 1, .width = 16, .past = past, .splits = splits, .early = past % 2 == 0});
+                {.rows = 2, .heads = 2, .kv_heads = 1, .width = 16, .past = past, .splits = splits});
         }
     }
     for (int group : {1, 3, 7, 8, 9, 16, 17, 40}) {

@@ -23,7 +23,6 @@ struct AttentionDecodeParams {
     int heads, kv_heads, width, capacity, query_stride, alibi_stride;
     int window;          // columns that a query sees, or 0 for all
     int least;           // columns that a block takes at least, a multiple of 16
-    int early;           // whether `length` and earlier columns may be read before the previous kernel has ended
     float scale, softcap; // softcap 0: none
 };
 
@@ -34,15 +33,15 @@ struct DecodePart {
     int split, splits;                 // among the blocks that have columns
 };
 
-template <int NQ> INLINE DecodePart decode_part(const AttentionDecodeParams &p) {
+template <int NQ> INLINE DecodePart decode_part(const AttentionDecodeParams &p, int past) {
     DecodePart part;
     const int group = p.heads / p.kv_heads, chunks = (group + 8 * NQ - 1) / (8 * NQ);
     part.row = blockIdx.z;
     part.kv = blockIdx.y / chunks;
     part.first_query = blockIdx.y % chunks * 8 * NQ;
     part.queries = min(group - part.first_query, 8 * NQ);
-    part.past = load_volatile(p.length);
-    part.start = p.starts[part.row];
+    part.past = past;
+    part.start = load_volatile(p.starts + part.row);
     const int seen = p.window > 0 ? part.past - p.window + 1 : 0;
     const int first = min(max(part.start, seen), part.past), columns = part.past + 1 - first;
     const int share = (columns + gridDim.x - 1) / gridDim.x;
@@ -325,33 +324,51 @@ INLINE void soften(const AttentionDecodeParams &p, const DecodePart &part, Decod
     }
 }
 
+// Brings columns first … end − 1 of a head to the L2 cache.
+template <typename T> INLINE void prefetch_columns(const T *keys, const T *values, int width, int first, int end) {
+    constexpr int LINE = 128 / sizeof(T);
+    for (int at = first * width + threadIdx.x % WARP * LINE; at < end * width; at += WARP * LINE) {
+        prefetch_l2(keys + at);
+        prefetch_l2(values + at);
+    }
+}
+
 template <typename T, int D, int NQ, int TILES, bool EXACT>
 static __device__ __forceinline__ void attention_decode(const AttentionDecodeParams &p) {
+    constexpr int COLUMNS = TILES * 16;
     let_next_start();
-    if (!p.early) wait_for_inputs();
-    const DecodePart part = decode_part<NQ>(p);
-    if (part.split >= part.splits) {
-        if (p.early) wait_for_inputs();
-        return;
-    }
-    const int warp = threadIdx.x / WARP, step = blockDim.x / WARP * TILES * 16;
+    // Earlier columns are there before this step begins, so that their loads need not wait for the kernels before this
+    // one. The length is there, too, unless the step before is still ending: it is read again after the wait.
+    DecodePart part = decode_part<NQ>(p, load_volatile(p.length));
+    const int own = threadIdx.x / WARP * COLUMNS, step = blockDim.x / WARP * COLUMNS;
     const size_t offset = (static_cast<size_t>(part.row) * p.kv_heads + part.kv) * p.capacity * p.width;
     const T *keys = static_cast<const T *>(p.keys) + offset, *values = static_cast<const T *>(p.values) + offset;
     DecodeColumns<D, TILES> columns;
-    int first = part.begin + warp * TILES * 16;
-    // the new column may still be under way, earlier ones were there before this step
-    const bool ahead = p.early && first + TILES * 16 <= part.past && first + TILES * 16 <= part.end;
+    int first = part.begin + own;
+    const bool ahead = first + COLUMNS <= min(part.past, part.end);
     if (ahead) {
         load_keys<T, D, TILES, EXACT>(columns, keys, p.width, first, part.end);
         load_values<T, D, TILES, EXACT>(columns, values, p.width, first, part.end);
+    } else {
+        prefetch_columns(keys, values, p.width, first, min(part.past, part.end));
     }
-    if (p.early) wait_for_inputs();
+    wait_for_inputs();
     uint4 queries[NQ][D / 32];
     load_queries<T, D, NQ, EXACT>(queries, p, part);
     if (!ahead && first < part.end) {
         load_keys<T, D, TILES, EXACT>(columns, keys, p.width, first, part.end);
         load_values<T, D, TILES, EXACT>(columns, values, p.width, first, part.end);
     }
+    const int past = load_volatile(p.length);
+    if (past != part.past) {
+        part = decode_part<NQ>(p, past);
+        first = part.begin + own;
+        if (first < part.end) {
+            load_keys<T, D, TILES, EXACT>(columns, keys, p.width, first, part.end);
+            load_values<T, D, TILES, EXACT>(columns, values, p.width, first, part.end);
+        }
+    }
+    if (part.split >= part.splits) return;
     DecodeState<D, NQ> state = {};
 #pragma unroll
     for (int q = 0; q < NQ; q++) state.most[q][0] = state.most[q][1] = -INFINITY;
@@ -391,7 +408,7 @@ static __device__ __forceinline__ void attention_decode(const AttentionDecodePar
 template <int D> static __device__ __forceinline__ void attention_decode_plain(const AttentionDecodeParams &p) {
     let_next_start();
     wait_for_inputs();
-    const DecodePart part = decode_part<1>(p);
+    const DecodePart part = decode_part<1>(p, load_volatile(p.length));
     if (part.split >= part.splits) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const size_t offset = (static_cast<size_t>(part.row) * p.kv_heads + part.kv) * p.capacity * p.width;

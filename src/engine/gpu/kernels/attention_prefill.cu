@@ -137,19 +137,19 @@ INLINE void for_scores(PrefillState<D, TILES, BN> &state, int first, Body body) 
     }
 }
 
-// Turns products with the columns from `first` on into scores in units of ln 2, −∞ where a token doesn't see a column.
+// Turns products with the columns from `first` on into scores, −∞ where a token doesn't see a column.
 template <typename T, int D, int TILES, int BN>
 INLINE void score_products(const AttentionPrefillParams &p, const PrefillPart &part,
                            PrefillState<D, TILES, BN> &state, int first) {
     if (p.alibi) {
         const float *alibi = p.alibi + static_cast<size_t>(part.head) * p.alibi_stride - part.start;
         for_scores(state, first, [&](float &s, int column, int) {
-            s = (rounded<T>(s) * p.scale + alibi[min(max(column, part.start), part.end - 1)]) * LOG2_E;
+            s = rounded<T>(s) * p.scale + alibi[min(max(column, part.start), part.end - 1)];
         });
     } else if (p.softcap > 0.0f) {
-        for_scores(state, first, [&](float &s, int, int) { s = attention_score<T>(s, p.scale, p.softcap) * LOG2_E; });
+        for_scores(state, first, [&](float &s, int, int) { s = attention_score<T>(s, p.scale, p.softcap); });
     } else {
-        for_scores(state, first, [&](float &s, int, int) { s = attention_score<T>(s, p.scale, 0.0f) * LOG2_E; });
+        for_scores(state, first, [&](float &s, int, int) { s = attention_score<T>(s, p.scale, 0.0f); });
     }
     const bool all = first + BN <= part.first_column + 1 && first >= part.start &&
                      (p.window == 0 || first > part.end - 1 - p.window);
@@ -173,7 +173,7 @@ template <int D, int TILES, int BN> INLINE void soften_scores(PrefillState<D, TI
             }
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
             most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-            const float shrink = power_of_two(state.most[tile][half] - most);
+            const float shrink = power_of_two((state.most[tile][half] - most) * LOG2_E), base = most * LOG2_E;
             state.most[tile][half] = most;
             float total = state.total[tile][half] * shrink;
 #pragma unroll
@@ -181,7 +181,7 @@ template <int D, int TILES, int BN> INLINE void soften_scores(PrefillState<D, TI
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; i++) {
                     float &s = state.scores[tile][n][i];
-                    s = power_of_two(s - most);
+                    s = power_of_two(s * LOG2_E - base);
                     total += s;
                 }
             }
