@@ -260,3 +260,76 @@ INLINE int dot_bytes(int a, int b, int c) {
     return c;
 #endif
 }
+
+// An 8×8 matrix of 16-bit values in the lanes' registers, transposed: lane l gives the values 2 · (l % 4) and the next of
+// row l / 4, and gets those of column l / 4.
+INLINE unsigned transposed_matrix(unsigned rows) {
+#ifdef __CUDACC__
+    unsigned columns;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(columns) : "r"(rows));
+    return columns;
+#else
+    return emulate::transposed_matrix(rows);
+#endif
+}
+
+// The lower halves of two registers, or the upper ones.
+INLINE unsigned lower_halves(unsigned first, unsigned second) {
+#ifdef __CUDACC__
+    return __byte_perm(first, second, 0x5410);
+#else
+    return (first & 0xffff) | second << 16;
+#endif
+}
+
+INLINE unsigned upper_halves(unsigned first, unsigned second) {
+#ifdef __CUDACC__
+    return __byte_perm(first, second, 0x7632);
+#else
+    return first >> 16 | (second & 0xffff0000);
+#endif
+}
+
+// ---- for attention ----
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// A product q · k as the softmax takes it, rounded where transformers' eager attention rounds; softcap 0 is none.
+template <typename T> INLINE float attention_score(float product, float scale, float softcap) {
+    const float s = rounded<T>(rounded<T>(product) * scale);
+    return softcap > 0.0f ? rounded<T>(rounded<T>(tanhf(rounded<T>(s / softcap))) * softcap) : s;
+}
+
+// 2 to the x, to 2 units in the last place; 0 for −∞.
+INLINE float power_of_two(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
+// Past the L1 cache, for what another kernel or block may have written while this kernel runs.
+INLINE uint4 load16_l2(const void *from) {
+#ifdef __CUDACC__
+    uint4 bits;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                 : "l"(from));
+    return bits;
+#else
+    return *reinterpret_cast<const uint4 *>(from);
+#endif
+}
+
+INLINE float load_l2(const float *from) {
+#ifdef __CUDACC__
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(from));
+    return x;
+#else
+    return *from;
+#endif
+}
