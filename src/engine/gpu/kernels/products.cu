@@ -124,135 +124,159 @@ __device__ __forceinline__ void normalize(const ProductParams &p, T *normal, int
     __syncthreads();
 }
 
-// Where a warp is in its stream of stages: along k within a tile, then on to the block's next tile.
-struct Cursor {
-    int tile;
-    int step;
-};
-
-template <typename T, int WARPS, int C, int R, int DEPTH, bool RING, bool GATED, bool NORM>
+// COLUMNS: up to how many rows of inputs: 4, or a multiple of 8.
+//
+// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
+// 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
+// 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, bool RING, bool GATED, bool NORM>
 struct Product {
-    static constexpr int PIECES = 4 * R;                  // 16-byte pieces of W of a lane in a stage
-    static constexpr int FRAGMENTS = R * C;               // 16×8 blocks of sums of a warp
-    static constexpr int BUFFERS = FRAGMENTS > 2 ? 1 : 2;  // of sums: with two, one barrier a tile is enough
+    static constexpr bool FOLDED = COLUMNS == 4;
+    static constexpr int C = FOLDED ? 1 : COLUMNS / 8;     // fragments along the inputs' rows
+    static constexpr int FRAGMENTS = FOLDED ? 2 * R : R * C;
+    static constexpr int SUMS = FOLDED ? R : 2 * R * C;    // float2 of sums of a lane in shared memory
+    static constexpr int BUFFERS = R * C > 2 ? 1 : 2;      // of sums: with two, one barrier a tile is enough
+    static constexpr int STEP = WARPS * CHUNK;             // from a warp's stage to its next one along k
+    static constexpr int GROUP = STEP * DEPTH;             // of a block's stages in flight
+    static constexpr bool EARLY = C <= 4;                  // inputs are loaded a stage ahead, where registers allow it
 
     const ProductParams &p;
     const int warp, lane, g, t;  // lane 4g + t holds rows g and g + 8 of a fragment
-    const int steps, tiles;
+    const int groups, tiles;
     uint4 *ring;
-    float4 *partial;
+    float2 *partial;
     const T *inputs;
     int stride;
-    uint4 held[RING ? 1 : DEPTH][PIECES];
+    uint4 held[RING ? 1 : DEPTH][4 * R];
+    uint4 x[EARLY ? 2 : 1][C][2];
+    float sums[FRAGMENTS][4];
+    // the loads that come next
     const T *rows[R][2];
-    float sums[R][C][4];
-    uint4 next[C][2];
+    int load_tile, load_group;
+    bool more, full;
 
     __device__ __forceinline__ Product(const ProductParams &params, unsigned char *shared)
-        : p(params), warp(threadIdx.x / 32), lane(threadIdx.x % 32), g(lane / 4), t(lane % 4),
-          steps(((params.k + CHUNK - 1) / CHUNK + WARPS - 1) / WARPS),
+        : p(params), warp(threadIdx.x / WARP), lane(threadIdx.x % WARP), g(lane / 4), t(lane % 4),
+          groups((params.k + GROUP - 1) / GROUP),
           tiles(GATED ? (params.n / 2 + 8 * R - 1) / (8 * R) : (params.n + 16 * R - 1) / (16 * R)),
           inputs(static_cast<const T *>(params.inputs)), stride(params.k) {
         ring = reinterpret_cast<uint4 *>(shared);
-        partial = reinterpret_cast<float4 *>(ring + (RING ? WARPS * DEPTH * PIECES * 32 : 0));
-        ring += warp * DEPTH * PIECES * 32 + lane;
+        partial = reinterpret_cast<float2 *>(ring + (RING ? WARPS * DEPTH * 4 * R * WARP : 0));
+        ring += warp * DEPTH * 4 * R * WARP + lane;
     }
 
-    // Row of W for row i of fragment r. Rows past the end repeat the last one; their sums are never stored.
-    __device__ __forceinline__ int row_of(int tile, int r, int i) const {
-        if (GATED) {
-            const int inner = p.n / 2;
-            return min(tile * 8 * R + r * 8 + i % 8, inner - 1) + (i < 8 ? 0 : inner);
-        }
-        return min(tile * 16 * R + r * 16 + i, p.n - 1);
-    }
-
-    __device__ __forceinline__ const T *row_start(int row) const {
+    // Row of W for row i of a tile's fragment r. Rows past the end repeat the last one; their sums are never stored.
+    __device__ __forceinline__ const T *row_start(int tile, int r, int i) const {
+        const int inner = p.n / 2;
+        const int row = GATED ? min(tile * 8 * R + r * 8 + i % 8, inner - 1) + (i < 8 ? 0 : inner)
+                              : min(tile * 16 * R + r * 16 + i, p.n - 1);
         return static_cast<const T *>(p.weights) + static_cast<size_t>(row) * p.k;
     }
 
     __device__ __forceinline__ void enter_tile(int tile) {
+        load_tile = tile;
+        load_group = 0;
+        more = tile < tiles;
+        full = GROUP <= p.k;
+        if (!more) return;
 #pragma unroll
         for (int r = 0; r < R; r++) {
 #pragma unroll
-            for (int half = 0; half < 2; half++) rows[r][half] = row_start(row_of(tile, r, g + 8 * half));
+            for (int half = 0; half < 2; half++) rows[r][half] = row_start(tile, r, g + 8 * half) + warp * CHUNK + t * 8;
         }
     }
 
-    __device__ __forceinline__ void advance(Cursor &cursor) const {
-        if (++cursor.step == steps) {
-            cursor.step = 0;
-            cursor.tile += gridDim.x;
-        }
-    }
-
-    // Starts the loads of the stage at the cursor into `slot`. Past the last tile it only closes an empty group.
-    __device__ __forceinline__ void fetch(Cursor &cursor, int slot) {
-        if (cursor.tile < tiles) {
-            if (cursor.step == 0) enter_tile(cursor.tile);
-            const int at = (cursor.step * WARPS + warp) * CHUNK + t * 8;
+    __device__ __forceinline__ void next_group() {
+        if (load_group + 1 == groups) return enter_tile(load_tile + gridDim.x);
+        load_group++;
+        full = (load_group + 1) * GROUP <= p.k;
 #pragma unroll
-            for (int piece = 0; piece < PIECES; piece++) {
-                const int from = at + (piece % 2) * 32;
-                const T *source = rows[piece / 4][piece / 2 % 2] + (from < p.k ? from : 0);
-                if (RING) {
-                    copy_async_weights(ring + (slot * PIECES + piece) * 32, source, from < p.k);
-                } else {
-                    uint4 bits = make_uint4(0, 0, 0, 0);
-                    if (from < p.k) bits = load16_streaming_bits(source);
-                    held[RING ? 0 : slot][piece] = bits;
-                }
+        for (int r = 0; r < R; r++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) rows[r][half] += GROUP;
+        }
+    }
+
+    __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
+        if (RING) {
+            copy_async_weights(ring + (slot * 4 * R + piece) * WARP, source, valid);
+        } else {
+            uint4 bits = make_uint4(0, 0, 0, 0);
+            if (valid) bits = load16_streaming_bits(source);
+            held[RING ? 0 : slot][piece] = bits;
+        }
+    }
+
+    // Starts the loads of a stage. Past the last tile it only closes an empty group of copies.
+    __device__ __forceinline__ void fetch(int slot) {
+        if (more && full) {
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, rows[i / 4][i / 2 % 2] + slot * STEP + i % 2 * 32, true);
+        } else if (more) {
+            const int left = p.k - load_group * GROUP - warp * CHUNK - t * 8;
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) {
+                const int offset = slot * STEP + i % 2 * 32;
+                load_piece(slot, i, rows[i / 4][i / 2 % 2] + offset, offset < left);
             }
-            advance(cursor);
         }
         if (RING) copy_async_commit();
     }
 
-    // Asks for the L2 lines of the stages that follow those in flight.
-    __device__ __forceinline__ void prefetch(Cursor cursor) const {
-        for (int i = 0; i < p.ahead && cursor.tile < tiles; i++) {
-            const int at = (cursor.step * WARPS + warp) * CHUNK;
-            for (int row = lane; row < 16 * R && at < p.k; row += 32) {
-                prefetch_l2(row_start(row_of(cursor.tile, row / 16, row % 16)) + at);
+    // Asks for the next `ahead` elements of each row after those in flight, and of the block's next tile after them.
+    __device__ __forceinline__ void prefetch() const {
+        if (threadIdx.x >= 16 * R) return;
+        int left = p.ahead, from = GROUP;
+        for (int tile = blockIdx.x; left > 0 && tile < tiles; tile += gridDim.x, from = 0) {
+            const int count = min(left, p.k - from);
+            if (count > 0) {
+                prefetch_l2_range(row_start(tile, threadIdx.x / 16, threadIdx.x % 16) + from, count * sizeof(T));
+                left -= count;
             }
-            advance(cursor);
         }
     }
 
-    __device__ __forceinline__ void load_inputs(int step) {
-        const int at = (step * WARPS + warp) * CHUNK + t * 8;
+    // A lane whose column has no inputs never loads and keeps zeros.
+    __device__ __forceinline__ void load_inputs(int buffer, int group, int slot) {
+        const bool whole = (group + 1) * GROUP <= p.k;
+        const int at = group * GROUP + warp * CHUNK + t * 8 + slot * STEP;
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            const T *row = inputs + static_cast<size_t>(c * 8 + g) * stride;
+            const int row = FOLDED ? g / 2 : c * 8 + g;
+            if (row >= p.m) continue;
+            const T *source = inputs + static_cast<size_t>(row) * stride + at;
 #pragma unroll
             for (int q = 0; q < 2; q++) {
-                const bool there = c * 8 + g < p.m && at + 32 * q < p.k;
-                next[c][q] = there ? *reinterpret_cast<const uint4 *>(row + at + 32 * q) : make_uint4(0, 0, 0, 0);
+                uint4 &to = x[buffer][c][q];
+                if (whole || at + 32 * q < p.k) to = *reinterpret_cast<const uint4 *>(source + 32 * q);
+                else to = make_uint4(0, 0, 0, 0);
             }
         }
     }
 
-    __device__ __forceinline__ void multiply(int slot, int next_step) {
-        constexpr bool EARLY = C <= 2;  // inputs one stage ahead, where registers allow it
-        uint4 x[C][2];
-        if (!EARLY) load_inputs(next_step);
-#pragma unroll
-        for (int c = 0; c < C; c++) x[c][0] = next[c][0], x[c][1] = next[c][1];
-        if (EARLY) load_inputs(next_step);
-        if (RING) copy_async_wait<DEPTH - 1>();
+    __device__ __forceinline__ uint4 weights(int slot, int piece) const {
+        return RING ? ring[(slot * 4 * R + piece) * WARP] : held[RING ? 0 : slot][piece];
+    }
+
+    __device__ __forceinline__ void multiply(int slot, const uint4 (&inputs)[C][2]) {
+        const bool odd = g & 1;
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            uint4 w[4];
-#pragma unroll
-            for (int piece = 0; piece < 4; piece++) {
-                w[piece] = RING ? ring[(slot * PIECES + r * 4 + piece) * 32] : held[RING ? 0 : slot][r * 4 + piece];
-            }
 #pragma unroll
             for (int q = 0; q < 2; q++) {
+                const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
+                if (FOLDED) {
+                    const uint4 &b = inputs[0][q];
+                    const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
+                    mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
+                    mma_16816<T>(sums[(2 * r + 1) % FRAGMENTS], {lower.x, lower.y, lower.z, lower.w}, {first, second});
+                    continue;
+                }
 #pragma unroll
                 for (int c = 0; c < C; c++) {
-                    mma_16816<T>(sums[r][c], {w[q].x, w[2 + q].x, w[q].y, w[2 + q].y}, {x[c][q].x, x[c][q].y});
-                    mma_16816<T>(sums[r][c], {w[q].z, w[2 + q].z, w[q].w, w[2 + q].w}, {x[c][q].z, x[c][q].w});
+                    const uint4 &b = inputs[c][q];
+                    mma_16816<T>(sums[(r * C + c) % FRAGMENTS], {upper.x, lower.x, upper.y, lower.y}, {b.x, b.y});
+                    mma_16816<T>(sums[(r * C + c) % FRAGMENTS], {upper.z, lower.z, upper.w, lower.w}, {b.z, b.w});
                 }
             }
         }
@@ -260,80 +284,82 @@ struct Product {
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
-        for (int i = 0; i < R * C * 4; i++) sums[i / 4 / C][i / 4 % C][i % 4] = 0.0f;
+        for (int i = 0; i < FRAGMENTS * 4; i++) sums[i / 4][i % 4] = 0.0f;
+    }
+
+    // The sums of (row g, row g + 8) of fragment r for one row of inputs.
+    __device__ __forceinline__ void store(int tile, int r, int column, float2 sum) const {
+        if (GATED) return store_gated<T>(p, tile * 8 * R + r * 8 + g, column, sum.x, sum.y);
+        const int row = tile * 16 * R + r * 16 + g;
+        store_output<T>(p, row, column, sum.x);
+        store_output<T>(p, row + 8, column, sum.y);
     }
 
     // Adds the warps' sums in order and writes a tile's outputs. Another warp does so at each turn, so that none lags.
     __device__ __forceinline__ void finish(int tile, int turn) {
-        float4 *buffer = partial + (BUFFERS == 2 ? turn % 2 : 0) * WARPS * FRAGMENTS * 32;
+        float2 *buffer = partial + (BUFFERS == 2 ? turn % 2 : 0) * WARPS * SUMS * WARP;
 #pragma unroll
-        for (int f = 0; f < FRAGMENTS; f++) {
-            const float *s = sums[f / C][f % C];
-            buffer[(f * WARPS + warp) * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
+        for (int i = 0; i < SUMS; i++) {
+            const float *s = sums[FOLDED ? 2 * i : i / 2], *other = sums[(FOLDED ? 2 * i + 1 : 0) % FRAGMENTS];
+            buffer[(i * WARPS + warp) * WARP + lane] =
+                FOLDED ? make_float2(s[0] + s[3], other[0] + other[3]) : make_float2(s[i % 2], s[2 + i % 2]);
         }
         __syncthreads();
-        for (int f = (warp + turn) % WARPS; f < FRAGMENTS; f += WARPS) {
-            float4 sum = buffer[f * WARPS * 32 + lane];
+        for (int i = (warp + turn) % WARPS; i < SUMS; i += WARPS) {
+            float2 sum = buffer[i * WARPS * WARP + lane];
 #pragma unroll
             for (int w = 1; w < WARPS; w++) {
-                const float4 other = buffer[(f * WARPS + w) * 32 + lane];
-                sum.x += other.x, sum.y += other.y, sum.z += other.z, sum.w += other.w;
+                const float2 other = buffer[(i * WARPS + w) * WARP + lane];
+                sum.x += other.x, sum.y += other.y;
             }
-            const int r = f / C, column = f % C * 8 + t * 2;
-            if (GATED) {
-                store_gated<T>(p, tile * 8 * R + r * 8 + g, column, sum.x, sum.z);
-                store_gated<T>(p, tile * 8 * R + r * 8 + g, column + 1, sum.y, sum.w);
-            } else {
-                const int row = tile * 16 * R + r * 16 + g;
-                store_output<T>(p, row, column, sum.x);
-                store_output<T>(p, row, column + 1, sum.y);
-                store_output<T>(p, row + 8, column, sum.z);
-                store_output<T>(p, row + 8, column + 1, sum.w);
-            }
+            if (FOLDED) store(tile, i, t, sum);
+            else store(tile, i / 2 / C, i / 2 % C * 8 + 2 * t + i % 2, sum);
         }
         if (BUFFERS == 1) __syncthreads();
-        clear();
     }
 
     __device__ __forceinline__ void run() {
         let_next_start();
-        Cursor loads = {static_cast<int>(blockIdx.x), 0};
+        enter_tile(blockIdx.x);
 #pragma unroll
-        for (int slot = 0; slot < DEPTH; slot++) fetch(loads, slot);
-        prefetch(loads);
+        for (int slot = 0; slot < DEPTH; slot++) fetch(slot);
+        prefetch();
         wait_for_inputs();
         if (NORM) {
-            float *row_sums = reinterpret_cast<float *>(partial + BUFFERS * WARPS * FRAGMENTS * 32);
-            T *normal = reinterpret_cast<T *>(row_sums + C * 8 * WARPS);
+            float *row_sums = reinterpret_cast<float *>(partial + BUFFERS * WARPS * SUMS * WARP);
+            T *normal = reinterpret_cast<T *>(row_sums + COLUMNS * WARPS);
             stride = p.k + 32;  // half a row of banks further: rows g and g + 1 don't meet
             normalize<T, WARPS>(p, normal, stride, row_sums);
             inputs = normal;
         }
-        clear();
-        load_inputs(0);
-        Cursor at = {static_cast<int>(blockIdx.x), 0};
+#pragma unroll
+        for (int i = 0; i < (EARLY ? 4 : 2) * C; i++) x[i / 2 / C][i / 2 % C][i % 2] = make_uint4(0, 0, 0, 0);
+        if (EARLY) load_inputs(0, 0, 0);
         int turn = 0;
-        while (at.tile < tiles) {
-#pragma unroll(RING ? 1 : DEPTH)
-            for (int slot = 0; slot < DEPTH; slot++) {
-                if (at.tile < tiles) {
-                    const int tile = at.tile;
-                    constexpr bool EARLY = C <= 2;
-                    const int step = at.step;
-                    advance(at);
-                    multiply(slot, EARLY ? at.step : step);
-                    fetch(loads, slot);
-                    if (at.step == 0) finish(tile, turn++);
+        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+            clear();
+            for (int group = 0; group < groups; group++) {
+                next_group();
+#pragma unroll
+                for (int slot = 0; slot < DEPTH; slot++) {
+                    if (!EARLY) load_inputs(0, group, slot);
+                    else if (slot + 1 < DEPTH) load_inputs((slot + 1) % 2, group, slot + 1);
+                    else load_inputs(0, group + 1 == groups ? 0 : group + 1, 0);
+                    if (RING) copy_async_wait<DEPTH - 1>();
+                    multiply(slot, x[EARLY ? slot % 2 : 0]);
+                    fetch(slot);
                 }
             }
+            finish(tile, turn++);
         }
     }
 };
 
-template <typename T, int WARPS, int C, int R, int DEPTH, bool RING, bool GATED, bool NORM>
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, bool RING, bool GATED, bool NORM>
 __device__ __forceinline__ void product(const ProductParams &p) {
+    static_assert(DEPTH % 2 == 0, "inputs alternate between two buffers");
     DYNAMIC_SHARED(unsigned char, shared);
-    Product<T, WARPS, C, R, DEPTH, RING, GATED, NORM>(p, shared).run();
+    Product<T, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p, shared).run();
 }
 
 // ---- f32: exact, by plain multiplications ----
@@ -392,21 +418,25 @@ template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(
 }
 
 #ifndef NO_ENTRIES
-#define PRODUCT(name, WARPS, C, R, DEPTH, RING, GATED, NORM)                                                           \
+#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM)                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_bf16(const ProductParams p) {                      \
-        product<bf16_t, WARPS, C, R, DEPTH, RING, GATED, NORM>(p);                                                     \
+        product<bf16_t, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p);                                               \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_f16(const ProductParams p) {                       \
-        product<half_t, WARPS, C, R, DEPTH, RING, GATED, NORM>(p);                                                     \
+        product<half_t, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p);                                               \
     }
-PRODUCT(product_m8, 8, 1, 1, 6, true, false, false)
-PRODUCT(product_gated_m8, 8, 1, 1, 6, true, true, false)
-PRODUCT(product_norm_m8, 8, 1, 1, 6, true, false, true)
-PRODUCT(product_gated_norm_m8, 8, 1, 1, 6, true, true, true)
-PRODUCT(product_m16, 8, 2, 2, 3, true, false, false)
-PRODUCT(product_gated_m16, 8, 2, 2, 3, true, true, false)
-PRODUCT(product_m32, 4, 4, 4, 2, false, false, false)
-PRODUCT(product_gated_m32, 4, 4, 4, 2, false, true, false)
+#define PRODUCTS(suffix, ...)                                                                                          \
+    PRODUCT(product_##suffix, __VA_ARGS__, false, false)                                                               \
+    PRODUCT(product_gated_##suffix, __VA_ARGS__, true, false)
+#define NORM_PRODUCTS(suffix, ...)                                                                                     \
+    PRODUCT(product_norm_##suffix, __VA_ARGS__, false, true)                                                           \
+    PRODUCT(product_gated_norm_##suffix, __VA_ARGS__, true, true)
+PRODUCTS(m4, 8, 4, 1, 4, false)
+NORM_PRODUCTS(m4, 8, 4, 1, 4, false)
+PRODUCTS(m8, 8, 8, 1, 4, true)
+NORM_PRODUCTS(m8, 8, 8, 1, 4, true)
+PRODUCTS(m16, 8, 16, 2, 2, true)
+PRODUCTS(m32, 4, 32, 2, 2, false)
 #undef PRODUCT
 
 #define PRODUCT_F32(name, GATED, NORM)                                                                                 \
