@@ -26,27 +26,6 @@ struct ProductParams {
     float epsilon;
 };
 
-// TUNING
-#if defined(__CUDACC__) && defined(HINT)
-INLINE void copy_async_weights(void *to, const void *from, bool valid) {
-    const int bytes = valid ? 16 : 0;
-#if HINT == 1
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
-#elif HINT == 2
-    unsigned long long policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(shared_address(to)), "l"(from), "r"(bytes), "l"(policy)
-                 : "memory");
-#elif HINT == 3
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
-#endif
-}
-#else
-INLINE void copy_async_weights(void *to, const void *from, bool valid) { copy_async(to, from, valid); }
-#endif
-
 constexpr int CHUNK = 64;  // elements of k in a stage: 128 bytes of a row, a line of L2
 
 template <typename T>
@@ -150,7 +129,10 @@ struct Product {
     uint4 held[RING ? 1 : DEPTH][4 * R];
     uint4 x[EARLY ? 2 : 1][C][2];
     float sums[FRAGMENTS][4];
-    // the loads that come next
+    const T *input_rows[C];  // at this lane's elements of the group
+    int inputs_left;
+    bool inputs_full;
+    // the loads of weights that come next
     const T *rows[R][2];
     int load_tile, load_group;
     bool more, full;
@@ -199,7 +181,7 @@ struct Product {
 
     __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
         if (RING) {
-            copy_async_weights(ring + (slot * 4 * R + piece) * WARP, source, valid);
+            copy_async(ring + (slot * 4 * R + piece) * WARP, source, valid);
         } else {
             uint4 bits = make_uint4(0, 0, 0, 0);
             if (valid) bits = load16_streaming_bits(source);
@@ -236,21 +218,41 @@ struct Product {
         }
     }
 
+    // The inputs of the stages of `group` come next.
+    __device__ __forceinline__ void enter_inputs(int group) {
+        inputs_full = (group + 1) * GROUP <= p.k;
+        inputs_left = p.k - group * GROUP - warp * CHUNK - t * 8;
+#pragma unroll
+        for (int c = 0; c < C; c++) input_rows[c] += group == 0 ? (1 - groups) * GROUP : GROUP;
+    }
+
+    __device__ __forceinline__ bool has_inputs(int c) const { return (FOLDED ? g / 2 : c * 8 + g) < p.m; }
+
     // A lane whose column has no inputs never loads and keeps zeros.
-    __device__ __forceinline__ void load_inputs(int buffer, int group, int slot) {
-        const bool whole = (group + 1) * GROUP <= p.k;
-        const int at = group * GROUP + warp * CHUNK + t * 8 + slot * STEP;
+    __device__ __forceinline__ void load_inputs(int buffer, int slot) {
+        const int offset = slot * STEP;
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            const uint4 *from = reinterpret_cast<const uint4 *>(input_rows[c] + offset);
+            uint4 *to = x[buffer][c];
+            if (inputs_full) {
+                if (has_inputs(c)) to[0] = from[0], to[1] = from[4];
+            } else {
+                to[0] = has_inputs(c) && offset < inputs_left ? from[0] : make_uint4(0, 0, 0, 0);
+                to[1] = has_inputs(c) && offset + 32 < inputs_left ? from[4] : make_uint4(0, 0, 0, 0);
+            }
+        }
+    }
+
+    // Ready to enter group 0, with all inputs zero.
+    __device__ __forceinline__ void start_inputs() {
 #pragma unroll
         for (int c = 0; c < C; c++) {
             const int row = FOLDED ? g / 2 : c * 8 + g;
-            if (row >= p.m) continue;
-            const T *source = inputs + static_cast<size_t>(row) * stride + at;
+            input_rows[c] = inputs + static_cast<size_t>(has_inputs(c) ? row : 0) * stride + warp * CHUNK + t * 8 +
+                            (groups - 1) * GROUP;
 #pragma unroll
-            for (int q = 0; q < 2; q++) {
-                uint4 &to = x[buffer][c][q];
-                if (whole || at + 32 * q < p.k) to = *reinterpret_cast<const uint4 *>(source + 32 * q);
-                else to = make_uint4(0, 0, 0, 0);
-            }
+            for (int i = 0; i < (EARLY ? 4 : 2); i++) x[i / 2][c][i % 2] = make_uint4(0, 0, 0, 0);
         }
     }
 
@@ -265,18 +267,18 @@ struct Product {
 #pragma unroll
             for (int q = 0; q < 2; q++) {
                 const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
-                if (FOLDED) {
+                if constexpr (FOLDED) {
                     const uint4 &b = inputs[0][q];
                     const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
                     mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
-                    mma_16816<T>(sums[(2 * r + 1) % FRAGMENTS], {lower.x, lower.y, lower.z, lower.w}, {first, second});
-                    continue;
-                }
+                    mma_16816<T>(sums[2 * r + 1], {lower.x, lower.y, lower.z, lower.w}, {first, second});
+                } else {
 #pragma unroll
-                for (int c = 0; c < C; c++) {
-                    const uint4 &b = inputs[c][q];
-                    mma_16816<T>(sums[(r * C + c) % FRAGMENTS], {upper.x, lower.x, upper.y, lower.y}, {b.x, b.y});
-                    mma_16816<T>(sums[(r * C + c) % FRAGMENTS], {upper.z, lower.z, upper.w, lower.w}, {b.z, b.w});
+                    for (int c = 0; c < C; c++) {
+                        const uint4 &b = inputs[c][q];
+                        mma_16816<T>(sums[r * C + c], {upper.x, lower.x, upper.y, lower.y}, {b.x, b.y});
+                        mma_16816<T>(sums[r * C + c], {upper.z, lower.z, upper.w, lower.w}, {b.z, b.w});
+                    }
                 }
             }
         }
@@ -332,9 +334,9 @@ struct Product {
             normalize<T, WARPS>(p, normal, stride, row_sums);
             inputs = normal;
         }
-#pragma unroll
-        for (int i = 0; i < (EARLY ? 4 : 2) * C; i++) x[i / 2 / C][i / 2 % C][i % 2] = make_uint4(0, 0, 0, 0);
-        if (EARLY) load_inputs(0, 0, 0);
+        start_inputs();
+        enter_inputs(0);
+        if (EARLY) load_inputs(0, 0);
         int turn = 0;
         for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
             clear();
@@ -342,9 +344,9 @@ struct Product {
                 next_group();
 #pragma unroll
                 for (int slot = 0; slot < DEPTH; slot++) {
-                    if (!EARLY) load_inputs(0, group, slot);
-                    else if (slot + 1 < DEPTH) load_inputs((slot + 1) % 2, group, slot + 1);
-                    else load_inputs(0, group + 1 == groups ? 0 : group + 1, 0);
+                    if (!EARLY) load_inputs(0, slot);
+                    if (slot + 1 == DEPTH) enter_inputs(group + 1 == groups ? 0 : group + 1);
+                    if (EARLY) load_inputs((slot + 1) % 2, (slot + 1) % DEPTH);
                     if (RING) copy_async_wait<DEPTH - 1>();
                     multiply(slot, x[EARLY ? slot % 2 : 0]);
                     fetch(slot);
