@@ -259,6 +259,8 @@ fn gpu_run(root: &Path) {
         files: BTreeMap::new(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: Vec::new(),
         notes: vec![],
     };
     dir.record_model("m", &model).unwrap();

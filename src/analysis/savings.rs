@@ -85,7 +85,9 @@ pub(super) fn savings(
     let limit = power_limit([run]);
     let around = Surroundings { base_limit_w: limit, new_limit_w: limit, share_per_c: heat.core.shown() };
     let basis = Basis::WithinRun(run.protocol.order);
-    let comparing = Comparing { base: &side, new: &side, basis, floor: run.floor, around };
+    let runs = &[run];
+    let comparing =
+        Comparing { base: &side, new: &side, base_runs: runs, new_runs: runs, basis, floor: run.floor, around };
     let (mut savings, mut overall) = (Vec::new(), Vec::new());
     for (student, teacher) in students(run) {
         let compared = comparing.models(teacher, &student.label)?;

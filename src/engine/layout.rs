@@ -211,12 +211,19 @@ impl LayerSpec {
     }
 }
 
+impl GateUpSpec {
+    /// The matrices, in the order of their rows.
+    pub(crate) fn parts(&self) -> Vec<&MatrixSpec> {
+        match self {
+            GateUpSpec::Apart(matrices) => matrices.iter().collect(),
+            GateUpSpec::Fused(matrix) => vec![matrix],
+        }
+    }
+}
+
 impl GatedSpec {
     fn add_to<'a>(&'a self, all: &mut Vec<&'a TensorSpec>) {
-        match &self.gate_up {
-            GateUpSpec::Apart(matrices) => matrices.iter().for_each(|matrix| add_matrix(all, matrix)),
-            GateUpSpec::Fused(matrix) => add_matrix(all, matrix),
-        }
+        self.gate_up.parts().into_iter().for_each(|matrix| add_matrix(all, matrix));
         add_matrix(all, &self.down);
     }
 }

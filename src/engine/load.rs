@@ -5,10 +5,12 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::config::{Config, RopeScaling};
-use super::decoder::{Decoder, Kernels, Place};
+use super::decoder::{Chosen, Decoder, Kernels, Place};
 use super::device;
 use super::dtype::{quantised_dtype, run_dtype, stated_dtype};
 use super::generate::DecoderEngine;
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
@@ -38,7 +40,7 @@ impl Opened {
                 let config = Config::read(path)?;
                 let dtype = stated_dtype(path)?;
                 let norms_add_one = config.norm.one_plus;
-                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one }))
+                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one, on_device: None }))
             }
             None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
@@ -159,16 +161,15 @@ pub fn load_decoder(
     let opened = Opened::new(folder, options)?;
     let devices = open_devices(&opened.config, device, options)?;
     let (dtype, mut notes) = opened.dtype(options, devices.iter().any(Device::is_cpu))?;
-    let place = |device: &Device| {
-        let kernels = kernels.unwrap_or(Kernels::for_run(device, dtype));
-        Place { kernels, device: device.clone(), dtype }
+    let Chosen { kernels, fallback } = match kernels {
+        Some(kernels) => Chosen { kernels, fallback: Vec::new() },
+        None => choose_kernels(&opened, options, &devices, dtype),
     };
+    let place = |device: &Device| Place { kernels, device: device.clone(), dtype };
     let places: Vec<Place> = devices.iter().map(place).collect();
     let Opened { config, weights } = opened;
     // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
-    let decoder = Decoder::load(&config, &weights, &places)?;
-    weights.check_all_merged()?;
     notes.extend(weight_notes(&config, &weights, options));
     let info = ModelInfo {
         architecture: config.architecture.clone(),
@@ -182,8 +183,48 @@ pub fn load_decoder(
         files: digests(folder, weights.paths())?,
         padding: Padding::Left,
         dummy: options.dummy.filter(|_| weights.are_dummy()),
+        kernels: Some(kernels.used()),
+        fallback,
         notes,
     };
+    let engine = load_engine(config, &weights, &places, info)?;
+    weights.check_all_merged()?;
+    Ok(engine)
+}
+
+/// The operations that a whole model runs on: the same on all of its devices.
+fn choose_kernels(opened: &Opened, options: &LoadOptions<'_>, devices: &[Device], dtype: DType) -> Chosen {
+    let choose =
+        |device: &Device| Kernels::choose(options.kernels, device, dtype, || gpu_obstacles(opened, devices, dtype));
+    let mut all = devices.iter().map(choose);
+    let stock = |fallback| Chosen { kernels: Kernels::Stock, fallback };
+    let Some(first) = all.next() else { return stock(Vec::new()) };
+    match all.all(|other| other.kernels == first.kernels) {
+        true => first,
+        false => stock(vec!["the layers are spread over devices of different kinds".to_owned()]),
+    }
+}
+
+/// What of a model, or of the way it is run, the kernels for GPUs don't cover, and why.
+#[cfg(feature = "cuda")]
+fn gpu_obstacles(opened: &Opened, devices: &[Device], dtype: DType) -> Vec<String> {
+    gpu::obstacles(&opened.config, &opened.weights, dtype, devices)
+}
+
+/// The same; this build has none.
+#[cfg(not(feature = "cuda"))]
+fn gpu_obstacles(_: &Opened, _: &[Device], _: DType) -> Vec<String> {
+    vec!["this build has no kernels for GPUs".to_owned()]
+}
+
+/// Loads the weights for the kernels that the places name.
+fn load_engine(config: Config, weights: &Weights, places: &[Place], info: ModelInfo) -> Result<DecoderEngine> {
+    #[cfg(feature = "cuda")]
+    if let [place @ Place { kernels: Kernels::Gpu, device, dtype }] = places {
+        let model = gpu::Model::load(&config, weights, device, *dtype)?;
+        return Ok(DecoderEngine::on_gpu(config, model, place.clone(), info));
+    }
+    let decoder = Decoder::load(&config, weights, places)?;
     Ok(DecoderEngine::new(config, decoder, info))
 }
 

@@ -7,6 +7,8 @@ mod device;
 mod dtype;
 mod failure;
 pub mod generate;
+#[cfg(feature = "cuda")]
+mod gpu;
 pub mod grouped;
 mod heads;
 mod identity;

@@ -123,6 +123,8 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         files: BTreeMap::new(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: Vec::new(),
         notes: vec!["simulated: no model was run".into()],
     }
 }

@@ -62,6 +62,11 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "`stored`, or `dummy` for seeded random weights",
     ),
     column(
+        "kernels",
+        Text(|row| Some(row.loaded()?.kernels?.code().to_owned())),
+        "operations that the model ran on: `cpu` or `gpu` for this program's kernels, `plain` for candle's stock operations",
+    ),
+    column(
         "probe",
         Flag(|row| Some(row.trial.cell.probe)),
         "measured only to separate prefill and decode: in no comparison and no headline",

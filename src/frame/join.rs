@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::scores::Scores;
 use crate::record::{
-    Around, Baseline, CellSpec, ClockEvent, Conditions, DomainEnergy, Evaluation, Measurement, ModelMeta, Part,
-    RunInfo, Trial, Validity,
+    Around, Baseline, CellSpec, ClockEvent, Conditions, DomainEnergy, Evaluation, Measurement, ModelInfo, ModelMeta,
+    Part, RunInfo, Trial, Validity,
 };
 use crate::units::{Joules, Watts};
 use crate::validity::{self, COVERAGE_NEEDED};
@@ -59,6 +59,11 @@ pub(super) const DRAM: &str = "dram-";
 impl<'a> Row<'a> {
     pub(crate) fn measurement(&self) -> Option<&'a Measurement> {
         self.trial.measurement()
+    }
+
+    /// The model as it was loaded for the trial.
+    pub(crate) fn loaded(&self) -> Option<&'a ModelInfo> {
+        self.part?.models.get(&self.trial.cell.model)
     }
 
     /// Mean power of the window.

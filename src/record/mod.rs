@@ -9,6 +9,7 @@ mod choice;
 mod decoding;
 mod energy;
 mod heat;
+mod kernels;
 mod meter;
 mod reason;
 mod run;
@@ -25,6 +26,7 @@ pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, MemoryEnergy, PhaseSplit, WindowEnergy};
 pub(crate) use self::heat::usual;
 pub use self::heat::{Cycle, Heat};
+pub use self::kernels::{KernelsChoice, KernelsUsed};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{

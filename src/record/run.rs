@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::cell::{CellSpec, EnergyMethod, Role};
+use super::kernels::KernelsUsed;
 use super::meter::MeterInfo;
 use crate::host::Host;
 use crate::units::{Joules, Seconds};
@@ -307,6 +308,13 @@ pub struct ModelInfo {
     /// The random numbers that its weights are; `None`: trained weights, or a record of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dummy: Option<DummyWeights>,
+    /// The operations that it ran on; `None`: a simulated model, or a record of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelsUsed>,
+    /// Why it didn't run on faster kernels although the sweep file leaves the choice open: one text for each part of
+    /// the model, or property of the run, that they don't cover.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<String>,
     /// For the reader: what was done differently from what was asked for.
     pub notes: Vec<String>,
 }

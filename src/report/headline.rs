@@ -17,7 +17,7 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     let students = study.overall.iter().filter(known);
     let main = students.clone().find(|o| o.role == Role::Student).or_else(|| students.clone().next());
     let Some(main) = main else {
-        return Answer { sentence: without_comparison(study), remarks: Vec::new() };
+        return Answer { sentence: without_comparison(study), remarks: unlike_kernels(study).collect() };
     };
     let caveat = format::caveat(&study.methods);
     let sentence = match caveat {
@@ -32,6 +32,7 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     remarks.extend(fixed_length(run));
     remarks.extend(over_control(main));
     remarks.extend(break_even(main));
+    remarks.extend(unlike_kernels(study));
     remarks.extend(students.filter(|o| *o != main).map(|o| format!("At {}", saving_sentence(run, o))));
     Answer { sentence, remarks }
 }
@@ -74,6 +75,18 @@ fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
             "the data do not show whether {student} uses less energy per generated token than {teacher}: the saving \
              is {percent} ({support})"
         ),
+    })
+}
+
+/// Models that aren't compared since their engine is as much in the difference as they are.
+fn unlike_kernels(study: &Study) -> impl Iterator<Item = String> {
+    let refused = study.overall.iter().filter(|of| of.undecided == Some(Undecided::UnlikeKernels));
+    refused.map(|of| {
+        format!(
+            "The energies of {} and {} are not compared: one of the two ran on plain operations, the other on this \
+             program's kernels, and the difference would be that of the operations as much as that of the models.",
+            of.student, of.teacher
+        )
     })
 }
 

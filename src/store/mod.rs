@@ -127,11 +127,12 @@ impl RunDir {
     /// Stores the facts about a model, once it is loaded, with the part under way.
     ///
     /// # Errors
-    /// The model's files or its data type differ from those of an earlier part, or the disk fails.
+    /// The model's files, its data type, its device or its kernels differ from those of an earlier part, or the disk
+    /// fails.
     pub fn record_model(&mut self, label: &str, model: &ModelInfo) -> Result<()> {
         if let Some(part) = self.info.parts.iter().find(|part| read::model_differs(part, label, model)) {
             let message = format!(
-                "model `{label}` isn't the one measured at {}: its files, dtype or device differ",
+                "model `{label}` isn't the one measured at {}: its files, dtype, device or kernels differ",
                 part.started_at
             );
             return Err(Error::input(message).with_hint(START_OVER));

@@ -1,6 +1,9 @@
 // The emulator against itself: tensor-core fragments, asynchronous copies and reductions do what the hardware does.
 #include "../../src/engine/gpu/kernels/common.cuh"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 struct ProductParams {
     const void *a, *b;
     float *c;
@@ -45,6 +48,44 @@ extern "C" __global__ void sum(const SumParams p) {
     if (threadIdx.x == 0) p.largest[blockIdx.x] = largest;
 }
 
+struct BrokenParams {
+    int *out;
+    int fault;
+};
+
+enum Fault { NO_WAIT, ONE_THREAD_AT_A_BARRIER, WRITE_PAST_THE_END, COPY_NOT_AWAITED, NONE };
+
+// Right but for the one fault.
+extern "C" __global__ void broken(const BrokenParams p) {
+    DYNAMIC_SHARED(int, shared);
+    if (p.fault != NO_WAIT) wait_for_inputs();
+    if (p.fault == ONE_THREAD_AT_A_BARRIER && threadIdx.x == 0) __syncthreads();
+    if (threadIdx.x == 0) copy_async(shared, p.out);
+    copy_async_commit();
+    if (p.fault != COPY_NOT_AWAITED) copy_async_wait<0>();
+    __syncthreads();
+    p.out[threadIdx.x + (p.fault == WRITE_PAST_THE_END)] = shared[0];
+}
+
+// Whether a process of its own that runs the kernel ends well.
+static bool runs_well(Fault fault) {
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        emulate::Buffer<int> out(64);
+        for (int i = 0; i < 64; i++) out[i] = 5;
+        LAUNCH(broken, 1, 64, 64, (BrokenParams{out.data, fault}));
+        for (int i = 0; i < 64; i++) {
+            if (out[i] != 5) _Exit(1);
+        }
+        out.~Buffer();
+        _Exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 template <typename T> static void test_product(const char *name, void (*kernel)(const ProductParams)) {
     emulate::Buffer<T> a(256), b(128);
     emulate::Buffer<float> c(128);
@@ -85,6 +126,9 @@ int main() {
             expected.push_back(most);
         }
         emulate::check("sum and maximum of a block", emulate::distance(found, expected), 1e-12);
+    }
+    for (Fault fault : {NO_WAIT, ONE_THREAD_AT_A_BARRIER, WRITE_PAST_THE_END, COPY_NOT_AWAITED, NONE}) {
+        emulate::check("a fault is found, and only a fault", runs_well(fault) != (fault == NONE), 1);
     }
     return emulate::failures != 0;
 }

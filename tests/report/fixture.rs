@@ -317,6 +317,8 @@ fn part() -> Part {
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
         dummy: None,
+        kernels: Some(KernelsUsed::Cpu),
+        fallback: Vec::new(),
         notes: Vec::new(),
     };
     Part {
