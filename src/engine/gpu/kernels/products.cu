@@ -10,6 +10,8 @@
 // further ones to the L2 cache, before the block waits for its inputs: memory stays busy between two kernels.
 #include "common.cuh"
 
+#include "activation.cuh"
+
 struct ProductParams {
     const void *inputs;    // (m, k)
     const void *weights;   // (n, k)
@@ -20,27 +22,14 @@ struct ProductParams {
     int m;
     int n;
     int k;
-    int ahead;         // stages of weights to prefetch to L2 beyond those that a block holds
-    int activation;    // of the gated variants: 0 silu, 1 gelu, 2 gelu by tanh, 3 relu, 4 relu squared
+    int ahead;         // elements of each row to prefetch to L2 beyond those that a block has in flight
+    int activation;    // of the gated variants
     int unit_offset;   // 1: the norm multiplies by 1 + scale and rounds once (Gemma)
     float epsilon;
 };
+static_assert(sizeof(ProductParams) == 80, "as in products.rs");
 
 constexpr int CHUNK = 64;  // elements of k in a stage: 128 bytes of a row, a line of L2
-
-template <typename T>
-__device__ __forceinline__ float activated(float gate, int activation) {
-    switch (activation) {
-        case 0: return gate / (1.0f + expf(-gate));
-        case 1: return 0.5f * gate * (1.0f + erff(gate * 0.70710678118654752f));
-        case 2: return 0.5f * gate * (1.0f + tanhf(0.79788456080286536f * (gate + 0.044715f * gate * gate * gate)));
-        case 3: return fmaxf(gate, 0.0f);
-        default: {
-            const float positive = rounded<T>(fmaxf(gate, 0.0f));
-            return positive * positive;
-        }
-    }
-}
 
 // Writes output (column, row) of a plain product.
 template <typename T>
@@ -61,7 +50,7 @@ __device__ __forceinline__ void store_gated(const ProductParams &p, int row, int
         gate += to_float(static_cast<const T *>(p.bias)[row]);
         up += to_float(static_cast<const T *>(p.bias)[inner + row]);
     }
-    const float active = rounded<T>(activated<T>(rounded<T>(gate), p.activation));
+    const float active = rounded<T>(activated(rounded<T>(gate), p.activation));
     static_cast<T *>(p.outputs)[static_cast<size_t>(column) * inner + row] = from_float<T>(active * rounded<T>(up));
 }
 
