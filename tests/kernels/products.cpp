@@ -60,7 +60,7 @@ static void test(const char *name, void (*kernel)(const ProductParams), int thre
 
 // Shared memory of a variant; mirrors the launcher.
 static int shared_bytes(int warps, int columns, int r, int depth, bool ring, bool norm, int m, int k) {
-    const int c = (columns + 7) / 8, sums = columns == 4 ? r : 2 * r * c;
+    const int c = (columns + 7) / 8, sums = columns < 8 ? r : 2 * r * c;
     const int buffers = r * c > 2 ? 1 : 2;
     return (ring ? warps * depth * r * 2048 : 0) + buffers * warps * sums * 256 +
            (norm ? columns * warps * 4 + m * (k + 32) * 2 : 0);
@@ -75,10 +75,11 @@ static int shared_bytes(int warps, int columns, int r, int depth, bool ring, boo
         test<half_t>(#variant "_f16", variant##_f16, 32 * warps, shared, 1e-3, a);                                     \
     } while (0)
 
+#define M2 8, 2, 1, 2, false
 #define M4 8, 4, 1, 4, false
 #define M8 8, 8, 1, 4, true
 #define M16 8, 16, 2, 2, true
-#define M32 4, 32, 2, 2, false
+#define M32 4, 32, 2, 2, true
 
 template <typename Run> static void test_small(const Run &run) {
     // m, n, k, grid, activation, gated, norm, bias, residual, unit_offset
@@ -99,6 +100,11 @@ template <typename Run> static void test_small(const Run &run) {
 }
 
 int main() {
+    test_small([](int form, Case c) {
+        c.m = (c.m + 1) / 2;
+        if (form == 0) TEST(product_m2, M2, c);
+        if (form == 1) TEST(product_gated_m2, M2, c);
+    });
     test_small([](int form, Case c) {
         if (form == 0) TEST(product_m4, M4, c);
         if (form == 1) TEST(product_gated_m4, M4, c);

@@ -73,12 +73,18 @@ template <typename T> INLINE Vector<T> load16(const T *from) {
 }
 
 // For what is constant while the kernel runs and read once, such as weights: leaves the L1 cache alone.
-INLINE uint4 load16_streaming_bits(const void *from) {
+// PREFETCH: bytes that the L2 cache fetches from memory with it, 0 (what is asked for), 128 or 256.
+template <int PREFETCH = 0> INLINE uint4 load16_streaming_bits(const void *from) {
 #ifdef __CUDACC__
+#define LOAD_STREAMING(ahead)                                                                                          \
+    asm volatile("ld.global.nc.L1::no_allocate" ahead ".v4.u32 {%0, %1, %2, %3}, [%4];"                               \
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)                                              \
+                 : "l"(from))
     uint4 bits;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-                 : "l"(from));
+    if constexpr (PREFETCH == 256) LOAD_STREAMING(".L2::256B");
+    else if constexpr (PREFETCH == 128) LOAD_STREAMING(".L2::128B");
+    else LOAD_STREAMING("");
+#undef LOAD_STREAMING
     return bits;
 #else
     return *reinterpret_cast<const uint4 *>(from);
@@ -182,12 +188,18 @@ INLINE unsigned shared_address(const void *pointer) {
 #endif
 }
 
-// Past the L1 cache; zeros if `valid` is false, and then `from` is not read.
-INLINE void copy_async(void *to, const void *from, bool valid = true) {
+// Past the L1 cache; zeros if `valid` is false, and then `from` is not read. PREFETCH as for load16_streaming_bits.
+template <int PREFETCH = 0> INLINE void copy_async(void *to, const void *from, bool valid = true) {
 #ifdef __CUDACC__
+#define COPY_ASYNC(ahead)                                                                                              \
+    asm volatile("cp.async.cg.shared.global" ahead " [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),        \
+                 "r"(bytes)                                                                                            \
+                 : "memory")
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
+    if constexpr (PREFETCH == 256) COPY_ASYNC(".L2::256B");
+    else if constexpr (PREFETCH == 128) COPY_ASYNC(".L2::128B");
+    else COPY_ASYNC("");
+#undef COPY_ASYNC
 #else
     emulate::copy_async(to, from, valid);
 #endif

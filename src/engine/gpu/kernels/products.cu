@@ -29,6 +29,8 @@ struct ProductParams {
 };
 static_assert(sizeof(ProductParams) == 80, "as in products.rs");
 
+enum Kind { REGISTERS, RING_OF_PIECES, LINE_RING };
+
 constexpr int CHUNK = 64;  // elements of k in a stage: 128 bytes of a row, a line of L2
 
 // Writes output (column, row) of a plain product.
@@ -97,12 +99,14 @@ __device__ __forceinline__ void normalize(const ProductParams &p, T *normal, int
 // With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
 // 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
 // 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
-template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, bool RING, bool GATED, bool NORM>
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
 struct Product {
+    static constexpr bool RING = KIND != REGISTERS, LINES = KIND == LINE_RING;
+    static constexpr bool TWICE = COLUMNS == 2;            // folded twice
     static constexpr bool FOLDED = COLUMNS == 4;
-    static constexpr int C = FOLDED ? 1 : COLUMNS / 8;     // fragments along the inputs' rows
-    static constexpr int FRAGMENTS = FOLDED ? 2 * R : R * C;
-    static constexpr int SUMS = FOLDED ? R : 2 * R * C;    // float2 of sums of a lane in shared memory
+    static constexpr int C = COLUMNS < 8 ? 1 : COLUMNS / 8;     // fragments along the inputs' rows
+    static constexpr int FRAGMENTS = TWICE ? 4 * R : FOLDED ? 2 * R : R * C;
+    static constexpr int SUMS = COLUMNS < 8 ? R : 2 * R * C;    // float2 of sums of a lane in shared memory
     static constexpr int BUFFERS = R * C > 2 ? 1 : 2;      // of sums: with two, one barrier a tile is enough
     static constexpr int STEP = WARPS * CHUNK;             // from a warp's stage to its next one along k
     static constexpr int GROUP = STEP * DEPTH;             // of a block's stages in flight
@@ -122,7 +126,7 @@ struct Product {
     int inputs_left;
     bool inputs_full;
     // the loads of weights that come next
-    const T *rows[R][2];
+    const T *rows[4 * R];  // at each piece; without lines, the second piece of a row is at the first one's address + 32
     int load_tile, load_group;
     bool more, full;
 
@@ -133,8 +137,13 @@ struct Product {
           inputs(static_cast<const T *>(params.inputs)), stride(params.k) {
         ring = reinterpret_cast<uint4 *>(shared);
         partial = reinterpret_cast<float2 *>(ring + (RING ? WARPS * DEPTH * 4 * R * WARP : 0));
-        ring += warp * DEPTH * 4 * R * WARP + lane;
+        ring += warp * DEPTH * 4 * R * WARP;
     }
+
+    static constexpr bool WHOLE_LINES = LINES || TWICE;  // eight lanes load a row's 128 bytes
+
+    // A lane's first element of a chunk of W.
+    __device__ __forceinline__ int first() const { return WHOLE_LINES ? lane % 8 * 8 : t * 8; }
 
     // Row of W for row i of a tile's fragment r. Rows past the end repeat the last one; their sums are never stored.
     __device__ __forceinline__ const T *row_start(int tile, int r, int i) const {
@@ -151,9 +160,10 @@ struct Product {
         full = GROUP <= p.k;
         if (!more) return;
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) rows[r][half] = row_start(tile, r, g + 8 * half) + warp * CHUNK + t * 8;
+        for (int i = 0; i < 4 * R; i++) {
+            if (!WHOLE_LINES && i % 2 == 1) continue;
+            const int row = WHOLE_LINES ? i % 4 * 4 + lane / 8 : g + i % 4 * 4;
+            rows[i] = row_start(tile, i / 4, row) + warp * CHUNK + first();
         }
     }
 
@@ -162,34 +172,39 @@ struct Product {
         load_group++;
         full = (load_group + 1) * GROUP <= p.k;
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) rows[r][half] += GROUP;
+        for (int i = 0; i < 4 * R; i++) {
+            if (WHOLE_LINES || i % 2 == 0) rows[i] += GROUP;
         }
     }
 
+    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so that
+    // eight lanes that read two rows' halves meet no bank twice.
+    __device__ __forceinline__ uint4 *place(int slot, int index) const { return ring + slot * 4 * R * WARP + index; }
+
     __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
         if (RING) {
-            copy_async(ring + (slot * 4 * R + piece) * WARP, source, valid);
+            const int lined = piece * WARP + (lane ^ (lane >> 1 & 4));
+            copy_async<HINT>(place(slot, LINES ? lined : piece * WARP + lane), source, valid);
         } else {
             uint4 bits = make_uint4(0, 0, 0, 0);
-            if (valid) bits = load16_streaming_bits(source);
+            if (valid) bits = load16_streaming_bits<HINT>(source);
             held[RING ? 0 : slot][piece] = bits;
         }
+    }
+
+    __device__ __forceinline__ const T *source(int slot, int piece) const {
+        return (WHOLE_LINES ? rows[piece] : rows[piece - piece % 2] + piece % 2 * 32) + slot * STEP;
     }
 
     // Starts the loads of a stage. Past the last tile it only closes an empty group of copies.
     __device__ __forceinline__ void fetch(int slot) {
         if (more && full) {
 #pragma unroll
-            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, rows[i / 4][i / 2 % 2] + slot * STEP + i % 2 * 32, true);
+            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, source(slot, i), true);
         } else if (more) {
-            const int left = p.k - load_group * GROUP - warp * CHUNK - t * 8;
+            const int left = p.k - load_group * GROUP - warp * CHUNK - first() - slot * STEP;
 #pragma unroll
-            for (int i = 0; i < 4 * R; i++) {
-                const int offset = slot * STEP + i % 2 * 32;
-                load_piece(slot, i, rows[i / 4][i / 2 % 2] + offset, offset < left);
-            }
+            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, source(slot, i), (WHOLE_LINES ? 0 : i % 2 * 32) < left);
         }
         if (RING) copy_async_commit();
     }
@@ -210,12 +225,14 @@ struct Product {
     // The inputs of the stages of `group` come next.
     __device__ __forceinline__ void enter_inputs(int group) {
         inputs_full = (group + 1) * GROUP <= p.k;
-        inputs_left = p.k - group * GROUP - warp * CHUNK - t * 8;
+        inputs_left = p.k - group * GROUP - warp * CHUNK - input_first();
 #pragma unroll
         for (int c = 0; c < C; c++) input_rows[c] += group == 0 ? (1 - groups) * GROUP : GROUP;
     }
 
-    __device__ __forceinline__ bool has_inputs(int c) const { return (FOLDED ? g / 2 : c * 8 + g) < p.m; }
+    __device__ __forceinline__ int input_row(int c) const { return TWICE ? g / 4 : FOLDED ? g / 2 : c * 8 + g; }
+    __device__ __forceinline__ int input_first() const { return t * 8 + (TWICE ? g / 2 % 2 * 32 : 0); }
+    __device__ __forceinline__ bool has_inputs(int c) const { return input_row(c) < p.m; }
 
     // A lane whose column has no inputs never loads and keeps zeros.
     __device__ __forceinline__ void load_inputs(int buffer, int slot) {
@@ -225,10 +242,11 @@ struct Product {
             const uint4 *from = reinterpret_cast<const uint4 *>(input_rows[c] + offset);
             uint4 *to = x[buffer][c];
             if (inputs_full) {
-                if (has_inputs(c)) to[0] = from[0], to[1] = from[4];
+                if (has_inputs(c)) to[0] = from[0];
+                if (has_inputs(c) && !TWICE) to[1] = from[4];
             } else {
                 to[0] = has_inputs(c) && offset < inputs_left ? from[0] : make_uint4(0, 0, 0, 0);
-                to[1] = has_inputs(c) && offset + 32 < inputs_left ? from[4] : make_uint4(0, 0, 0, 0);
+                if (!TWICE) to[1] = has_inputs(c) && offset + 32 < inputs_left ? from[4] : make_uint4(0, 0, 0, 0);
             }
         }
     }
@@ -237,26 +255,40 @@ struct Product {
     __device__ __forceinline__ void start_inputs() {
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            const int row = FOLDED ? g / 2 : c * 8 + g;
-            input_rows[c] = inputs + static_cast<size_t>(has_inputs(c) ? row : 0) * stride + warp * CHUNK + t * 8 +
-                            (groups - 1) * GROUP;
+            input_rows[c] = inputs + static_cast<size_t>(has_inputs(c) ? input_row(c) : 0) * stride + warp * CHUNK +
+                            input_first() + (groups - 1) * GROUP;
 #pragma unroll
             for (int i = 0; i < (EARLY ? 4 : 2); i++) x[i / 2][c][i % 2] = make_uint4(0, 0, 0, 0);
         }
     }
 
     __device__ __forceinline__ uint4 weights(int slot, int piece) const {
-        return RING ? ring[(slot * 4 * R + piece) * WARP] : held[RING ? 0 : slot][piece];
+        if (LINES) {  // piece 2 · half + q of fragment r is row g + 8 · half, 16-byte piece 4q + t
+            const int row = piece / 4 * 16 + piece / 2 % 2 * 8 + g;
+            return *place(slot, row * 8 + ((piece % 2 * 4 + t) ^ (g % 2 * 4)));
+        }
+        return RING ? *place(slot, piece * WARP + lane) : held[RING ? 0 : slot][piece];
     }
 
     __device__ __forceinline__ void multiply(int slot, const uint4 (&inputs)[C][2]) {
         const bool odd = g & 1;
+        if constexpr (TWICE) {
+            const uint4 &b = inputs[0][0];
+            const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) {
+                const uint4 piece = weights(slot, i);
+                mma_16816<T>(sums[i], {piece.x, piece.y, piece.z, piece.w}, {first, second});
+            }
+            return;
+        }
 #pragma unroll
         for (int r = 0; r < R; r++) {
 #pragma unroll
             for (int q = 0; q < 2; q++) {
                 const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
-                if constexpr (FOLDED) {
+                if constexpr (TWICE) {
+                } else if constexpr (FOLDED) {
                     const uint4 &b = inputs[0][q];
                     const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
                     mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
@@ -289,6 +321,17 @@ struct Product {
     // Adds the warps' sums in order and writes a tile's outputs. Another warp does so at each turn, so that none lags.
     __device__ __forceinline__ void finish(int tile, int turn) {
         float2 *buffer = partial + (BUFFERS == 2 ? turn % 2 : 0) * WARPS * SUMS * WARP;
+        if constexpr (TWICE) {  // rows 4i + g / 2 of fragments; lanes with an even g and t hold inputs row t / 2
+            float *const floats = reinterpret_cast<float *>(buffer);
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) {
+                const float half = sums[i][0] + sums[i][3], whole = half + __shfl_xor_sync(ALL_LANES, half, 5);
+                const int row = i % 4 * 4 + g / 2, column = t / 2;  // as lane 4 · (row % 8) + column has them
+                if (g % 2 == 0 && t % 2 == 0) {
+                    floats[((i / 4 * WARPS + warp) * WARP + row % 8 * 4 + column) * 2 + row / 8] = whole;
+                }
+            }
+        } else
 #pragma unroll
         for (int i = 0; i < SUMS; i++) {
             const float *s = sums[FOLDED ? 2 * i : i / 2], *other = sums[(FOLDED ? 2 * i + 1 : 0) % FRAGMENTS];
@@ -303,7 +346,7 @@ struct Product {
                 const float2 other = buffer[(i * WARPS + w) * WARP + lane];
                 sum.x += other.x, sum.y += other.y;
             }
-            if (FOLDED) store(tile, i, t, sum);
+            if (COLUMNS < 8) store(tile, i, t, sum);
             else store(tile, i / 2 / C, i / 2 % C * 8 + 2 * t + i % 2, sum);
         }
         if (BUFFERS == 1) __syncthreads();
@@ -337,7 +380,9 @@ struct Product {
                     if (slot + 1 == DEPTH) enter_inputs(group + 1 == groups ? 0 : group + 1);
                     if (EARLY) load_inputs((slot + 1) % 2, (slot + 1) % DEPTH);
                     if (RING) copy_async_wait<DEPTH - 1>();
+                    if (LINES) __syncwarp();
                     multiply(slot, x[EARLY ? slot % 2 : 0]);
+                    if (LINES) __syncwarp();  // all have read the slot
                     fetch(slot);
                 }
             }
@@ -346,11 +391,11 @@ struct Product {
     }
 };
 
-template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, bool RING, bool GATED, bool NORM>
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
 __device__ __forceinline__ void product(const ProductParams &p) {
     static_assert(DEPTH % 2 == 0, "inputs alternate between two buffers");
     DYNAMIC_SHARED(unsigned char, shared);
-    Product<T, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p, shared).run();
+    Product<T, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p, shared).run();
 }
 
 // ---- f32: exact, by plain multiplications ----
@@ -409,12 +454,12 @@ template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(
 }
 
 #ifndef NO_ENTRIES
-#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM)                                                     \
+#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM)                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_bf16(const ProductParams p) {                      \
-        product<bf16_t, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p);                                               \
+        product<bf16_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_f16(const ProductParams p) {                       \
-        product<half_t, WARPS, COLUMNS, R, DEPTH, RING, GATED, NORM>(p);                                               \
+        product<half_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
     }
 #define PRODUCTS(suffix, ...)                                                                                          \
     PRODUCT(product_##suffix, __VA_ARGS__, false, false)                                                               \
@@ -422,12 +467,13 @@ template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(
 #define NORM_PRODUCTS(suffix, ...)                                                                                     \
     PRODUCT(product_norm_##suffix, __VA_ARGS__, false, true)                                                           \
     PRODUCT(product_gated_norm_##suffix, __VA_ARGS__, true, true)
-PRODUCTS(m4, 8, 4, 1, 4, false)
-NORM_PRODUCTS(m4, 8, 4, 1, 4, false)
-PRODUCTS(m8, 8, 8, 1, 4, true)
-NORM_PRODUCTS(m8, 8, 8, 1, 4, true)
-PRODUCTS(m16, 8, 16, 2, 2, true)
-PRODUCTS(m32, 4, 32, 2, 2, false)
+PRODUCTS(m2, 8, 2, 1, 2, REGISTERS, 256)
+PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
+NORM_PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
+PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
+NORM_PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
+PRODUCTS(m16, 8, 16, 2, 2, LINE_RING, 256)
+PRODUCTS(m32, 4, 32, 2, 2, RING_OF_PIECES, 0)
 #undef PRODUCT
 
 #define PRODUCT_F32(name, GATED, NORM)                                                                                 \
