@@ -73,12 +73,18 @@ template <typename T> INLINE Vector<T> load16(const T *from) {
 }
 
 // For what is constant while the kernel runs and read once, such as weights: leaves the L1 cache alone.
-INLINE uint4 load16_streaming_bits(const void *from) {
+// PREFETCH: bytes that the L2 cache fetches from memory with it, 0 (what is asked for), 128 or 256.
+template <int PREFETCH = 0> INLINE uint4 load16_streaming_bits(const void *from) {
 #ifdef __CUDACC__
+#define LOAD_STREAMING(ahead)                                                                                          \
+    asm volatile("ld.global.nc.L1::no_allocate" ahead ".v4.u32 {%0, %1, %2, %3}, [%4];"                               \
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)                                              \
+                 : "l"(from))
     uint4 bits;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-                 : "l"(from));
+    if constexpr (PREFETCH == 256) LOAD_STREAMING(".L2::256B");
+    else if constexpr (PREFETCH == 128) LOAD_STREAMING(".L2::128B");
+    else LOAD_STREAMING("");
+#undef LOAD_STREAMING
     return bits;
 #else
     return *reinterpret_cast<const uint4 *>(from);
@@ -99,6 +105,20 @@ INLINE void prefetch_l2(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 #else
     (void)address;
+#endif
+}
+
+// Brings a range of global memory to the L2 cache: 16-byte aligned, `bytes` a multiple of 16.
+INLINE void prefetch_l2_range(const void *from, unsigned bytes) {
+#ifdef __CUDACC__
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+#else
+    for (unsigned at = 0; at < bytes; at += 128) prefetch_l2(static_cast<const char *>(from) + at);
+#endif
+#else
+    if (reinterpret_cast<size_t>(from) % 16 || bytes % 16) emulate::fail("prefetches a range that 16 doesn't divide");
+    for (unsigned at = 0; at < bytes; at++) (void)static_cast<const volatile char *>(from)[at];
 #endif
 }
 
@@ -168,12 +188,18 @@ INLINE unsigned shared_address(const void *pointer) {
 #endif
 }
 
-// Past the L1 cache; zeros if `valid` is false, and then `from` is not read.
-INLINE void copy_async(void *to, const void *from, bool valid = true) {
+// Past the L1 cache; zeros if `valid` is false, and then `from` is not read. PREFETCH as for load16_streaming_bits.
+template <int PREFETCH = 0> INLINE void copy_async(void *to, const void *from, bool valid = true) {
 #ifdef __CUDACC__
+#define COPY_ASYNC(ahead)                                                                                              \
+    asm volatile("cp.async.cg.shared.global" ahead " [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),        \
+                 "r"(bytes)                                                                                            \
+                 : "memory")
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
+    if constexpr (PREFETCH == 256) COPY_ASYNC(".L2::256B");
+    else if constexpr (PREFETCH == 128) COPY_ASYNC(".L2::128B");
+    else COPY_ASYNC("");
+#undef COPY_ASYNC
 #else
     emulate::copy_async(to, from, valid);
 #endif
