@@ -189,7 +189,7 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, mixture: &Mixture,
         n: inner as i32,
         k: hidden as i32,
         slots: per_token as i32,
-        activation: gate::number(mixture.activation),
+        activation: gate::code(mixture.activation),
         rounds: 1,
     };
     let down = ExpertsParams {

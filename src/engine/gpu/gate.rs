@@ -35,8 +35,8 @@ pub(crate) struct Gate {
     pub(crate) gated: bool,
 }
 
-/// The number that kernels know an activation by.
-pub(crate) fn number(activation: Activation) -> i32 {
+/// An activation as the kernels take it.
+pub(super) fn code(activation: Activation) -> i32 {
     match activation {
         Activation::Silu => 0,
         Activation::Gelu => 1,
@@ -57,7 +57,7 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, gate: &Gate) -> Re
         y: gate.y,
         count: count as i64,
         inner: gate.inner as i32,
-        activation: number(gate.activation),
+        activation: code(gate.activation),
         gated: i32::from(gate.gated),
     };
     let blocks = (count * dtype.size_in_bytes()).div_ceil(16 * THREADS);

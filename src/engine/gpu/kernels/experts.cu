@@ -12,6 +12,8 @@
 // rounded to T; the sum over a token's experts is in f32, in the order of slots.
 #include "common.cuh"
 
+#include "activation.cuh"
+
 // ---- the router ----
 
 struct RouteParams {
@@ -210,29 +212,16 @@ struct ExpertsParams {
     int n;
     int k;
     int slots;
-    int activation; // 0 silu, 1 gelu, 2 gelu by tanh, 3 relu, 4 relu squared
+    int activation;
     int rounds;     // an expert's share of the output is rounded to T
 };
 static_assert(sizeof(ExpertsParams) == 104, "as in experts.rs");
 
 constexpr int WARPS = 4; // of a block of the products below
 
-template <typename T> INLINE float activated(float x, int activation) {
-    switch (activation) {
-    case 0: return x / (1.0f + expf(-x));
-    case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    case 2: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case 3: return fmaxf(x, 0.0f);
-    default: {
-        const float positive = rounded<T>(fmaxf(x, 0.0f));
-        return positive * positive;
-    }
-    }
-}
-
 // act(gate)·up from sums in f32, with the roundings of T.
 template <typename T> INLINE T gated(float gate, float up, int activation) {
-    const float active = rounded<T>(activated<T>(rounded<T>(gate), activation));
+    const float active = rounded<T>(activated(rounded<T>(gate), activation));
     return from_float<T>(active * rounded<T>(up));
 }
 
