@@ -74,7 +74,29 @@ static void test_values(const formats::Format &format, void (*kernel)(const Dequ
     emulate::check(name, emulate::distance(found, expected), limit);
 }
 
+// Rows come back from f16 as they were, also those that are too large for it.
+static void test_rows() {
+    const int m = 3, k = 600;
+    emulate::Buffer<float> x(m * k), scales(m), bias(k), back(m * (k + 1));
+    emulate::Buffer<half_t> values(m * k);
+    std::normal_distribution<float> normal;
+    for (int i = 0; i < m * k; i++) x[i] = normal(random_bits) * (i / k == 1 ? 1e6f : 1.0f);
+    for (int i = 0; i < k; i++) bias[i] = normal(random_bits);
+    LAUNCH(quantised_rows, m, 256, 0, (RowsParams{x.data, values.data, scales.data, k}));
+    for (int i = 0; i < m * k; i++) back[i / k * (k + 1) + i % k] = to_float(values[i]);
+    LAUNCH(quantised_finish, m, 256, 0, (FinishParams{back.data, scales.data, bias.data, k, k + 1}));
+    for (int row = 0; row < m; row++) {
+        std::vector<double> found, expected;
+        for (int i = 0; i < k; i++) {
+            expected.push_back(x[row * k + i] + bias[i]);
+            found.push_back(back[row * (k + 1) + i]);
+        }
+        emulate::check("a row in f16 and back", emulate::distance(found, expected), 1e-3);
+    }
+}
+
 int main() {
+    test_rows();
     for (size_t i = 0; i < formats::ALL.size(); i++) {
         const formats::Format &format = formats::ALL[i];
         const Kernels &kernels = KERNELS_OF[i];

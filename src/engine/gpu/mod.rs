@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `driver`, `pinned` | CUDA: launches, memory, graphs |
 //! | `library`, `products`, `matrix` | matrix products, by cuBLASLt or by kernels for few rows |
-//! | `experts` | mixtures of experts |
+//! | `experts`, `quantised` | mixtures of experts, products with matrices that stay quantised |
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
 //! | `layer`, `model` | the order of launches, from token ids to the next |
@@ -26,6 +26,7 @@ mod model;
 mod norm;
 mod pinned;
 mod products;
+mod quantised;
 mod room;
 mod rope;
 mod sequences;

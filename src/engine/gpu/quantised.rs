@@ -2,13 +2,16 @@
 //!
 //! Up to 16 rows of x are multiplied by kernels that read the blocks as they are stored. They are as exact as a product
 //! in f32 but for rounding near 10⁻⁵ of the result: unlike candle's products they don't quantise activations to 8 bits.
-//! More rows go through in groups of 16 up to [`FEW_ROWS`]; beyond, the matrix is dequantised to half precision
-//! once a product.
+//! More rows go through in groups of 16 up to [`FEW_ROWS`]; beyond, matrix and activations become f16 for a product of
+//! cuBLASLt, with roundings near 3 · 10⁻⁴ of the result.
+
+use std::sync::Arc;
 
 use candle_core::DType;
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 
-use super::driver::{Buffer, Driver, Grid, NULL, Params, Pointer};
+use super::driver::{Buffer, Driver, Grid, NULL, Params, Pointer, suffix};
+use super::library::{self, Library};
 use crate::error::{Error, Result};
 
 /// Rows that one launch multiplies.
@@ -55,6 +58,33 @@ struct DequantiseParams {
 // SAFETY: the fields are those of `DequantiseParams` in quantised.cu.
 unsafe impl Params for DequantiseParams {}
 const _: () = assert!(size_of::<DequantiseParams>() == 24);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RowsParams {
+    inputs: Pointer,
+    values: Pointer,
+    scales: Pointer,
+    k: i32,
+}
+
+// SAFETY: the fields are those of `RowsParams` in quantised.cu.
+unsafe impl Params for RowsParams {}
+const _: () = assert!(size_of::<RowsParams>() == 32);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FinishParams {
+    outputs: Pointer,
+    scales: Pointer,
+    bias: Pointer,
+    n: i32,
+    width: i32,
+}
+
+// SAFETY: the fields are those of `FinishParams` in quantised.cu.
+unsafe impl Params for FinishParams {}
+const _: () = assert!(size_of::<FinishParams>() == 32);
 
 /// A block format that kernels read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,11 +138,11 @@ impl Format {
     }
 }
 
-/// A quantised matrix on the device.
+/// A quantised matrix `(outputs, inputs)` on the device.
 pub(crate) struct QuantisedMatrix {
-    pub(crate) format: Format,
-    /// The blocks, row over row, and 16 bytes more.
-    pub(crate) blocks: Buffer,
+    format: Format,
+    blocks: Arc<QTensor>,
+    pointer: Pointer,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
 }
@@ -121,17 +151,39 @@ pub(crate) struct QuantisedMatrix {
 pub(crate) struct Scratch {
     operands: Buffer,
     unit_sums: Buffer,
+    /// For products of many rows, if there are any.
+    many: Option<ManyRows>,
+}
+
+struct ManyRows {
+    /// The matrix in f16.
+    weights: Buffer,
+    /// `(rows, inputs)` in f16.
+    x: Buffer,
+    /// `(rows)`.
+    scales: Buffer,
 }
 
 impl Scratch {
-    /// Buffers for products with matrices of up to `inputs` columns.
+    /// Buffers for products of `rows` rows with matrices of up to `elements` elements and `inputs` columns.
     ///
     /// # Errors
     /// The device is full.
-    pub(crate) fn new(driver: &Driver, inputs: usize) -> Result<Self> {
-        // 16 rows take 4 groups of 8 columns of 16 bytes a lane: for 32 and for 256 inputs
-        let operands = driver.zeros(inputs.div_ceil(32) * 4 * 32 * 16, DType::U8)?;
-        Ok(Self { operands, unit_sums: driver.zeros(inputs.div_ceil(256) * 4 * 32 * 16, DType::U8)? })
+    pub(crate) fn new(driver: &Driver, rows: usize, inputs: usize, elements: usize) -> Result<Self> {
+        let many = |_| -> Result<ManyRows> {
+            Ok(ManyRows {
+                weights: driver.zeros(elements, DType::F16)?,
+                x: driver.zeros(rows * inputs, DType::F16)?,
+                scales: driver.zeros(rows, DType::F32)?,
+            })
+        };
+        // 16 rows take 4 groups of 32 lanes with 16 bytes each, for every 32 and for every 256 inputs
+        const ROWS: usize = 4 * 32 * 16;
+        Ok(Self {
+            operands: driver.zeros(inputs.div_ceil(32) * ROWS, DType::U8)?,
+            unit_sums: driver.zeros(inputs.div_ceil(256) * ROWS, DType::U8)?,
+            many: (rows > FEW_ROWS).then_some(()).map(many).transpose()?,
+        })
     }
 }
 
@@ -150,25 +202,42 @@ pub(crate) struct Product {
 }
 
 impl QuantisedMatrix {
-    /// A matrix `(outputs, inputs)` from its blocks.
+    /// Takes over a matrix that candle has brought to the device as it is stored; `None` if it is in a format without
+    /// kernels.
     ///
     /// # Errors
-    /// A number of bytes that isn't that of the blocks, or a device that is full.
-    pub(crate) fn new(driver: &Driver, format: Format, blocks: &[u8], [outputs, inputs]: [usize; 2]) -> Result<Self> {
-        if !inputs.is_multiple_of(format.columns) || blocks.len() != outputs * inputs / format.columns * format.bytes {
-            return Err(Error::new(format!("{} bytes aren't a matrix in {}", blocks.len(), format.name)));
+    /// It isn't a matrix on a GPU.
+    pub(crate) fn new(matrix: &QMatMul) -> Result<Option<Self>> {
+        let QMatMul::QTensor(blocks) = matrix else { return Ok(None) };
+        let Some(format) = Format::of(blocks.dtype()) else { return Ok(None) };
+        let (outputs, inputs) = blocks.shape().dims2()?;
+        // candle leaves room after the last block, which copies of 16 bytes may read
+        let pointer = blocks.device_ptr()? as Pointer;
+        match inputs.is_multiple_of(format.columns) && pointer.is_multiple_of(16) {
+            true => Ok(Some(Self { format, blocks: blocks.clone(), pointer, outputs, inputs })),
+            false => Err(Error::new(format!("a matrix in {} has rows that aren't whole blocks", format.name))),
         }
-        // copies of 16 bytes may read past the last block
-        let buffer = driver.zeros(blocks.len() + 16, DType::U8)?;
-        driver.write(blocks, &buffer)?;
-        Ok(Self { format, blocks: buffer, outputs, inputs })
     }
 
-    /// Multiplies rows, some at a time.
+    /// What it is stored in, as candle calls it.
+    pub(crate) fn dtype(&self) -> GgmlDType {
+        self.blocks.dtype()
+    }
+
+    /// Multiplies rows.
     ///
     /// # Errors
     /// A failure of the device.
-    pub(crate) fn multiply(&self, driver: &Driver, product: &Product, scratch: &Scratch) -> Result<()> {
+    pub(crate) fn multiply(
+        &self,
+        driver: &Driver,
+        library: &Library,
+        product: &Product,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        if product.rows > FEW_ROWS {
+            return self.multiply_many(driver, library, product, scratch);
+        }
         for first in (0..product.rows).step_by(GROUP) {
             let at = |pointer: Pointer, width: usize| pointer + (first * width * size_of::<f32>()) as u64;
             let part = Product {
@@ -182,6 +251,39 @@ impl QuantisedMatrix {
         Ok(())
     }
 
+    fn multiply_many(&self, driver: &Driver, library: &Library, product: &Product, scratch: &Scratch) -> Result<()> {
+        let Some(ManyRows { weights, x, scales }) = &scratch.many else {
+            return Err(Error::new("a product of more rows than there are buffers for"));
+        };
+        self.dequantise(driver, DType::F16, weights.pointer())?;
+        let grid = Grid { blocks: (product.rows as u32, 1, 1), threads: THREADS as u32, shared: 0 };
+        let (values, scales) = (x.pointer(), scales.pointer());
+        driver.launch(
+            "quantised_rows",
+            grid,
+            &RowsParams { inputs: product.x, values, scales, k: self.inputs as i32 },
+        )?;
+        let in_f16 = library::Product {
+            x: values,
+            weight: weights.pointer(),
+            bias: NULL,
+            y: product.y,
+            rows: product.rows,
+            outputs: self.outputs,
+            inputs: self.inputs,
+            dtype: DType::F16,
+        };
+        library.multiply_to_f32(driver, &in_f16, product.width)?;
+        let finish = FinishParams {
+            outputs: product.y,
+            scales,
+            bias: product.bias,
+            n: self.outputs as i32,
+            width: product.width as i32,
+        };
+        driver.launch("quantised_finish", grid, &finish)
+    }
+
     fn multiply_few(&self, driver: &Driver, product: &Product, scratch: &Scratch) -> Result<()> {
         // columns of activations in eights, two for each row; rows of W of a warp
         let (most, groups, rows) = match product.rows {
@@ -189,10 +291,10 @@ impl QuantisedMatrix {
             5..=8 => (8, 2, 32),
             _ => (16, 4, 32),
         };
-        let splits = self.splits(driver, rows);
+        let splits = self.splits();
         let params = QuantisedParams {
             inputs: product.x,
-            weights: self.blocks.pointer(),
+            weights: self.pointer,
             operands: scratch.operands.pointer(),
             unit_sums: if self.inputs.is_multiple_of(256) { scratch.unit_sums.pointer() } else { NULL },
             bias: product.bias,
@@ -211,16 +313,12 @@ impl QuantisedMatrix {
         // two blocks share a multiprocessor where registers and shared memory allow it
         let resident = if most == 4 { 2 } else { 1 } * driver.multiprocessors() as usize;
         let tiles = self.outputs.div_ceil(rows * WARPS / splits);
-        let grid = Grid {
-            blocks: (tiles.min(resident) as u32, 1, 1),
-            threads: THREADS as u32,
-            shared: shared as u32,
-        };
+        let grid = Grid { blocks: (tiles.min(resident) as u32, 1, 1), threads: THREADS as u32, shared: shared as u32 };
         driver.launch(&format!("quantised_{}_{most}", self.format.name), grid, &params)
     }
 
     /// How many warps of a block share the rows of W, each with some of its columns: as many as there are stages for.
-    fn splits(&self, _driver: &Driver, _rows: usize) -> usize {
+    fn splits(&self) -> usize {
         let chunks = self.inputs.div_ceil(self.format.chunk);
         [8, 4, 2].into_iter().find(|splits| chunks.is_multiple_of(*splits)).unwrap_or(1)
     }
@@ -230,14 +328,60 @@ impl QuantisedMatrix {
     /// # Errors
     /// A failure of the device, or a data type that no kernel writes.
     pub(crate) fn dequantise(&self, driver: &Driver, dtype: DType, to: Pointer) -> Result<()> {
-        let params = DequantiseParams {
-            weights: self.blocks.pointer(),
-            values: to,
-            n: self.outputs as i32,
-            k: self.inputs as i32,
-        };
+        let params =
+            DequantiseParams { weights: self.pointer, values: to, n: self.outputs as i32, k: self.inputs as i32 };
         let blocks = (self.outputs * self.inputs / 8).div_ceil(THREADS);
         let grid = Grid { blocks: (blocks as u32, 1, 1), threads: THREADS as u32, shared: 0 };
-        driver.launch(&format!("dequantise_{}_{}", self.format.name, super::driver::suffix(dtype)?), grid, &params)
+        driver.launch(&format!("dequantise_{}_{}", self.format.name, suffix(dtype)?), grid, &params)
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use candle_core::quantized::QStorage;
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    fn norm(tensor: &Tensor) -> f32 {
+        tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+    }
+
+    /// A random matrix as candle quantises it: on the CPU and on the GPU.
+    fn quantised(kind: GgmlDType, outputs: usize, inputs: usize, device: &Device) -> (Tensor, QMatMul) {
+        let plain = Tensor::randn(0f32, 0.05, (outputs, inputs), &Device::Cpu).unwrap();
+        let tensor = QTensor::quantize(&plain, kind).unwrap();
+        let values = tensor.dequantize(&Device::Cpu).unwrap();
+        let storage = QStorage::from_data(tensor.data().unwrap(), device, kind).unwrap();
+        let matrix = QMatMul::QTensor(Arc::new(QTensor::new(storage, (outputs, inputs)).unwrap()));
+        (values, matrix)
+    }
+
+    #[test]
+    fn a_gpu_multiplies_by_quantised_matrices_as_by_their_values_in_f32() {
+        let Ok(device) = Device::new_cuda(0) else { return };
+        let driver = Driver::new(&device).unwrap();
+        let library = Library::new(&driver).unwrap();
+        let (outputs, inputs) = (1000, 2816);
+        for (kind, format) in Format::ALL {
+            let (values, matrix) = quantised(kind, outputs, inputs, &device);
+            let matrix = QuantisedMatrix::new(&matrix).unwrap().unwrap();
+            for rows in [1, 3, 4, 7, 16, 33, 100] {
+                let x = Tensor::randn(0f32, 1.0, (rows, inputs), &Device::Cpu).unwrap();
+                let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu).unwrap();
+                let on_device = |tensor: &Tensor| Buffer::of(tensor.to_device(&device).unwrap()).unwrap();
+                let (x_there, bias_there) = (on_device(&x), on_device(&bias));
+                let y = driver.zeros(rows * outputs, DType::F32).unwrap();
+                let scratch = Scratch::new(&driver, rows, inputs, outputs * inputs).unwrap();
+                let (x_at, bias_at, y_at) = (x_there.pointer(), bias_there.pointer(), y.pointer());
+                let product = Product { x: x_at, rows, bias: bias_at, y: y_at, width: outputs };
+                matrix.multiply(&driver, &library, &product, &scratch).unwrap();
+                let found = y.tensor().to_device(&Device::Cpu).unwrap().reshape((rows, outputs)).unwrap();
+                let expected = x.matmul(&values.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+                let apart = norm(&(found - &expected).unwrap()) / norm(&expected);
+                let limit = if rows > FEW_ROWS { 1e-3 } else { 1e-5 };
+                assert!(apart < limit, "{}, {rows} rows: off by {apart}", format.name);
+            }
+        }
     }
 }

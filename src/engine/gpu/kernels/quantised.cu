@@ -244,6 +244,7 @@ struct QuantisedParams {
     int groups;
     int splits; // warps of a block along k: 1, 2, 4 or 8
 };
+static_assert(sizeof(QuantisedParams) == 72, "as in quantised.rs");
 
 // Two columns for each token: what bf16 keeps of an activation, and what it leaves; and the sums of the activations of
 // each unit in three numbers in bf16, as the operand for a chunk's 8 units. A thread for each 16 bytes of operands.
@@ -544,6 +545,7 @@ struct DequantiseParams {
     int n;
     int k;
 };
+static_assert(sizeof(DequantiseParams) == 24, "as in quantised.rs");
 
 // A thread for each 8 values: lane t of a unit.
 template <class F, typename T> INLINE void dequantise(const DequantiseParams &p) {
@@ -581,6 +583,59 @@ template <class F, typename T> INLINE void dequantise(const DequantiseParams &p)
             to[half * 16 + i] = from_float<T>(scale[h] * q - minimum[h]);
         }
     }
+}
+
+// ---- activations in f16 for a library's products ----
+
+struct RowsParams {
+    const float *inputs; // (m, k)
+    half_t *values;      // (m, k): inputs · scale
+    float *scales;       // (m): powers of two that bring a row into f16's range; 1 for rows that are
+    int k;
+};
+static_assert(sizeof(RowsParams) == 32, "as in quantised.rs");
+
+// A block of 256 threads a row.
+extern "C" __global__ void __launch_bounds__(256) quantised_rows(const RowsParams p) {
+    __shared__ float scratch[WARP];
+    let_next_start();
+    wait_for_inputs();
+    const float *const from = p.inputs + static_cast<size_t>(blockIdx.x) * p.k;
+    half_t *const to = p.values + static_cast<size_t>(blockIdx.x) * p.k;
+    float largest = 0.0f;
+    for (int at = threadIdx.x * 4; at < p.k; at += blockDim.x * 4) {
+        const Vector<float> x = load16(from + at);
+#pragma unroll
+        for (int i = 0; i < 4; i++) largest = fmaxf(largest, fabsf(x[i]));
+    }
+    largest = block_max(largest, scratch);
+    const float scale = largest > 32768.0f && largest < INFINITY ? exp2f(14.0f - ilogbf(largest)) : 1.0f;
+    for (int at = threadIdx.x * 4; at < p.k; at += blockDim.x * 4) {
+        const Vector<float> x = load16(from + at);
+        const uint2 four = make_uint2(pack(from_float<half_t>(x[0] * scale), from_float<half_t>(x[1] * scale)),
+                                      pack(from_float<half_t>(x[2] * scale), from_float<half_t>(x[3] * scale)));
+        *reinterpret_cast<uint2 *>(to + at) = four;
+    }
+    if (threadIdx.x == 0) p.scales[blockIdx.x] = scale;
+}
+
+struct FinishParams {
+    float *outputs;      // (m, width), of which n a row: divided by the row's scale, plus bias
+    const float *scales; // (m)
+    const float *bias;   // (n) or null
+    int n;
+    int width;
+};
+static_assert(sizeof(FinishParams) == 32, "as in quantised.rs");
+
+// A block of 256 threads a row, which mostly has nothing to do.
+extern "C" __global__ void __launch_bounds__(256) quantised_finish(const FinishParams p) {
+    let_next_start();
+    wait_for_inputs();
+    const float scale = 1.0f / p.scales[blockIdx.x];
+    if (scale == 1.0f && !p.bias) return;
+    float *const row = p.outputs + static_cast<size_t>(blockIdx.x) * p.width;
+    for (int at = threadIdx.x; at < p.n; at += blockDim.x) row[at] = row[at] * scale + (p.bias ? p.bias[at] : 0.0f);
 }
 
 #define FORMAT(name, type)                                                                                             \
