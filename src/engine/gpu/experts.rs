@@ -12,10 +12,10 @@ use crate::engine::config::{Activation, Experts};
 use crate::error::Result;
 
 /// The most experts that the router chooses from.
-pub(crate) const MOST_EXPERTS: usize = 512;
+const MOST_EXPERTS: usize = 512;
 
 /// The most experts of a token.
-pub(crate) const MOST_SLOTS: usize = 32;
+const MOST_SLOTS: usize = 32;
 
 const WARP: usize = 32;
 
@@ -73,7 +73,7 @@ const _: () = assert!(size_of::<ExpertsParams>() == 104);
 
 /// A mixture of experts on some tokens.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mixture {
+pub(crate) struct Routed {
     pub(crate) experts: Experts,
     pub(crate) activation: Activation,
     /// Width of the residual stream.
@@ -90,6 +90,11 @@ pub(crate) struct Mixture {
     pub(crate) shared: Option<(Pointer, Pointer)>,
     /// `(m, hidden)`.
     pub(crate) y: Pointer,
+}
+
+/// Whether the router can choose among so many experts.
+pub(crate) fn fits(experts: &Experts) -> bool {
+    experts.count <= MOST_EXPERTS && experts.per_token <= MOST_SLOTS.min(experts.count)
 }
 
 /// Buffers for a mixture on so many tokens.
@@ -168,33 +173,33 @@ impl Scratch {
 ///
 /// # Errors
 /// A failure of the device.
-pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, mixture: &Mixture, scratch: &Scratch) -> Result<()> {
-    let plan = Plan::new(rows, &mixture.experts, dtype);
-    route(driver, dtype, rows, mixture, scratch, plan)?;
-    let Experts { inner, per_token, .. } = mixture.experts;
-    let (hidden, suffix) = (mixture.hidden, format!("{}_{}", suffix(dtype)?, plan.tile));
-    let (shared, shared_gate) = mixture.shared.unwrap_or((NULL, NULL));
+pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, scratch: &Scratch) -> Result<()> {
+    let plan = Plan::new(rows, &routed.experts, dtype);
+    route(driver, dtype, rows, routed, scratch, plan)?;
+    let Experts { inner, per_token, .. } = routed.experts;
+    let (hidden, suffix) = (routed.hidden, format!("{}_{}", suffix(dtype)?, plan.tile));
+    let (shared, shared_gate) = routed.shared.unwrap_or((NULL, NULL));
     let gate_up = ExpertsParams {
-        inputs: mixture.x,
-        weights: mixture.gate_up,
+        inputs: routed.x,
+        weights: routed.gate_up,
         items: scratch.items.pointer(),
         pairs: scratch.pairs.pointer(),
         outputs: scratch.inner.pointer(),
         shares: scratch.shares.pointer(),
         shared,
         shared_gate,
-        sums: mixture.y,
+        sums: routed.y,
         counters: NULL,
         m: rows as i32,
         n: inner as i32,
         k: hidden as i32,
         slots: per_token as i32,
-        activation: gate::code(mixture.activation),
+        activation: gate::code(routed.activation),
         rounds: 1,
     };
     let down = ExpertsParams {
         inputs: scratch.inner.pointer(),
-        weights: mixture.down,
+        weights: routed.down,
         outputs: scratch.parts.pointer(),
         counters: if plan.sums { scratch.counters.pointer() } else { NULL },
         n: hidden as i32,
@@ -217,10 +222,10 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, mixture: &Mixture,
     driver.launch(&format!("experts_combine_{}", self::suffix(dtype)?), grid, &down)
 }
 
-fn route(driver: &Driver, dtype: DType, rows: usize, mixture: &Mixture, scratch: &Scratch, plan: Plan) -> Result<()> {
-    let Experts { count, per_token, normalise, .. } = mixture.experts;
+fn route(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, scratch: &Scratch, plan: Plan) -> Result<()> {
+    let Experts { count, per_token, normalise, .. } = routed.experts;
     let params = RouteParams {
-        logits: mixture.logits,
+        logits: routed.logits,
         shares: scratch.shares.pointer(),
         chosen: scratch.chosen.pointer(),
         pairs: scratch.pairs.pointer(),
@@ -296,7 +301,7 @@ mod tests {
                 let down = random(&[experts.count, hidden, experts.inner], 0.1);
                 let y = driver.zeros(rows * hidden, dtype).unwrap();
                 let scratch = Scratch::new(&driver, &experts, hidden, rows, dtype).unwrap();
-                let mixture = Mixture {
+                let routed = Routed {
                     experts,
                     activation: Activation::Silu,
                     hidden,
@@ -309,7 +314,7 @@ mod tests {
                 };
                 // twice, since counters have to be zero again
                 for _ in 0..2 {
-                    run(&driver, dtype, rows, &mixture, &scratch).unwrap();
+                    run(&driver, dtype, rows, &routed, &scratch).unwrap();
                 }
                 driver.wait().unwrap();
                 let found = y.tensor().to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();

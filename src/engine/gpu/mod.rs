@@ -8,7 +8,7 @@
 //! | `experts`, `quantised` | mixtures of experts, products with matrices that stay quantised |
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
-//! | `layer`, `model` | the order of launches, from token ids to the next |
+//! | `layer`, `mixture`, `model` | the order of launches, from token ids to the next |
 //! | `support` | which models run here |
 //! | `dummy` | weights that are made on the device |
 
@@ -22,6 +22,7 @@ mod gate;
 mod layer;
 mod library;
 mod matrix;
+mod mixture;
 mod model;
 mod norm;
 mod pinned;
