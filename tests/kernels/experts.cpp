@@ -1,5 +1,7 @@
 // Mixtures of experts against a reference in double precision, with the roundings that transformers has.
-#include "../../src/engine/gpu/kernels/experts.cu"
+#include "../../src/engine/gpu/kernels/experts_decode.cu"
+#include "../../src/engine/gpu/kernels/experts_prefill.cu"
+#include "../../src/engine/gpu/kernels/experts_route.cu"
 
 static std::mt19937 random_bits{7};
 

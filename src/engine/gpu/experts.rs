@@ -42,7 +42,7 @@ struct RouteParams {
     sorts: i32,
 }
 
-// SAFETY: the fields are those of `RouteParams` in experts.cu.
+// SAFETY: the fields are those of `RouteParams` in experts_route.cu.
 unsafe impl Params for RouteParams {}
 const _: () = assert!(size_of::<RouteParams>() == 72);
 
@@ -67,7 +67,7 @@ struct ExpertsParams {
     rounds: i32,
 }
 
-// SAFETY: the fields are those of `ExpertsParams` in experts.cu.
+// SAFETY: the fields are those of `ExpertsParams` in experts.cuh.
 unsafe impl Params for ExpertsParams {}
 const _: () = assert!(size_of::<ExpertsParams>() == 104);
 
