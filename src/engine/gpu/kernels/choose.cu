@@ -69,7 +69,8 @@ INLINE void mark_ends(unsigned *marks, const ChooseParams &p, int first) {
 }
 
 // The largest of all and of all but the ends, of a thread's share of the chunk.
-template <typename T> INLINE void scan(const T *row, const ChooseParams &p, int first, const unsigned *marks, Best *best) {
+template <typename T>
+INLINE void scan(const T *row, const ChooseParams &p, int first, const unsigned *marks, Best *best) {
     constexpr int COUNT = Vector<T>::COUNT;
     const int last = min(first + p.chunk, p.vocabulary);
     const bool aligned = p.pitch % COUNT == 0;
