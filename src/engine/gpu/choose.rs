@@ -138,7 +138,7 @@ impl Chooser {
     }
 }
 
-/// Multiplies `count` logits by `scale`, then makes c · tanh(l / c) of each, in place; whole vectors of 16 bytes.
+/// Multiplies `count` logits by `scale`, then makes c · tanh(l / c) of each, in place.
 ///
 /// # Errors
 /// A failure of the device.
