@@ -13,21 +13,18 @@ struct ExpertsParams {
     const void *weights; // gate and up: (experts, 2·n, k); down: (experts, n, k)
     const int4 *items;
     const int *pairs;
-    void *outputs; // gate and up: (pairs, n), in the order of `pairs`; down: (m·slots, n)
-    // down alone: of the sum over slots, if the last block of a stretch of rows is to form it
-    const float *shares;
+    void *outputs;           // gate and up: (pairs, n), in the order of `pairs`; down: (m·slots, n)
+    const float *shares;     // (m, slots)
     const void *shared;      // (m, n): output of the expert that every token goes through, or null
     const void *shared_gate; // (m): its gate before the sigmoid
-    void *sums;              // (m, n)
-    int *counters;           // (n / 16, rounded up): zeros before and after; null: no sum
-    int m;
+    void *sums;              // (m, n): over a token's experts
     int n;
     int k;
     int slots;
     int activation;
-    int rounds;     // an expert's share of the output is rounded to T
+    int rounds; // an expert's share of the output is rounded to T
 };
-static_assert(sizeof(ExpertsParams) == 104, "as in experts.rs");
+static_assert(sizeof(ExpertsParams) == 96, "as in experts.rs");
 
 constexpr int WARPS = 4; // of a block of the products below
 

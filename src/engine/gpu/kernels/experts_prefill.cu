@@ -50,21 +50,23 @@ template <typename T, bool GATE_UP> struct Tile {
 
     __device__ __forceinline__ void multiply(int slot) {
         const unsigned char *const x = ring + slot * STAGE, *const w = x + MATRIX;
+        if (across * 64 >= item.z) return;
 #pragma unroll
         for (int k = 0; k < DEPTH / 16; k++) {
-            unsigned b[4][4];
+            unsigned a[4][4], b[4][4];
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 load_matrix_x4(b[j], w + place(along * 64 + j * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                if (across * 64 + i * 16 >= item.z) break;
-                unsigned a[4];
-                load_matrix_x4(a, x + place(across * 64 + i * 16 + lane % 16, k * 2 + lane / 16));
+                load_matrix_x4(a[i], x + place(across * 64 + i * 16 + lane % 16, k * 2 + lane / 16));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
-                    mma_16816<T>(sums[i][j], a, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+                    mma_16816<T>(sums[i][j], a[i], {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
                 }
             }
         }
@@ -120,8 +122,8 @@ template <typename T, bool GATE_UP> struct Tile {
 // A block of 128 threads for 64 or 128 outputs of item blockIdx.y; dynamic shared memory: Tile::STAGES · Tile::STAGE.
 template <typename T, bool GATE_UP> INLINE void tile(const ExpertsParams &p) {
     DYNAMIC_SHARED(unsigned char, ring);
-    let_next_start();
     wait_for_inputs();
+    let_next_start();
     const int4 item = p.items[1 + blockIdx.y];
     if (static_cast<int>(blockIdx.y) < p.items[0].x) Tile<T, GATE_UP>(p, item, ring).run();
 }

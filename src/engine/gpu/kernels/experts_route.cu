@@ -82,6 +82,12 @@ template <typename T> INLINE void route_token(const RouteParams &p, int token, i
         p.shares[token * p.slots + lane] = p.round_shares ? rounded<T>(share) : share;
         p.chosen[token * p.slots + lane] = expert;
         if (chosen) chosen[token * p.slots + lane] = expert;
+        if (p.m == 1) {
+            // no two pairs share an expert: their order is of no matter
+            p.pairs[lane] = lane;
+            p.items[1 + lane] = make_int4(expert, lane, 1, 0);
+            if (lane == 0) p.items[0] = make_int4(p.slots, 0, 0, 0);
+        }
     }
 }
 
@@ -96,24 +102,26 @@ INLINE int warp_scan(int x) {
     return x;
 }
 
-// Where each expert's pairs and items begin, by one warp; writes the items.
+// Where each expert's pairs and items begin, by one warp, a lane for some neighbouring experts; writes the items.
 INLINE void list_items(const RouteParams &p, int *starts) {
-    const int lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % WARP, each = (p.experts + WARP - 1) / WARP;
+    const int first = min(lane * each, p.experts), last = min(first + each, p.experts);
     int pairs = 0, items = 0;
-    for (int first = 0; first < p.experts; first += WARP) {
-        const int expert = first + lane;
-        const int count = expert < p.experts ? starts[expert] : 0, parts = (count + p.tile - 1) / p.tile;
-        const int pairs_to = warp_scan(count), items_to = warp_scan(parts);
-        const int begin = pairs + pairs_to - count;
-        if (expert < p.experts) starts[expert] = begin;
-        for (int part = 0; part < parts; part++) {
-            p.items[1 + items + items_to - parts + part] =
-                make_int4(expert, begin + part * p.tile, min(p.tile, count - part * p.tile), 0);
-        }
-        pairs += __shfl_sync(ALL_LANES, pairs_to, WARP - 1);
-        items += __shfl_sync(ALL_LANES, items_to, WARP - 1);
+    for (int expert = first; expert < last; expert++) {
+        pairs += starts[expert];
+        items += (starts[expert] + p.tile - 1) / p.tile;
     }
-    if (lane == 0) p.items[0] = make_int4(items, 0, 0, 0);
+    const int pairs_to = warp_scan(pairs), items_to = warp_scan(items);
+    int begin = pairs_to - pairs, item = 1 + items_to - items;
+    for (int expert = first; expert < last; expert++) {
+        const int count = starts[expert];
+        starts[expert] = begin;
+        for (int done = 0; done < count; done += p.tile) {
+            p.items[item++] = make_int4(expert, begin + done, min(p.tile, count - done), 0);
+        }
+        begin += count;
+    }
+    if (lane == WARP - 1) p.items[0] = make_int4(items_to, 0, 0, 0);
 }
 
 // Sorts pairs by expert in one block, keeping their order: each warp counts a stretch of pairs, and puts them in their
@@ -125,11 +133,21 @@ INLINE void sort_pairs(const RouteParams &p, const int *chosen, int *counts) {
     int *const mine = counts + warp * p.experts, *const starts = counts + warps * p.experts;
     for (int i = threadIdx.x; i < warps * p.experts; i += blockDim.x) counts[i] = 0;
     __syncthreads();
-    for (int at = begin; at < end; at += WARP) {
-        const int expert = at + lane < end ? chosen[at + lane] : -1;
-        const unsigned same = lanes_with_same(expert);
-        if (expert >= 0 && (same & ((1u << lane) - 1)) == 0) mine[expert] += __popc(same);
-        __syncwarp();
+    const unsigned lower = (1u << lane) - 1;
+    constexpr int AHEAD = 4; // loads on their way
+    for (int first = begin; first < end; first += AHEAD * WARP) {
+        int experts[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int at = first + i * WARP + lane;
+            experts[i] = at < end ? chosen[at] : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const unsigned same = lanes_with_same(experts[i]);
+            if (experts[i] >= 0 && (same & lower) == 0) mine[experts[i]] += __popc(same);
+            __syncwarp();
+        }
     }
     __syncthreads();
     const int used = (total + stretch - 1) / stretch;
@@ -145,13 +163,22 @@ INLINE void sort_pairs(const RouteParams &p, const int *chosen, int *counts) {
     __syncthreads();
     if (warp == 0) list_items(p, starts);
     __syncthreads();
-    for (int at = begin; at < end; at += WARP) {
-        const int expert = at + lane < end ? chosen[at + lane] : -1;
-        const unsigned same = lanes_with_same(expert), before = same & ((1u << lane) - 1);
-        if (expert >= 0) p.pairs[starts[expert] + mine[expert] + __popc(before)] = at + lane;
-        __syncwarp();
-        if (expert >= 0 && before == 0) mine[expert] += __popc(same);
-        __syncwarp();
+    for (int first = begin; first < end; first += AHEAD * WARP) {
+        int experts[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int at = first + i * WARP + lane;
+            experts[i] = at < end ? chosen[at] : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int expert = experts[i];
+            const unsigned same = lanes_with_same(expert), before = same & lower;
+            if (expert >= 0) p.pairs[starts[expert] + mine[expert] + __popc(before)] = first + i * WARP + lane;
+            __syncwarp();
+            if (expert >= 0 && before == 0) mine[expert] += __popc(same);
+            __syncwarp();
+        }
     }
 }
 
@@ -167,6 +194,7 @@ template <typename T> INLINE void route(const RouteParams &p) {
     }
     DYNAMIC_SHARED(int, chosen);
     for (int token = warp; token < p.m; token += warps) route_token<T>(p, token, chosen);
+    if (p.m == 1) return;
     __syncthreads();
     sort_pairs(p, chosen, chosen + p.m * p.slots);
 }
