@@ -20,10 +20,23 @@ const MOST_SLOTS: usize = 32;
 const WARP: usize = 32;
 
 /// Tokens that one block routes and sorts; more are routed by many blocks first.
-const ONE_BLOCK: usize = 128;
+const ONE_BLOCK: usize = 32;
 
-/// Tokens up to which the last block of some rows sums over experts; more have a kernel for it.
-const SUMMED_BY_LAST: usize = 16;
+/// The most pairs of an item: of the kernels that memory bounds, and of those that the tensor cores bound.
+const FEW: usize = 8;
+const MANY: usize = 128;
+
+/// Pairs of an expert, on average, from which the tensor cores' kernels are quicker.
+const MANY_FROM: usize = 4;
+
+/// Dynamic shared memory of a block of them: three stages of two tiles of 128 rows of 128 bytes.
+const TILES: u32 = 3 * 2 * 128 * 128;
+
+/// Warps of a block of products.
+const WARPS: usize = 4;
+
+/// Warps that share rows of weights, for rows of gate and up and for those of down.
+const ALONG: [usize; 2] = [4, 2];
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -58,8 +71,6 @@ struct ExpertsParams {
     shared: Pointer,
     shared_gate: Pointer,
     sums: Pointer,
-    counters: Pointer,
-    m: i32,
     n: i32,
     k: i32,
     slots: i32,
@@ -69,7 +80,7 @@ struct ExpertsParams {
 
 // SAFETY: the fields are those of `ExpertsParams` in experts.cuh.
 unsafe impl Params for ExpertsParams {}
-const _: () = assert!(size_of::<ExpertsParams>() == 104);
+const _: () = assert!(size_of::<ExpertsParams>() == 96);
 
 /// A mixture of experts on some tokens.
 #[derive(Debug, Clone, Copy)]
@@ -111,11 +122,9 @@ pub(crate) struct Scratch {
     inner: Buffer,
     /// `(m · slots, hidden)`.
     parts: Buffer,
-    /// One for 16 columns of the output; zero between launches.
-    counters: Buffer,
 }
 
-/// How many tokens run.
+/// How so many tokens run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
     /// The most pairs of an item.
@@ -124,27 +133,14 @@ struct Plan {
     items: usize,
     /// One block routes and sorts.
     one_block: bool,
-    /// The down product sums over experts, too.
-    sums: bool,
 }
 
 impl Plan {
     fn new(rows: usize, experts: &Experts, dtype: DType) -> Self {
         let pairs = rows * experts.per_token;
-        let each = pairs / experts.count;
-        let tile = match (dtype, each) {
-            (DType::F32, _) => 8,
-            (_, 33..) => 128,
-            _ if rows <= 8 || each < 4 => 8,
-            (_, 13..) => 32,
-            _ => 16,
-        };
-        Self {
-            tile,
-            items: pairs.min(experts.count) + pairs / tile,
-            one_block: rows <= ONE_BLOCK,
-            sums: rows <= SUMMED_BY_LAST && tile < 128,
-        }
+        let many = dtype != DType::F32 && pairs >= MANY_FROM * experts.count && rows > FEW;
+        let tile = if many { MANY } else { FEW };
+        Self { tile, items: pairs.min(experts.count) + pairs / tile, one_block: rows <= ONE_BLOCK }
     }
 }
 
@@ -155,8 +151,7 @@ impl Scratch {
     /// The device is full.
     pub(crate) fn new(driver: &Driver, experts: &Experts, hidden: usize, rows: usize, dtype: DType) -> Result<Self> {
         let pairs = rows * experts.per_token;
-        // the smallest items are of 8 pairs
-        let items = pairs.min(experts.count) + pairs / 8;
+        let items = pairs.min(experts.count) + pairs / FEW;
         Ok(Self {
             shares: driver.zeros(pairs, DType::F32)?,
             chosen: driver.zeros(pairs, DType::U32)?,
@@ -164,7 +159,6 @@ impl Scratch {
             items: driver.zeros(4 * (1 + items), DType::U32)?,
             inner: driver.zeros(pairs * experts.inner, dtype)?,
             parts: driver.zeros(pairs * hidden, dtype)?,
-            counters: driver.zeros(hidden.div_ceil(16), DType::U32)?,
         })
     }
 }
@@ -177,7 +171,7 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, s
     let plan = Plan::new(rows, &routed.experts, dtype);
     route(driver, dtype, rows, routed, scratch, plan)?;
     let Experts { inner, per_token, .. } = routed.experts;
-    let (hidden, suffix) = (routed.hidden, format!("{}_{}", suffix(dtype)?, plan.tile));
+    let (hidden, suffix) = (routed.hidden, suffix(dtype)?);
     let (shared, shared_gate) = routed.shared.unwrap_or((NULL, NULL));
     let gate_up = ExpertsParams {
         inputs: routed.x,
@@ -189,8 +183,6 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, s
         shared,
         shared_gate,
         sums: routed.y,
-        counters: NULL,
-        m: rows as i32,
         n: inner as i32,
         k: hidden as i32,
         slots: per_token as i32,
@@ -201,25 +193,24 @@ pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, s
         inputs: scratch.inner.pointer(),
         weights: routed.down,
         outputs: scratch.parts.pointer(),
-        counters: if plan.sums { scratch.counters.pointer() } else { NULL },
         n: hidden as i32,
         k: inner as i32,
         ..gate_up
     };
-    // outputs of a block: gate and up take two rows of weights each
-    let (gated, plain, shared) = if plan.tile == 128 { (64, 128, 3 * 32 << 10) } else { (8, 16, 0) };
+    // outputs of a block, of which gate and up have two rows of weights each
+    let [(gated, up), (plain, along)] = match plan.tile {
+        MANY => [(64, MANY), (128, MANY)],
+        _ => [(8 * WARPS / ALONG[0], ALONG[0]), (16 * WARPS / ALONG[1], ALONG[1])],
+    };
     let grid = |outputs: usize, each: usize| Grid {
         blocks: (outputs.div_ceil(each) as u32, plan.items as u32, 1),
-        threads: 128,
-        shared,
+        threads: (WARPS * WARP) as u32,
+        shared: if plan.tile == MANY { TILES } else { 0 },
     };
-    driver.launch(&format!("experts_gate_up_{suffix}"), grid(inner, gated), &gate_up)?;
-    driver.launch(&format!("experts_down_{suffix}"), grid(hidden, plain), &down)?;
-    if plan.sums {
-        return Ok(());
-    }
+    driver.launch(&format!("experts_gate_up_{suffix}_{up}"), grid(inner, gated), &gate_up)?;
+    driver.launch(&format!("experts_down_{suffix}_{along}"), grid(hidden, plain), &down)?;
     let grid = Grid { blocks: (hidden.div_ceil(256) as u32, rows as u32, 1), threads: 256, shared: 0 };
-    driver.launch(&format!("experts_combine_{}", self::suffix(dtype)?), grid, &down)
+    driver.launch(&format!("experts_combine_{suffix}"), grid, &down)
 }
 
 fn route(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, scratch: &Scratch, plan: Plan) -> Result<()> {
@@ -247,7 +238,7 @@ fn route(driver: &Driver, dtype: DType, rows: usize, routed: &Routed, scratch: &
     };
     let name = format!("experts_route_{}", suffix(dtype)?);
     if plan.one_block {
-        let warps = rows.clamp(4, WARP);
+        let warps = if rows == 1 { 1 } else { rows.clamp(4, WARP) };
         return driver.launch(&name, block(1, warps, rows * per_token + counts(warps)), &params);
     }
     driver.launch(&name, block(rows.div_ceil(4), 4, 0), &params)?;
@@ -312,10 +303,7 @@ mod tests {
                     shared: None,
                     y: y.pointer(),
                 };
-                // twice, since counters have to be zero again
-                for _ in 0..2 {
-                    run(&driver, dtype, rows, &routed, &scratch).unwrap();
-                }
+                run(&driver, dtype, rows, &routed, &scratch).unwrap();
                 driver.wait().unwrap();
                 let found = y.tensor().to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
                 let expected = expected(&x.0, &logits.0, &gate_up.0, &down.0, &experts).flatten_all().unwrap();

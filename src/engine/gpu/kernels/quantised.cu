@@ -71,7 +71,8 @@ extern "C" __global__ void __launch_bounds__(256) quantised_inputs(const Quantis
 
 constexpr int WARPS = 8;
 
-template <class F, int C, int R> struct Product {
+// U units of a chunk are unrolled.
+template <class F, int C, int R, int U = F::CHUNK / 32> struct Product {
     static constexpr int UNITS = F::CHUNK / 32, CHUNK_BYTES = F::CHUNK / F::COLUMNS * F::BYTES;
     static constexpr bool ALIGNED = F::ALIGNMENT == 16;
     // 16-byte pieces of a row's chunk, which may begin anywhere in the first
@@ -157,7 +158,7 @@ template <class F, int C, int R> struct Product {
     }
 
     __device__ __forceinline__ void multiply_units(int chunk, int units, const unsigned char *(&rows)[R][2]) {
-#pragma unroll
+#pragma unroll U
         for (int u = 0; u < UNITS; u++) {
             if (F::COLUMNS == 32 && u >= units) break;
             uint4 x[C];
@@ -226,7 +227,7 @@ template <class F, int C, int R> struct Product {
                 for (int i = 0; i < 4; i++) chunk_sums[r][c][i] *= -128.0f;
             }
         }
-#pragma unroll
+#pragma unroll U
         for (int u = 0; u < UNITS; u++) {
             uint4 x[C];
             load_inputs(chunk * UNITS + u, x);
@@ -315,10 +316,10 @@ template <class F, int C, int R> struct Product {
     }
 };
 
-template <class F, int C, int R> INLINE void multiply(const QuantisedParams &p) {
+template <class F, int C, int R, int U = F::CHUNK / 32> INLINE void multiply(const QuantisedParams &p) {
     DYNAMIC_SHARED(unsigned char, ring);
     __shared__ float4 partial[WARPS * WARP];
-    Product<F, C, R>(p, ring).run(partial);
+    Product<F, C, R, U>(p, ring).run(partial);
 }
 
 // ---- the matrix itself, for products of many rows ----
