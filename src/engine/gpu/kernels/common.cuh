@@ -122,6 +122,9 @@ INLINE void prefetch_l2_range(const void *from, unsigned bytes) {
 #endif
 }
 
+// Reads past the L1 cache, for what another block of the same kernel wrote before a __threadfence.
+INLINE int load_volatile(const int *from) { return *reinterpret_cast<const volatile int *>(from); }
+
 // ---- dependent launches ----
 
 // Blocks until all earlier kernels have ended. Every thread calls it once on every path, before it reads what an
