@@ -1,13 +1,13 @@
 // Products of a few rows of activations with a weight matrix, y = x·Wᵀ, at the speed of reading W once.
 //
-// A warp multiplies 16·R rows of W with 8·C rows of x on the tensor cores (mma m16n8k16; W is the operand with 16 rows).
-// Within a block of k, the order of the elements is free as long as both operands agree on it, so each lane takes 16
-// contiguous bytes of its rows straight from memory and uses them for two multiplications: no lane ever reads what another
-// lane loaded, and the pipeline needs no barrier. The warps of a block take turns along k; their sums meet in shared memory
-// once a tile and are added in a fixed order, so the result has the same bits on every run.
+// A warp multiplies 16·R rows of W with a few rows of x on the tensor cores (mma m16n8k16; W is the operand with 16 rows).
+// Within a block of k, the order of the elements is free as long as both operands agree on it, so a lane's 16 contiguous
+// bytes of a row are what it needs for two multiplications. The warps of a block take turns along k; their sums meet in
+// shared memory once a tile of 16·R rows and are added in a fixed order, so the result has the same bits on every run.
 //
-// Weights don't depend on an earlier kernel. So the first DEPTH stages of a block's weights are on their way, and `ahead`
-// further ones to the L2 cache, before the block waits for its inputs: memory stays busy between two kernels.
+// Weights don't depend on an earlier kernel. So DEPTH stages of a block's weights are on their way before it waits for its
+// inputs, and those of its next tile before it has finished one: memory stays busy between tiles and between kernels.
+// Where eight lanes load 128 contiguous bytes, a line of the caches, reading costs less energy than by halves of lines.
 #include "common.cuh"
 
 #include "activation.cuh"
@@ -50,11 +50,14 @@ __device__ __forceinline__ void store_gated(const ProductParams &p, int row, int
     static_cast<T *>(p.outputs)[static_cast<size_t>(column) * inner + row] = from_float<T>(active * rounded<T>(up));
 }
 
-// COLUMNS: up to how many rows of inputs: 4, or a multiple of 8.
+// COLUMNS: up to how many rows of inputs: 2, 4, or a multiple of 8. HINT: bytes that the L2 cache fetches at a time.
 //
 // With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
 // 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
 // 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
+//
+// With 2, an operand is moreover a whole line of each of 4 rows as eight lanes have loaded it: "row" 2j is the first half of
+// row j's line and 2j + 1 the second, and columns 4c and 4c + 1 have the inputs for the one, 4c + 2 and 4c + 3 for the other.
 template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED>
 struct Product {
     static constexpr bool RING = KIND == LINE_RING;
@@ -194,8 +197,9 @@ struct Product {
     __device__ __forceinline__ void start_inputs() {
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            input_rows[c] = static_cast<const T *>(p.inputs) + static_cast<size_t>(has_inputs(c) ? input_row(c) : 0) * p.k + warp * CHUNK +
-                            input_first() + (groups - 1) * GROUP;
+            const size_t row = has_inputs(c) ? input_row(c) : 0;
+            input_rows[c] = static_cast<const T *>(p.inputs) + row * p.k + warp * CHUNK + input_first() +
+                            (groups - 1) * GROUP;
 #pragma unroll
             for (int i = 0; i < (EARLY ? 4 : 2); i++) x[i / 2][c][i % 2] = make_uint4(0, 0, 0, 0);
         }
@@ -219,15 +223,12 @@ struct Product {
                 const uint4 piece = weights(slot, i);
                 mma_16816<T>(sums[i], {piece.x, piece.y, piece.z, piece.w}, {first, second});
             }
-            return;
-        }
+        } else {
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-#pragma unroll
-            for (int q = 0; q < 2; q++) {
+            for (int i = 0; i < 2 * R; i++) {
+                const int r = i / 2, q = i % 2;
                 const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
-                if constexpr (TWICE) {
-                } else if constexpr (FOLDED) {
+                if constexpr (FOLDED) {
                     const uint4 &b = inputs[0][q];
                     const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
                     mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
