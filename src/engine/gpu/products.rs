@@ -1,4 +1,4 @@
-//! Products of few rows of activations, which memory bounds: kernels that read the weights once, at memory's full speed.
+//! Products of few rows of activations, bound by memory: kernels that read the weights once, at memory's full speed.
 
 use candle_core::DType;
 
@@ -8,8 +8,8 @@ use super::library::Product;
 use crate::engine::config::Activation;
 use crate::error::{Error, Result};
 
-/// The most rows that the kernels are ahead of cuBLASLt with. With more, inputs weigh as much as weights on the way from
-/// the caches, and the library needs less energy.
+/// The most rows that the kernels are ahead of cuBLASLt with. With more, as many inputs as weights come from the caches,
+/// and the library needs less energy.
 const MOST_ROWS: usize = 8;
 
 /// Elements of a row that a warp reads at a time, `CHUNK` in the kernels.

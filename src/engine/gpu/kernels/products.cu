@@ -1,13 +1,15 @@
 // Products of a few rows of activations with a weight matrix, y = x·Wᵀ, at the speed of reading W once.
 //
-// A warp multiplies 16·R rows of W with a few rows of x on the tensor cores (mma m16n8k16; W is the operand with 16 rows).
-// Within a block of k, the order of the elements is free as long as both operands agree on it, so a lane's 16 contiguous
-// bytes of a row are what it needs for two multiplications. The warps of a block take turns along k; their sums meet in
-// shared memory once a tile of 16·R rows and are added in a fixed order, so the result has the same bits on every run.
+// A warp multiplies 16·R rows of W with a few rows of x on the tensor cores (mma m16n8k16; W is the operand with 16
+// rows). Within a block of k, the order of the elements is free as long as both operands agree on it, so a lane's 16
+// contiguous bytes of a row are what it needs for two multiplications. The warps of a block take turns along k; their
+// sums meet in shared memory once a tile of 16·R rows and are added in a fixed order, so the result has the same bits
+// on every run.
 //
-// Weights don't depend on an earlier kernel. So DEPTH stages of a block's weights are on their way before it waits for its
-// inputs, and those of its next tile before it has finished one: memory stays busy between tiles and between kernels.
-// Where eight lanes load 128 contiguous bytes, a line of the caches, reading costs less energy than by halves of lines.
+// Weights don't depend on an earlier kernel. So DEPTH stages of a block's weights are on their way before it waits for
+// its inputs, and those of its next tile before it has finished one: memory stays busy between tiles and between
+// kernels. Where eight lanes load 128 contiguous bytes, a line of the caches, reading costs less energy than by halves
+// of lines.
 #include "common.cuh"
 
 #include "activation.cuh"
@@ -52,12 +54,14 @@ __device__ __forceinline__ void store_gated(const ProductParams &p, int row, int
 
 // COLUMNS: up to how many rows of inputs: 2, 4, or a multiple of 8. HINT: bytes that the L2 cache fetches at a time.
 //
-// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
-// 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
-// 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
+// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0,
+// 1, 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5,
+// and column 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other
+// sums mean nothing.
 //
-// With 2, an operand is moreover a whole line of each of 4 rows as eight lanes have loaded it: "row" 2j is the first half of
-// row j's line and 2j + 1 the second, and columns 4c and 4c + 1 have the inputs for the one, 4c + 2 and 4c + 3 for the other.
+// With 2, an operand is moreover a whole line of each of 4 rows as eight lanes have loaded it: "row" 2j is the first
+// half of row j's line and 2j + 1 the second, and columns 4c and 4c + 1 have the inputs for the one, 4c + 2 and 4c + 3
+// for the other.
 template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED>
 struct Product {
     static constexpr bool RING = KIND == LINE_RING;
@@ -133,8 +137,8 @@ struct Product {
         }
     }
 
-    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so that
-    // eight lanes that read two rows' halves meet no bank twice.
+    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so
+    // that eight lanes that read two rows' halves meet no bank twice.
     __device__ __forceinline__ uint4 *place(int slot, int index) const { return ring + slot * 4 * R * WARP + index; }
 
     __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
