@@ -9,6 +9,8 @@ use super::decoder::{Chosen, Decoder, Kernels, Place};
 use super::device;
 use super::dtype::{quantised_dtype, run_dtype, stated_dtype};
 use super::generate::DecoderEngine;
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
@@ -168,8 +170,6 @@ pub fn load_decoder(
     let Opened { config, weights } = opened;
     // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
-    let decoder = Decoder::load(&config, &weights, &places)?;
-    weights.check_all_merged()?;
     notes.extend(weight_notes(&config, &weights, options));
     let info = ModelInfo {
         architecture: config.architecture.clone(),
@@ -187,7 +187,9 @@ pub fn load_decoder(
         fallback,
         notes,
     };
-    Ok(DecoderEngine::new(config, decoder, info))
+    let engine = load_engine(config, &weights, &places, info)?;
+    weights.check_all_merged()?;
+    Ok(engine)
 }
 
 /// The operations that a whole model runs on: the same on all of its devices.
@@ -204,8 +206,26 @@ fn choose_kernels(opened: &Opened, options: &LoadOptions<'_>, devices: &[Device]
 }
 
 /// What of a model, or of the way it is run, the kernels for GPUs don't cover, and why.
+#[cfg(feature = "cuda")]
+fn gpu_obstacles(opened: &Opened, devices: &[Device], dtype: DType) -> Vec<String> {
+    gpu::obstacles(&opened.config, &opened.weights, dtype, devices)
+}
+
+/// The same; this build has none.
+#[cfg(not(feature = "cuda"))]
 fn gpu_obstacles(_: &Opened, _: &[Device], _: DType) -> Vec<String> {
     vec!["this build has no kernels for GPUs".to_owned()]
+}
+
+/// Loads the weights for the kernels that the places name.
+fn load_engine(config: Config, weights: &Weights, places: &[Place], info: ModelInfo) -> Result<DecoderEngine> {
+    #[cfg(feature = "cuda")]
+    if let [place @ Place { kernels: Kernels::Gpu, device, dtype }] = places {
+        let model = gpu::Model::load(&config, weights, device, *dtype)?;
+        return Ok(DecoderEngine::on_gpu(config, model, place.clone(), info));
+    }
+    let decoder = Decoder::load(&config, weights, places)?;
+    Ok(DecoderEngine::new(config, decoder, info))
 }
 
 /// Opens the devices that the layers are spread over.

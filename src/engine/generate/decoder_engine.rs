@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::ahead;
 use super::batch::LeftPadded;
 use super::beam::beam_search;
 use super::chooser::{Chooser, masked};
@@ -86,6 +88,14 @@ impl DecoderEngine {
         let start = Instant::now();
         let device = self.runner.place.device.clone();
         let padded = LeftPadded::prompts(batch);
+        #[cfg(feature = "cuda")]
+        if let (Model::Gpu(model), Chooser::Greedy(_)) = (&self.runner.model, &chooser) {
+            let eos = &self.runner.config.eos_ids;
+            if let Some((answers, first)) = ahead::greedy(model, &padded, eos, options, start)? {
+                self.time_to_first_token = Some(first);
+                return Ok(answers);
+            }
+        }
         // the last new token is never read
         let capacity = padded.width + options.max_new_tokens - 1;
         let mut sequences = self.runner.begin(padded.starts.clone(), capacity)?;

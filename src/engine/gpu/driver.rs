@@ -85,6 +85,9 @@ pub(crate) struct Buffer {
     pointer: Pointer,
 }
 
+/// A mark in the stream of work.
+pub(crate) struct Mark(CudaEvent);
+
 /// A recorded sequence of launches.
 pub(crate) struct Graph {
     graph: CudaGraph,
@@ -238,11 +241,12 @@ impl Driver {
     ///
     /// # Errors
     /// More numbers than the buffer has room for.
-    pub(crate) fn write(&self, values: &[u32], buffer: &Buffer) -> Result<()> {
-        if values.len() * size_of::<u32>() > buffer.bytes() {
+    pub(crate) fn write<T: candle_core::WithDType>(&self, values: &[T], buffer: &Buffer) -> Result<()> {
+        if size_of_val(values) > buffer.bytes() {
             return Err(Error::new("a buffer on the device is too small"));
         }
-        // SAFETY: the sizes have just been compared, and the buffer lives.
+        // SAFETY: the sizes have just been compared, and the buffer lives. Memory that isn't locked is copied before the
+        // call returns.
         let copied = unsafe { result::memcpy_htod_async(buffer.pointer, values, self.stream.cu_stream()) };
         copied.context(|| "can't copy to the GPU")
     }
@@ -284,8 +288,16 @@ impl Driver {
     ///
     /// # Errors
     /// The device fails.
-    pub(crate) fn mark(&self) -> Result<CudaEvent> {
-        self.stream.record_event(None).context(|| "can't record an event on the GPU")
+    pub(crate) fn mark(&self) -> Result<Mark> {
+        Ok(Mark(self.stream.record_event(None).context(|| "can't record an event on the GPU")?))
+    }
+
+    /// Waits until the device has passed a mark.
+    ///
+    /// # Errors
+    /// Work before it that has failed.
+    pub(crate) fn wait_for(&self, mark: &Mark) -> Result<()> {
+        mark.0.synchronize().context(|| "the GPU failed")
     }
 
     /// Records what `work` launches, without running it.
@@ -321,6 +333,11 @@ impl Driver {
         Ok(())
     }
 }
+
+// SAFETY: CUDA's handles belong to the context, not to a thread; this one is used by one thread at a time.
+unsafe impl Send for Driver {}
+// SAFETY: as above.
+unsafe impl Send for Graph {}
 
 impl Module {
     fn load(name: &str, image: &[u8], stream: &Arc<CudaStream>) -> Result<Self> {

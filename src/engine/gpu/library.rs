@@ -62,6 +62,9 @@ pub(crate) struct Product {
     pub(crate) dtype: DType,
 }
 
+// SAFETY: the library's handle and descriptions may be used by any thread, one at a time.
+unsafe impl Send for Library {}
+
 impl Library {
     /// Opens the library.
     ///

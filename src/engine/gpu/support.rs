@@ -1,7 +1,8 @@
 //! Which models take the GPU path whole, and what keeps the others from it.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
+use super::choose;
 use crate::engine::config::{Config, FeedForward};
 use crate::engine::weights::Weights;
 
@@ -9,19 +10,21 @@ use crate::engine::weights::Weights;
 const WIDEST_HEAD: usize = 256;
 
 /// What of a model the kernels can't run, in words for the record; empty: they run all of it.
-pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, devices: usize) -> Vec<String> {
+pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, devices: &[Device]) -> Vec<String> {
     let mut found = Vec::new();
     let mut refuse = |refused: bool, why: &str| {
         if refused {
             found.push(why.to_owned());
         }
     };
-    refuse(devices > 1, "the layers are spread over several devices");
+    refuse(devices.len() > 1, "the layers are spread over several devices");
     refuse(weights.are_quantised(), "its matrices are quantised");
     refuse(config.embedding.width != config.hidden_size, "its embedding is projected to another width");
     let experts = |layer: &FeedForward| matches!(layer, FeedForward::Experts(_));
     refuse(config.layers.iter().any(|layer| experts(&layer.feed_forward)), "its feed-forward is a mixture of experts");
     refuse(config.attention.head_dim > WIDEST_HEAD, "its heads are wider than 256");
+    refuse(config.eos_ids.len() > choose::MOST_ENDS, "more ids end a sequence than the choice of tokens looks for");
+    refuse(too_old(devices), "the GPU's compute capability is below 8.0");
     // kernels read 16 bytes at a time
     let step = 16 / dtype.size_in_bytes();
     let widths = [config.hidden_size, config.attention.heads * config.attention.head_dim];
@@ -32,4 +35,9 @@ pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, device
     let is_odd = widths.into_iter().chain(inner).any(|width| width % step != 0);
     refuse(is_odd || config.attention.head_dim % 8 != 0, "a width isn't a multiple of 16 bytes");
     found
+}
+
+fn too_old(devices: &[Device]) -> bool {
+    let capability = |device: &Device| device.as_cuda_device().ok()?.cuda_stream().context().compute_capability().ok();
+    devices.iter().filter_map(capability).any(|(major, _)| major < 8)
 }
