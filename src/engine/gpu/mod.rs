@@ -10,6 +10,7 @@
 //! | `layer`, `model` | the order of launches, from token ids to the next |
 //! | `dummy` | dummy weights, made on the device |
 //! | `support` | which models run here |
+//! | `dummy` | weights that are made on the device |
 
 mod attention;
 mod choose;

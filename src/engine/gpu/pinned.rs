@@ -31,7 +31,8 @@ impl Pinned {
         // SAFETY: the context is that of this thread, since the driver is used on it.
         let memory = unsafe { result::malloc_host(count * size_of::<u32>(), sys::CU_MEMHOSTALLOC_DEVICEMAP) };
         let memory = memory.context(|| "can't lock memory of the host for the GPU")?;
-        let first = NonNull::new(memory.cast()).ok_or_else(|| Error::new("locked memory has no address"))?;
+        let first =
+            NonNull::new(memory.cast::<AtomicU32>()).ok_or_else(|| Error::new("locked memory has no address"))?;
         // SAFETY: the memory has just been taken, for so many numbers.
         unsafe { first.as_ptr().cast::<u32>().write_bytes(0, count) };
         Ok(Self { first, count, stream })
