@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use candle_core::{DType, Device, DeviceLocation, Tensor};
+use candle_core::{DType, DeviceLocation, Tensor};
 
 use super::driver::{Driver, Grid, Params, Pointer, suffix};
 use crate::engine::weights::{Numbers, OnDevice};
@@ -53,14 +53,7 @@ fn tensor(driver: &Driver, numbers: Numbers, shape: &[usize], dtype: DType) -> R
 ///
 /// # Errors
 /// A failure of the device.
-fn fill(
-    driver: &Driver,
-    dtype: DType,
-    values: Pointer,
-    count: usize,
-    stream: u64,
-    uniform: bool,
-) -> Result<()> {
+fn fill(driver: &Driver, dtype: DType, values: Pointer, count: usize, stream: u64, uniform: bool) -> Result<()> {
     let params = DummyParams { values, stream, count: count as u64, uniform: i32::from(uniform) };
     let needed = (count * dtype.size_in_bytes()).div_ceil(16 * THREADS as usize);
     let blocks = needed.clamp(1, 16 * driver.multiprocessors() as usize);
@@ -70,6 +63,8 @@ fn fill(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::engine::layout::TensorSpec;
     use crate::engine::load::DeviceChoice;
