@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use super::at_floor::AtFloor;
 use super::comparison::{
     Comparison, Design, Effect, Unit, Units, Verdict, compare_family, compare_one, effect, over_cells,
 };
@@ -54,6 +55,8 @@ pub struct CellComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// The same at the energy floor, if that of both is known.
+    pub at_floor: Option<AtFloor>,
     /// How warm, how fast and how limited both sides ran.
     pub conditions: PairConditions,
 }
@@ -80,6 +83,8 @@ pub struct ModelComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// The same at the energy floor, if that of both is known in every shared cell.
+    pub at_floor: Option<AtFloor>,
 }
 
 /// Two models compared.
@@ -149,6 +154,7 @@ impl Comparing<'_> {
     fn cell(&self, models: Models<'_>, pair: &Pair, comparison: Comparison) -> CellComparison {
         let (comparison, undecided) = self.judge(comparison, models.obstacle(pair));
         CellComparison {
+            at_floor: comparison.ratio.and_then(|_| AtFloor::of(pair)),
             base: models.base.to_owned(),
             new: models.new.to_owned(),
             batch_size: pair.batch_size,
@@ -191,6 +197,7 @@ impl Comparing<'_> {
             new: models.new.to_owned(),
             cells: shared.len(),
             method: single(&methods),
+            at_floor: comparison.ratio.and_then(|_| AtFloor::over(&shared)),
             comparison,
             undecided,
         }

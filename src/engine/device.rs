@@ -32,6 +32,11 @@ impl DeviceChoice {
         }
     }
 
+    /// The device as records name it.
+    pub(crate) fn name(self) -> String {
+        self.gpu_index().map_or_else(|| "cpu".to_owned(), |index| format!("cuda:{index}"))
+    }
+
     /// Refuses what this build can't do, before anything else is tried.
     ///
     /// # Errors

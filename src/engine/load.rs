@@ -14,8 +14,8 @@ use super::gpu;
 use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
-use super::layout::TensorSpec;
 use super::weights::{Adapter, DEVIATION, Dummy, Gguf, Safetensors, Source, Weights, config_json};
+use super::workload::{bytes_per_step, workload};
 use crate::error::{Error, Result};
 use crate::record::{DummyDistribution, DummyWeights, ModelInfo, Padding};
 
@@ -24,6 +24,7 @@ pub use super::device::{DeviceChoice, uuid};
 pub use super::options::LoadOptions;
 pub(crate) use super::summary::MemoryNeed;
 pub use super::summary::ModelSummary;
+pub(crate) use super::workload::products as product_dtype;
 
 /// A model's config with its weights, checked against each other; nothing is loaded yet.
 struct Opened {
@@ -175,7 +176,7 @@ pub fn load_decoder(
         architecture: config.architecture.clone(),
         engine: "decoder".to_owned(),
         parameters: Some(weights.parameters()),
-        weight_bytes: Some(bytes_per_step(&config, &weights, dtype)),
+        weight_bytes: Some(bytes_per_step(&weights, dtype)),
         dtype: dtype.as_str().to_owned(),
         stored_dtype: Some(weights.stored_type()),
         device: devices.iter().map(device::name).collect::<Vec<_>>().join(", "),
@@ -185,6 +186,8 @@ pub fn load_decoder(
         dummy: options.dummy.filter(|_| weights.are_dummy()),
         kernels: Some(kernels.used()),
         fallback,
+        workload: Some(workload(&config, &weights, dtype, !devices.iter().any(Device::is_cpu))),
+        launches_per_step: None,
         notes,
     };
     let engine = load_engine(config, &weights, &places, info)?;
@@ -222,6 +225,7 @@ fn load_engine(config: Config, weights: &Weights, places: &[Place], info: ModelI
     #[cfg(feature = "cuda")]
     if let [place @ Place { kernels: Kernels::Gpu, device, dtype }] = places {
         let model = gpu::Model::load(&config, weights, device, *dtype)?;
+        let info = ModelInfo { launches_per_step: Some(model.launches_per_step()?), ..info };
         return Ok(DecoderEngine::on_gpu(config, model, place.clone(), info));
     }
     let decoder = Decoder::load(&config, weights, places)?;
@@ -269,20 +273,4 @@ fn output_note(config: &Config, weights: &Weights) -> Option<String> {
         (false, false) => Some("`lm_head.weight` is absent; the embedding table is used as in tied models".to_owned()),
         _ => None,
     }
-}
-
-/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked
-/// up and experts that a token doesn't go through.
-fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
-    let layout = weights.layout();
-    let size = |tensor: &TensorSpec| match weights.are_quantised() {
-        true => weights.stored_bytes_of(tensor),
-        false => tensor.elements() * dtype.size_in_bytes() as u64,
-    };
-    let all: u64 = layout.tensors(weights.has_own_output()).into_iter().map(&size).sum();
-    let looked_up = if weights.has_own_output() { size(&layout.embedding) } else { 0 };
-    let positions = layout.positions.as_ref().map_or(0, &size);
-    let idle_experts: u64 =
-        config.layers.iter().zip(&layout.layers).map(|(_, layer)| layer.idle_expert_bytes(&size)).sum();
-    all - looked_up - positions - idle_experts
 }

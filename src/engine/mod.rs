@@ -20,6 +20,9 @@ mod position_encoding;
 mod summary;
 pub mod synthetic;
 mod weights;
+mod workload;
+mod yardstick;
 
 pub use decoder::Kernels;
 pub use interface::{Continuation, Engine, GenerateOptions, Generation, Prompt, Score};
+pub use yardstick::{Amount, Yardstick};

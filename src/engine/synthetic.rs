@@ -125,6 +125,8 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         dummy: None,
         kernels: None,
         fallback: Vec::new(),
+        workload: spec.workload.clone(),
+        launches_per_step: spec.launches_per_step,
         notes: vec!["simulated: no model was run".into()],
     }
 }

@@ -4,6 +4,7 @@
 //! they are recomputed from what is here.
 
 mod baseline;
+mod calibration;
 mod cell;
 mod choice;
 mod decoding;
@@ -16,10 +17,13 @@ mod run;
 mod synthetic;
 mod trace;
 mod trial;
+mod workload;
 
 pub use crate::host::Host;
 
 pub(crate) use self::baseline::Around;
+pub(crate) use self::calibration::CalibrationFile;
+pub use self::calibration::{Calibration, CalibrationWindow};
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
@@ -34,7 +38,7 @@ pub use self::run::{
     Protocol, RunInfo, TrainingCost, TrainingStage,
 };
 pub(crate) use self::run::{ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
-pub use self::synthetic::SyntheticSpec;
+pub use self::synthetic::{SyntheticCard, SyntheticSpec};
 pub(crate) use self::synthetic::{SyntheticFailure, SyntheticFailureKind};
 pub(crate) use self::trace::{DECODE, NEITHER, PREFILL, WORK};
 pub use self::trace::{Quantity, Sample, SourceTrace, Trace};
@@ -43,6 +47,7 @@ pub use self::trial::{
     Window,
 };
 pub(crate) use self::trial::{GenerationLine, Line};
+pub use self::workload::{AttentionWork, ExpertWork, Workload};
 
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///

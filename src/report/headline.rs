@@ -1,6 +1,6 @@
 //! The answer to the study's question, in sentences.
 
-use crate::analysis::{BreakEven, OverallSaving, Study, Undecided, Verdict};
+use crate::analysis::{AtFloor, BreakEven, OverallSaving, Study, Undecided, Verdict};
 use crate::format;
 use crate::record::{OutputLength, Role, RunInfo};
 
@@ -39,7 +39,12 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
 
 /// `equal batch size and output length, S uses 71 % less energy …`: follows `At `.
 fn saving_sentence(run: &RunInfo, of: &OverallSaving) -> String {
-    format!("equal batch size and output length, {}{}.", claim(run, of).unwrap_or_default(), accuracies(of))
+    format!(
+        "equal batch size and output length, {}{}{}.",
+        claim(run, of).unwrap_or_default(),
+        at_floor(of),
+        accuracies(of)
+    )
 }
 
 /// The claim on energy, with its interval and the number of repeats; `None` if the saving is unknown.
@@ -76,6 +81,19 @@ fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
              is {percent} ({support})"
         ),
     })
+}
+
+/// How much of the saving is the models', and what the engine makes of it; empty if the floors aren't known.
+fn at_floor(of: &OverallSaving) -> String {
+    let Some(AtFloor { saving, base_multiple, new_multiple }) = of.at_floor else { return String::new() };
+    format!(
+        "; at the energy floor the saving is {} (the engine uses {} the floor for {} and {} for {})",
+        format::share(saving),
+        format::multiple(base_multiple),
+        of.teacher,
+        format::multiple(new_multiple),
+        of.student
+    )
 }
 
 /// Models that aren't compared since their engine is as much in the difference as they are.

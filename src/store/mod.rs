@@ -21,8 +21,8 @@ use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
 use crate::file::write_atomic;
 use crate::record::{
-    Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
-    TrialKey,
+    Baseline, Calibration, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo,
+    Trace, Trial, TrialKey,
 };
 use crate::table;
 
@@ -141,6 +141,16 @@ impl RunDir {
         if part.models.insert(label.to_owned(), model.clone()).is_some() {
             return Ok(());
         }
+        write_json(&self.root.join(RUN), &self.info)
+    }
+
+    /// Stores what reading and multiplying cost on the devices of the part under way.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn record_calibrations(&mut self, calibrations: Vec<Calibration>) -> Result<()> {
+        let Some(part) = self.info.parts.last_mut().filter(|_| !calibrations.is_empty()) else { return Ok(()) };
+        part.calibrations = calibrations;
         write_json(&self.root.join(RUN), &self.info)
     }
 

@@ -177,6 +177,16 @@ inline void load_matrix_x4(unsigned (&to)[4], const void *row, bool transposed) 
     }
 }
 
+inline unsigned transposed_matrix(unsigned rows) {
+    const Handed<unsigned> all = exchange(~0u, rows);
+    unsigned columns = 0;
+    for (int i = 0; i < 2; i++) {
+        const unsigned row = 2 * (lane() % 4) + i, column = lane() / 4;
+        columns |= (all.values[row * 4 + column / 2] >> 16 * (column % 2) & 0xffff) << 16 * i;
+    }
+    return columns;
+}
+
 template <typename T>
 void mma_16816(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], float (*to_float)(T)) {
     struct Registers {

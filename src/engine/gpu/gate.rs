@@ -35,25 +35,29 @@ pub(crate) struct Gate {
     pub(crate) gated: bool,
 }
 
-/// Runs `gate` for `rows` rows.
-///
-/// # Errors
-/// A failure of the device.
-pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, gate: &Gate) -> Result<()> {
-    let activation = match gate.activation {
+/// An activation as the kernels take it.
+pub(super) fn code(activation: Activation) -> i32 {
+    match activation {
         Activation::Silu => 0,
         Activation::Gelu => 1,
         Activation::GeluTanh => 2,
         Activation::Relu => 3,
         Activation::ReluSquared => 4,
-    };
+    }
+}
+
+/// Runs `gate` for `rows` rows.
+///
+/// # Errors
+/// A failure of the device.
+pub(crate) fn run(driver: &Driver, dtype: DType, rows: usize, gate: &Gate) -> Result<()> {
     let count = rows * gate.inner;
     let params = GateParams {
         x: gate.x,
         y: gate.y,
         count: count as i64,
         inner: gate.inner as i32,
-        activation,
+        activation: code(gate.activation),
         gated: i32::from(gate.gated),
     };
     let blocks = (count * dtype.size_in_bytes()).div_ceil(16 * THREADS);

@@ -235,10 +235,19 @@ impl Model {
         }
     }
 
-    /// Launches of a step, if one has been recorded.
-    pub(crate) fn launches_per_step(&self) -> Option<u64> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(spare.as_ref()?.graphs().next()?.launches)
+    /// Launches of a step of one row. Running one also makes the libraries load what they need.
+    ///
+    /// # Errors
+    /// A failure of the device, which may be full.
+    pub(crate) fn launches_per_step(&self) -> Result<u32> {
+        let mut sequences = self.begin(vec![0], 1)?;
+        sequences.rotate(&self.config, &self.gpu.driver, 1)?;
+        sequences.write_progress(&self.gpu.driver, 0, 0)?;
+        let before = self.gpu.driver.launches();
+        self.launch_step(sequences.room()?, StepEnd::Choice { fixed: true })?;
+        let launches = self.gpu.driver.launches() - before;
+        self.gpu.driver.wait()?;
+        Ok(launches as u32)
     }
 
     /// The launches of one step.

@@ -43,11 +43,6 @@ impl Pinned {
         self.first.as_ptr() as Pointer
     }
 
-    /// How many numbers it has room for.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
     /// The numbers of a range; those that a kernel writes are there once an event behind it has passed.
     pub(crate) fn read(&self, first: usize, count: usize) -> Vec<u32> {
         let last = self.count.min(first + count);

@@ -117,7 +117,7 @@ impl Room {
                 .map(|rope| Rotations::new(driver, rope.dims / 2, capacity))
                 .collect::<Result<_>>()?,
             alibi: alibi(driver, config, capacity)?,
-            attention: attention::Scratch::new(driver, heads, batch, capacity)?,
+            attention: attention::Scratch::new(driver, heads, gpu.dtype, batch, capacity)?,
             choosers: [chooser(false)?, chooser(true)?],
             greedy: [OnceCell::new(), OnceCell::new()],
             plain: OnceCell::new(),

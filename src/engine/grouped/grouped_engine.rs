@@ -102,6 +102,8 @@ pub(crate) fn load(
         dummy: None,
         kernels: Some(KernelsUsed::Plain),
         fallback: fallback(options.kernels),
+        workload: None,
+        launches_per_step: None,
         notes,
     };
     let max_positions = definition.max_positions.unwrap_or(usize::MAX);

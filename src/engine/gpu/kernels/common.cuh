@@ -74,12 +74,18 @@ template <typename T> INLINE Vector<T> load16(const T *from) {
 }
 
 // For what is constant while the kernel runs and read once, such as weights: leaves the L1 cache alone.
-INLINE uint4 load16_streaming_bits(const void *from) {
+// PREFETCH: bytes that the L2 cache fetches from memory with it, 0 (what is asked for), 128 or 256.
+template <int PREFETCH = 0> INLINE uint4 load16_streaming_bits(const void *from) {
 #ifdef __CUDACC__
+#define LOAD_STREAMING(ahead)                                                                                          \
+    asm volatile("ld.global.nc.L1::no_allocate" ahead ".v4.u32 {%0, %1, %2, %3}, [%4];"                               \
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)                                              \
+                 : "l"(from))
     uint4 bits;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
-                 : "l"(from));
+    if constexpr (PREFETCH == 256) LOAD_STREAMING(".L2::256B");
+    else if constexpr (PREFETCH == 128) LOAD_STREAMING(".L2::128B");
+    else LOAD_STREAMING("");
+#undef LOAD_STREAMING
     return bits;
 #else
     return *reinterpret_cast<const uint4 *>(from);
@@ -100,6 +106,20 @@ INLINE void prefetch_l2(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 #else
     (void)address;
+#endif
+}
+
+// Brings a range of global memory to the L2 cache: 16-byte aligned, `bytes` a multiple of 16.
+INLINE void prefetch_l2_range(const void *from, unsigned bytes) {
+#ifdef __CUDACC__
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+#else
+    for (unsigned at = 0; at < bytes; at += 128) prefetch_l2(static_cast<const char *>(from) + at);
+#endif
+#else
+    if (reinterpret_cast<size_t>(from) % 16 || bytes % 16) emulate::fail("prefetches a range that 16 doesn't divide");
+    for (unsigned at = 0; at < bytes; at++) (void)static_cast<const volatile char *>(from)[at];
 #endif
 }
 
@@ -169,12 +189,18 @@ INLINE unsigned shared_address(const void *pointer) {
 #endif
 }
 
-// Past the L1 cache; zeros if `valid` is false, and then `from` is not read.
-INLINE void copy_async(void *to, const void *from, bool valid = true) {
+// Past the L1 cache; zeros if `valid` is false, and then `from` is not read. PREFETCH as for load16_streaming_bits.
+template <int PREFETCH = 0> INLINE void copy_async(void *to, const void *from, bool valid = true) {
 #ifdef __CUDACC__
+#define COPY_ASYNC(ahead)                                                                                              \
+    asm volatile("cp.async.cg.shared.global" ahead " [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),        \
+                 "r"(bytes)                                                                                            \
+                 : "memory")
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
+    if constexpr (PREFETCH == 256) COPY_ASYNC(".L2::256B");
+    else if constexpr (PREFETCH == 128) COPY_ASYNC(".L2::128B");
+    else COPY_ASYNC("");
+#undef COPY_ASYNC
 #else
     emulate::copy_async(to, from, valid);
 #endif
@@ -259,5 +285,78 @@ INLINE int dot_bytes(int a, int b, int c) {
         c += static_cast<signed char>(a >> shift) * static_cast<signed char>(b >> shift);
     }
     return c;
+#endif
+}
+
+// An 8×8 matrix of 16-bit values in the lanes' registers, transposed: lane l gives the values 2 · (l % 4) and the next of
+// row l / 4, and gets those of column l / 4.
+INLINE unsigned transposed_matrix(unsigned rows) {
+#ifdef __CUDACC__
+    unsigned columns;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(columns) : "r"(rows));
+    return columns;
+#else
+    return emulate::transposed_matrix(rows);
+#endif
+}
+
+// The lower halves of two registers, or the upper ones.
+INLINE unsigned lower_halves(unsigned first, unsigned second) {
+#ifdef __CUDACC__
+    return __byte_perm(first, second, 0x5410);
+#else
+    return (first & 0xffff) | second << 16;
+#endif
+}
+
+INLINE unsigned upper_halves(unsigned first, unsigned second) {
+#ifdef __CUDACC__
+    return __byte_perm(first, second, 0x7632);
+#else
+    return first >> 16 | (second & 0xffff0000);
+#endif
+}
+
+// ---- for attention ----
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// A product q · k as the softmax takes it, rounded where transformers' eager attention rounds; softcap 0 is none.
+template <typename T> INLINE float attention_score(float product, float scale, float softcap) {
+    const float s = rounded<T>(rounded<T>(product) * scale);
+    return softcap > 0.0f ? rounded<T>(rounded<T>(tanhf(rounded<T>(s / softcap))) * softcap) : s;
+}
+
+// 2 to the x, to 2 units in the last place; 0 for −∞.
+INLINE float power_of_two(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
+// Past the L1 cache, for what another kernel or block may have written while this kernel runs.
+INLINE uint4 load16_l2(const void *from) {
+#ifdef __CUDACC__
+    uint4 bits;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                 : "l"(from));
+    return bits;
+#else
+    return *reinterpret_cast<const uint4 *>(from);
+#endif
+}
+
+INLINE float load_l2(const float *from) {
+#ifdef __CUDACC__
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(from));
+    return x;
+#else
+    return *from;
 #endif
 }

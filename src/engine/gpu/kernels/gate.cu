@@ -1,7 +1,6 @@
 // The activation of the feed-forward: act(gate) · up, or act alone. A thread for each 16 bytes of the output.
 #include "common.cuh"
-
-enum Activation { SILU, GELU, GELU_TANH, RELU, RELU_SQUARED };
+#include "activation.cuh"
 
 struct GateParams {
     const void *x; // (m, 2 · inner): gate and up; or (m, inner)
@@ -12,16 +11,6 @@ struct GateParams {
     int gated;
 };
 static_assert(sizeof(GateParams) == 40, "as in gate.rs");
-
-INLINE float activated(float x, int activation) {
-    switch (activation) {
-    case SILU: return x / (1.0f + expf(-x));
-    case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case RELU: return fmaxf(x, 0.0f);
-    default: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
-    }
-}
 
 template <typename T> INLINE void gate(const GateParams &p) {
     constexpr int COUNT = Vector<T>::COUNT;
