@@ -351,6 +351,16 @@ INLINE uint4 load16_l2(const void *from) {
 #endif
 }
 
+INLINE int load_l2(const int *from) {
+#ifdef __CUDACC__
+    int x;
+    asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(x) : "l"(from));
+    return x;
+#else
+    return *from;
+#endif
+}
+
 INLINE float load_l2(const float *from) {
 #ifdef __CUDACC__
     float x;
