@@ -225,6 +225,7 @@ fn load_engine(config: Config, weights: &Weights, places: &[Place], info: ModelI
     #[cfg(feature = "cuda")]
     if let [place @ Place { kernels: Kernels::Gpu, device, dtype }] = places {
         let model = gpu::Model::load(&config, weights, device, *dtype)?;
+        let info = ModelInfo { launches_per_step: Some(model.launches_per_step()?), ..info };
         return Ok(DecoderEngine::on_gpu(config, model, place.clone(), info));
     }
     let decoder = Decoder::load(&config, weights, places)?;

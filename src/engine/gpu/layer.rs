@@ -4,36 +4,34 @@ use candle_core::{DType, Device, Tensor};
 
 use super::attention::{self, Attend};
 use super::driver::{Buffer, NULL, Pointer};
-use super::gate;
+use super::gate::{self, Gate};
 use super::matrix::{Gpu, Matrix};
-use super::norm::{self, LAYER, NormParams, ONE_PLUS, RMS, ROUND_FIRST};
-use super::rope::{self, RopeParams};
+use super::norm::{self, Join, Norm};
 use super::room::{Room, Workspace};
-use crate::engine::config::{Activation, Config, NormKind, QkSpan, Residual, RopeStyle};
+use super::rope::{self, HeadNorms, Rope, Rotation};
+use crate::engine::config::{Activation, Config, QkSpan, Residual, RopeStyle};
 use crate::engine::heads::Heads;
 use crate::engine::layout::{FeedForwardSpec, LayerSpec, NormSpec};
 use crate::engine::weights::Weights;
 use crate::error::{Error, Result};
 
 /// A norm with its weights.
-pub(crate) struct Norm {
-    weight: Option<Buffer>,
-    bias: Option<Buffer>,
-    /// Its kind and how it rounds, as the kernels have it.
-    flags: i32,
-    eps: f32,
+pub(crate) struct NormLayer {
+    norm: Norm,
+    /// What the addresses in `norm` are of.
+    _weights: Vec<Buffer>,
 }
 
 /// A layer with its weights.
 pub(crate) struct Layer {
     residual: Residual,
     residual_scale: f32,
-    attention_norm: Option<Norm>,
+    attention_norm: Option<NormLayer>,
     attention: Attention,
-    attended_norm: Option<Norm>,
-    feed_forward_norm: Option<Norm>,
+    attended_norm: Option<NormLayer>,
+    feed_forward_norm: Option<NormLayer>,
     feed_forward: FeedForward,
-    fed_norm: Option<Norm>,
+    fed_norm: Option<NormLayer>,
 }
 
 struct Attention {
@@ -45,7 +43,7 @@ struct Attention {
     rope: Option<usize>,
     style: RopeStyle,
     qkv: Matrix,
-    qk_norm: Option<[Norm; 2]>,
+    qk_norm: Option<[NormLayer; 2]>,
     span: QkSpan,
     clip: Option<f32>,
     output: Matrix,
@@ -71,12 +69,12 @@ pub(crate) struct Pending<'a> {
     /// `(m, hidden)`; [`NULL`] for nothing.
     pub(crate) part: Pointer,
     /// Its own norm, which comes first.
-    norm: Option<&'a Norm>,
+    norm: Option<&'a NormLayer>,
     /// Added to the part, in a parallel layer.
     other: Pointer,
     scale: f32,
     /// The sum is normalised, and is the residual stream then.
-    after: Option<&'a Norm>,
+    after: Option<&'a NormLayer>,
 }
 
 impl Columns {
@@ -86,7 +84,7 @@ impl Columns {
     }
 }
 
-impl Norm {
+impl NormLayer {
     /// Loads a norm.
     pub(crate) fn load(weights: &Weights, spec: &NormSpec, dtype: DType, device: &Device) -> Result<Self> {
         let loaded = spec.weight.iter().map(|tensor| weights.load(tensor, dtype, device));
@@ -96,17 +94,17 @@ impl Norm {
             apart => Some(Buffer::of(Tensor::stack(apart, 0)?)?),
         };
         let bias = spec.bias.as_ref().map(|tensor| weights.load(tensor, dtype, device)).transpose()?;
-        let flags = match (spec.norm.kind, spec.norm.one_plus) {
-            (NormKind::Rms, true) => RMS | ONE_PLUS,
-            (NormKind::Rms, false) => RMS | ROUND_FIRST,
-            (NormKind::Layer, one_plus) => LAYER | if one_plus { ONE_PLUS } else { 0 },
+        let bias = bias.map(Buffer::of).transpose()?;
+        let pointer = |buffer: &Option<Buffer>| buffer.as_ref().map_or(NULL, Buffer::pointer);
+        let norm = Norm {
+            kind: spec.norm.kind,
+            eps: spec.norm.eps as f32,
+            one_plus: spec.norm.one_plus,
+            weight: pointer(&weight),
+            bias: pointer(&bias),
         };
-        Ok(Self { weight, bias: bias.map(Buffer::of).transpose()?, flags, eps: spec.norm.eps as f32 })
+        Ok(Self { norm, _weights: weight.into_iter().chain(bias).collect() })
     }
-}
-
-fn pointer(buffer: &Option<Buffer>) -> Pointer {
-    buffer.as_ref().map_or(NULL, Buffer::pointer)
 }
 
 impl<'a> Pending<'a> {
@@ -120,67 +118,38 @@ impl<'a> Pending<'a> {
         gpu: &Gpu,
         [rows, width]: [usize; 2],
         x: Pointer,
-        norms: [Option<(&Norm, Pointer)>; 2],
+        norms: [Option<(&NormLayer, Pointer)>; 2],
     ) -> Result<()> {
         if self.part == NULL && norms.iter().all(Option::is_none) {
             return Ok(());
         }
-        let mut params = NormParams {
+        let join = Join {
             x,
-            part1: self.part,
-            part2: self.other,
+            parts: [self.part, self.other],
+            part_norm: self.norm.map(|layer| layer.norm),
             residual_scale: self.scale,
-            width: width as i32,
+            norm: None,
             x_out: if self.part == NULL { NULL } else { x },
-            ..NormParams::default()
+            y_out: NULL,
+            second: None,
         };
-        if let Some(norm) = self.norm {
-            params.part_weight = pointer(&norm.weight);
-            params.part_bias = pointer(&norm.bias);
-            params.part_norm = norm.flags;
-            params.part_eps = norm.eps;
-        }
         if let Some(after) = self.after {
-            params.set_norm(after, x);
-            params.x_out = NULL;
-            norm::launch(&gpu.driver, gpu.dtype, rows, &params)?;
+            let join = Join { norm: Some(after.norm), x_out: NULL, y_out: x, ..join };
+            norm::run(&gpu.driver, gpu.dtype, rows, width, &join)?;
             return Self::NOTHING.join(gpu, [rows, width], x, norms);
         }
-        let [first, second] = norms;
-        if let Some((norm, to)) = first {
-            params.set_norm(norm, to);
-        }
-        if let Some((norm, to)) = second {
-            params.weight2 = pointer(&norm.weight);
-            params.bias2 = pointer(&norm.bias);
-            params.y2_out = to;
-        }
-        norm::launch(&gpu.driver, gpu.dtype, rows, &params)
-    }
-}
-
-impl NormParams {
-    fn set_norm(&mut self, norm: &Norm, to: Pointer) {
-        self.weight = pointer(&norm.weight);
-        self.bias = pointer(&norm.bias);
-        self.norm = norm.flags;
-        self.eps = norm.eps;
-        self.y_out = to;
+        let [first, second] = norms.map(|norm| norm.map(|(layer, to)| (layer.norm, to)));
+        let (norm, y_out) = first.map_or((None, NULL), |(norm, to)| (Some(norm), to));
+        norm::run(&gpu.driver, gpu.dtype, rows, width, &Join { norm, y_out, second, ..join })
     }
 }
 
 impl Layer {
     /// Loads layer `index`.
-    pub(super) fn load(
-        config: &Config,
-        spec: &LayerSpec,
-        index: usize,
-        weights: &Weights,
-        gpu: &Gpu,
-    ) -> Result<Self> {
+    pub(super) fn load(config: &Config, spec: &LayerSpec, index: usize, weights: &Weights, gpu: &Gpu) -> Result<Self> {
         let (dtype, device) = (gpu.dtype, gpu.driver.device());
-        let norm = |spec: &Option<NormSpec>| -> Result<Option<Norm>> {
-            spec.as_ref().map(|spec| Norm::load(weights, spec, dtype, device)).transpose()
+        let norm = |spec: &Option<NormSpec>| -> Result<Option<NormLayer>> {
+            spec.as_ref().map(|spec| NormLayer::load(weights, spec, dtype, device)).transpose()
         };
         Ok(Self {
             residual: config.residual,
@@ -200,8 +169,8 @@ impl Layer {
         let size = [pass.columns.count(), pass.hidden];
         let scale = self.residual_scale;
         let (normed, part, fed) = (work.normed.pointer(), work.part.pointer(), work.fed.pointer());
-        let to = |norm: &'a Option<Norm>| norm.as_ref().map(|norm| (norm, normed));
-        let input = |norm: &Option<Norm>| if norm.is_some() { normed } else { x };
+        let to = |norm: &'a Option<NormLayer>| norm.as_ref().map(|norm| (norm, normed));
+        let input = |norm: &Option<NormLayer>| if norm.is_some() { normed } else { x };
         match self.residual {
             Residual::Sequential => {
                 pending.join(gpu, size, x, [to(&self.attention_norm), None])?;
@@ -212,7 +181,7 @@ impl Layer {
                 Ok(Pending { part: fed, norm: self.fed_norm.as_ref(), scale, ..Pending::NOTHING })
             }
             Residual::FromNorm => {
-                let over = |norm: &'a Option<Norm>| norm.as_ref().map(|norm| (norm, x));
+                let over = |norm: &'a Option<NormLayer>| norm.as_ref().map(|norm| (norm, x));
                 pending.join(gpu, size, x, [over(&self.attention_norm), None])?;
                 self.attention.launch(pass, x, part)?;
                 let attended = Pending { part, scale, ..Pending::NOTHING };
@@ -260,7 +229,7 @@ impl Attention {
         let (dtype, device) = (gpu.dtype, gpu.driver.device());
         let qk_norm = match &spec.qk_norm {
             Some([query, key]) => {
-                Some([Norm::load(weights, query, dtype, device)?, Norm::load(weights, key, dtype, device)?])
+                Some([NormLayer::load(weights, query, dtype, device)?, NormLayer::load(weights, key, dtype, device)?])
             }
             None => None,
         };
@@ -315,43 +284,27 @@ impl Attention {
     /// Norms and rotation of queries, which stay where they are, and keys, which go to the cache with the values.
     fn rotate(&self, pass: &Pass<'_>, [keys, values]: [Pointer; 2], starts: Pointer) -> Result<()> {
         let Pass { gpu, room, work, columns, .. } = *pass;
-        let mut params = RopeParams {
+        let table = self.rope.and_then(|rope| room.tables.get(rope));
+        let norms = self.qk_norm.as_ref();
+        let rope = Rope {
             qkv: work.qkv.pointer(),
             q: work.qkv.pointer(),
-            q_pitch: self.heads.qkv() as i32,
             keys,
             values,
             starts,
             length: room.progress.pointer(),
-            tokens: columns.tokens as i32,
-            heads: self.heads.queries as i32,
-            kv_heads: self.heads.keys as i32,
-            width: self.heads.width as i32,
-            capacity: room.capacity as i32,
-            neighbours: i32::from(self.style == RopeStyle::Neighbours),
-            round_products: i32::from(self.style == RopeStyle::Halves),
-            clip: self.clip.unwrap_or_default(),
-            ..RopeParams::default()
+            heads: self.heads,
+            capacity: room.capacity,
+            norms: norms.map(|[query, key]| HeadNorms { query: query.norm, key: key.norm, span: self.span }),
+            clip: self.clip,
+            rotation: table.map(|table| Rotation {
+                cos: table.cos.pointer(),
+                sin: table.sin.pointer(),
+                pairs: table.pairs,
+                style: self.style,
+            }),
         };
-        if let Some(table) = self.rope.and_then(|rope| room.tables.get(rope)) {
-            params.cos = table.cos.pointer();
-            params.sin = table.sin.pointer();
-            params.pairs = table.pairs as i32;
-        }
-        if let Some([query, key]) = &self.qk_norm {
-            params.query_weight = pointer(&query.weight);
-            params.query_bias = pointer(&query.bias);
-            params.key_weight = pointer(&key.weight);
-            params.key_bias = pointer(&key.bias);
-            params.norm = query.flags;
-            params.eps = query.eps;
-            params.span = match self.span {
-                QkSpan::SharedByHeads => rope::SHARED_BY_HEADS,
-                QkSpan::EachHead | QkSpan::EachHeadApart => rope::EACH_HEAD,
-                QkSpan::AllHeads => rope::ALL_HEADS,
-            };
-        }
-        rope::launch(&gpu.driver, gpu.dtype, columns.count(), &params)
+        rope::run(&gpu.driver, gpu.dtype, columns.rows, columns.tokens, &rope)
     }
 }
 
@@ -379,7 +332,8 @@ impl FeedForward {
         let (wide, inner) = (work.wide.pointer(), work.gated.pointer());
         if !(gated && first.multiply_gated(gpu, x, rows, activation, inner)?) {
             first.multiply(gpu, x, rows, wide)?;
-            gate::launch(gpu, [wide, inner], rows, down.inputs, activation, gated)?;
+            let gate = Gate { x: wide, y: inner, inner: down.inputs, activation, gated };
+            gate::run(&gpu.driver, gpu.dtype, rows, &gate)?;
         }
         down.multiply(gpu, inner, rows, to)
     }

@@ -9,10 +9,12 @@
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
 //! | `layer`, `model` | the order of launches, from token ids to the next |
 //! | `support` | which models run here |
+//! | `dummy` | weights that are made on the device |
 
 mod attention;
 mod choose;
 mod driver;
+mod dummy;
 mod embed;
 mod gate;
 mod layer;

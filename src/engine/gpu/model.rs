@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use super::choose::{self, CapParams, Choice};
-use super::driver::{Buffer, Driver, Mark, NULL, Pointer};
-use super::embed::{self, EmbedParams};
-use super::layer::{Columns, Layer, Norm, Pass, Pending};
+use super::choose::{self, Choice};
+use super::driver::{Buffer, Driver, Mark, Pointer};
+use super::embed::{self, Embed, Positions};
+use super::layer::{Columns, Layer, NormLayer, Pass, Pending};
 use super::library::Library;
 use super::matrix::{Gpu, Matrix};
 use super::room::{Room, Workspace};
 use super::sequences::{Sequences, view};
-use crate::engine::config::{Config, Output, Rope};
+use crate::engine::config::{Config, Rope};
 use crate::engine::heads::Heads;
 use crate::engine::layout::MatrixSpec;
 use crate::engine::weights::Weights;
@@ -32,12 +32,10 @@ pub(crate) struct Model {
     embedding: Buffer,
     /// Table of learned positions `(rows, hidden)`.
     positions: Option<Buffer>,
-    embedding_norm: Option<Norm>,
+    embedding_norm: Option<NormLayer>,
     layers: Vec<Layer>,
-    final_norm: Option<Norm>,
+    final_norm: Option<NormLayer>,
     output: Matrix,
-    /// Token ids that end a sequence.
-    eos: Buffer,
     /// Activations of prefill.
     work: RefCell<Option<Workspace>>,
     /// The room of the last batch, for the next.
@@ -63,8 +61,8 @@ impl Model {
         let gpu = Gpu { library: Library::new(&driver)?, driver, dtype };
         let layout = weights.layout();
         let load = |spec| Buffer::of(weights.load(spec, dtype, device)?);
-        let norm = |spec: &Option<_>| -> Result<Option<Norm>> {
-            spec.as_ref().map(|spec| Norm::load(weights, spec, dtype, device)).transpose()
+        let norm = |spec: &Option<_>| -> Result<Option<NormLayer>> {
+            spec.as_ref().map(|spec| NormLayer::load(weights, spec, dtype, device)).transpose()
         };
         let embedding = load(&layout.embedding)?;
         let output = match weights.has_own_output() {
@@ -81,7 +79,6 @@ impl Model {
             positions: layout.positions.as_ref().map(load).transpose()?,
             embedding_norm: norm(&layout.embedding_norm)?,
             final_norm: norm(&layout.final_norm)?,
-            eos: gpu.driver.upload(if config.eos_ids.is_empty() { &[u32::MAX] } else { config.eos_ids.as_slice() })?,
             config: config.clone(),
             embedding,
             layers,
@@ -238,10 +235,19 @@ impl Model {
         }
     }
 
-    /// Launches of a step, if one has been recorded.
-    pub(crate) fn launches_per_step(&self) -> Option<u64> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(spare.as_ref()?.graphs().next()?.launches)
+    /// Launches of a step of one row. Running one also makes the libraries load what they need.
+    ///
+    /// # Errors
+    /// A failure of the device, which may be full.
+    pub(crate) fn launches_per_step(&self) -> Result<u32> {
+        let mut sequences = self.begin(vec![0], 1)?;
+        sequences.rotate(&self.config, &self.gpu.driver, 1)?;
+        sequences.write_progress(&self.gpu.driver, 0, 0)?;
+        let before = self.gpu.driver.launches();
+        self.launch_step(sequences.room()?, StepEnd::Choice { fixed: true })?;
+        let launches = self.gpu.driver.launches() - before;
+        self.gpu.driver.wait()?;
+        Ok(launches as u32)
     }
 
     /// The launches of one step.
@@ -266,20 +272,19 @@ impl Model {
         x: Pointer,
     ) -> Result<Pending<'_>> {
         let hidden = self.config.hidden_size;
-        let params = EmbedParams {
+        let offset = self.config.embedding.positions.map_or(0, |positions| positions.offset);
+        let embed = Embed {
             ids,
             table: self.embedding.pointer(),
-            positions: self.positions.as_ref().map_or(NULL, Buffer::pointer),
+            vocabulary: self.config.vocab_size,
+            width: hidden,
+            scale: self.scale(),
+            positions: self.positions.as_ref().map(|table| Positions { table: table.pointer(), offset }),
             starts: room.starts.at(columns.first_row),
             length: room.progress.pointer(),
             x,
-            tokens: columns.tokens as i32,
-            width: hidden as i32,
-            vocabulary: self.config.vocab_size as i32,
-            offset: self.config.embedding.positions.map_or(0, |positions| positions.offset) as i32,
-            scale: self.scale(),
         };
-        embed::launch(&self.gpu.driver, self.gpu.dtype, columns.count(), &params)?;
+        embed::run(&self.gpu.driver, self.gpu.dtype, columns.rows, columns.tokens, &embed)?;
         if let Some(norm) = &self.embedding_norm {
             Pending::NOTHING.join(&self.gpu, [columns.count(), hidden], x, [Some((norm, x)), None])?;
         }
@@ -309,17 +314,19 @@ impl Model {
         pending.join(&self.gpu, [rows, self.config.hidden_size], x, [norm, None])?;
         let input = if norm.is_some() { normed.pointer() } else { x };
         self.output.multiply(&self.gpu, input, rows, logits.pointer())?;
-        let Output { scale, softcap, .. } = self.config.output;
+        let (scale, softcap) = (self.config.output.scale, self.config.output.softcap);
         if scale == 1.0 && softcap.is_none() {
             return Ok(());
         }
-        let params = CapParams {
-            logits: logits.pointer(),
-            count: (rows * self.config.vocab_size) as i64,
-            scale: scale as f32,
-            cap: softcap.unwrap_or_default() as f32,
-        };
-        choose::launch_cap(&self.gpu.driver, self.gpu.dtype, &params)
+        let count = rows * self.config.vocab_size;
+        choose::cap(
+            &self.gpu.driver,
+            self.gpu.dtype,
+            logits.pointer(),
+            count,
+            scale as f32,
+            softcap.map(|cap| cap as f32),
+        )
     }
 
     /// The logits after the last token of each row, from the residual streams `(b · t, hidden)` of all.
@@ -336,18 +343,14 @@ impl Model {
     fn choose(&self, room: &Room, fixed: bool, advance: usize) -> Result<()> {
         let choice = Choice {
             logits: room.logits.pointer(),
-            ends: self.eos.pointer(),
-            end_count: self.config.eos_ids.len(),
-            rows: room.batch,
-            vocabulary: self.config.vocab_size,
-            fixed,
-            advance,
+            pitch: self.config.vocab_size,
             chosen: room.chosen.pointer(),
             next: room.inputs.pointer(),
             length: room.progress.pointer(),
             step: room.progress.at(1),
+            advance,
         };
-        choose::launch(&self.gpu.driver, self.gpu.dtype, &choice, &room.choose)
+        room.choosers[usize::from(fixed)].run(&self.gpu.driver, self.gpu.dtype, &choice)
     }
 
     /// Runs prompts through the layers, some rows at a time: `(b · t, hidden)`.

@@ -31,7 +31,8 @@ impl Pinned {
         // SAFETY: the context is that of this thread, since the driver is used on it.
         let memory = unsafe { result::malloc_host(count * size_of::<u32>(), sys::CU_MEMHOSTALLOC_DEVICEMAP) };
         let memory = memory.context(|| "can't lock memory of the host for the GPU")?;
-        let first = NonNull::new(memory.cast()).ok_or_else(|| Error::new("locked memory has no address"))?;
+        let first =
+            NonNull::new(memory.cast::<AtomicU32>()).ok_or_else(|| Error::new("locked memory has no address"))?;
         // SAFETY: the memory has just been taken, for so many numbers.
         unsafe { first.as_ptr().cast::<u32>().write_bytes(0, count) };
         Ok(Self { first, count, stream })
@@ -40,11 +41,6 @@ impl Pinned {
     /// Where the device finds it: with unified addresses, at the same place.
     pub(crate) fn pointer(&self) -> Pointer {
         self.first.as_ptr() as Pointer
-    }
-
-    /// How many numbers it has room for.
-    pub(crate) fn count(&self) -> usize {
-        self.count
     }
 
     /// The numbers of a range; those that a kernel writes are there once an event behind it has passed.

@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use candle_core::DType;
 
 use super::attention;
-use super::choose;
+use super::choose::Chooser;
 use super::driver::{Buffer, Driver, Graph};
 use super::matrix::Gpu;
 use super::pinned::Pinned;
@@ -43,7 +43,8 @@ pub(crate) struct Room {
     /// Linear biases `(h, capacity)`.
     pub(crate) alibi: Option<Buffer>,
     pub(crate) attention: attention::Scratch,
-    pub(crate) choose: choose::Scratch,
+    /// Choosers of the next tokens for natural and for fixed length.
+    pub(crate) choosers: [Chooser; 2],
     /// A step that chooses tokens, with end-of-sequence tokens masked or not.
     pub(crate) greedy: [OnceCell<Graph>; 2],
     /// A step that ends with logits.
@@ -98,6 +99,7 @@ impl Room {
         let capacity = columns.next_multiple_of(COLUMNS);
         let heads = Heads::of(&config.attention);
         let cache = || driver.zeros(batch * heads.keys * capacity * heads.width, gpu.dtype);
+        let chooser = |fixed| Chooser::new(driver, batch, config.vocab_size, &config.eos_ids, fixed);
         let caches = (0..config.layers.len()).map(|_| Ok(Cache { keys: cache()?, values: cache()? }));
         Ok(Self {
             batch,
@@ -109,10 +111,14 @@ impl Room {
             logits: driver.zeros(batch * config.vocab_size, gpu.dtype)?,
             chosen: Pinned::new(driver, 2 * batch * capacity)?,
             work: Workspace::new(driver, config, batch, gpu.dtype)?,
-            tables: config.ropes.iter().map(|rope| Rotations::new(driver, rope.dims / 2, capacity)).collect::<Result<_>>()?,
+            tables: config
+                .ropes
+                .iter()
+                .map(|rope| Rotations::new(driver, rope.dims / 2, capacity))
+                .collect::<Result<_>>()?,
             alibi: alibi(driver, config, capacity)?,
-            attention: attention::Scratch::new(driver, heads, batch, capacity)?,
-            choose: choose::Scratch::new(driver, batch, config.vocab_size)?,
+            attention: attention::Scratch::new(driver, heads, gpu.dtype, batch, capacity)?,
+            choosers: [chooser(false)?, chooser(true)?],
             greedy: [OnceCell::new(), OnceCell::new()],
             plain: OnceCell::new(),
         })

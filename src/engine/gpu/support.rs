@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Device};
 
-use super::choose;
 use crate::engine::config::{Config, FeedForward};
 use crate::engine::weights::Weights;
 
@@ -23,7 +22,6 @@ pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, device
     let experts = |layer: &FeedForward| matches!(layer, FeedForward::Experts(_));
     refuse(config.layers.iter().any(|layer| experts(&layer.feed_forward)), "its feed-forward is a mixture of experts");
     refuse(config.attention.head_dim > WIDEST_HEAD, "its heads are wider than 256");
-    refuse(config.eos_ids.len() > choose::MOST_ENDS, "more ids end a sequence than the choice of tokens looks for");
     refuse(too_old(devices), "the GPU's compute capability is below 8.0");
     // kernels read 16 bytes at a time
     let step = 16 / dtype.size_in_bytes();

@@ -153,7 +153,12 @@ mod tests {
     use super::*;
 
     fn dummy(seed: u64, distribution: DummyDistribution) -> Dummy {
-        Dummy { numbers: DummyWeights { seed, distribution }, dtype: DType::BF16, norms_add_one: false, on_device: None }
+        Dummy {
+            numbers: DummyWeights { seed, distribution },
+            dtype: DType::BF16,
+            norms_add_one: false,
+            on_device: None,
+        }
     }
 
     fn matrix(name: &str, seed: u64, distribution: DummyDistribution) -> Vec<f32> {
