@@ -118,7 +118,7 @@ fn of_model(setup: Setup<'_>, model: &ModelSpec) -> Option<Wanted> {
 
 impl Wanted {
     /// The device as models are recorded to run on it.
-    fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         match self.place {
             Place::Device(device) => device.name(),
             Place::Simulated(_) => "simulated".to_owned(),

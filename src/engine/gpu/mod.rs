@@ -10,8 +10,10 @@
 //! | `layer`, `model` | the order of launches, from token ids to the next |
 //! | `support` | which models run here |
 //! | `dummy` | weights that are made on the device |
+//! | `calibrate` | a pure read of memory |
 
 mod attention;
+mod calibrate;
 mod choose;
 mod driver;
 mod dummy;
@@ -29,6 +31,7 @@ mod rope;
 mod sequences;
 mod support;
 
+pub(super) use calibrate::Reader;
 pub(super) use model::{Model, StepEnd};
 pub(super) use sequences::Sequences;
 pub(super) use support::obstacles;
