@@ -14,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::record::SyntheticCard;
 use crate::units::{Seconds, Watts};
 
-/// Bytes of the buffer that is read, if the device has room for it: far more than any cache.
+/// Bytes of the buffer that a GPU reads, if it has room for it: far more than its caches.
 const BUFFER: u64 = 2 << 30;
+/// The same of a CPU, whose caches may hold hundreds of megabytes.
+const CPU_BUFFER: u64 = 1 << 30;
 /// No more than this share of the free memory is used.
 const SHARE: u64 = 8;
 /// Rows and columns of the multiplied matrices on a GPU: large enough for the full rate.
@@ -74,7 +76,8 @@ impl Yardstick {
             "bf16" => DType::BF16,
             other => return Err(Error::input(format!("`{other}` is no data type of products"))),
         };
-        let bytes = choice.free_memory().map_or(BUFFER, |free| BUFFER.min(free / SHARE));
+        let most = if choice.is_gpu() { BUFFER } else { CPU_BUFFER };
+        let bytes = choice.free_memory().map_or(most, |free| most.min(free / SHARE));
         let device = choice.open()?;
         match device.is_cpu() {
             true => {

@@ -56,7 +56,7 @@ fn the_headline_states_the_saving_at_the_floor_where_both_floors_are_known() {
         times the floor for teacher and 1.60 times for student-kd); exact match";
     assert!(headline(&report.html).contains(clause), "{}", headline(&report.html));
     let markdown = plain(&report.markdown);
-    for row in ["| 1.60×<br>[1.58, 1.62] | 6.600<br>[6.500, 6.700] |", "| 3020<br>[3010, 3030] |", "| 97 % | 227 |"] {
+    for row in ["| 1.60×<br>[1.580, 1.620] | 6.60<br>[6.50, 6.70] |", "| 3020<br>[3010, 3030] |", "| 97 % | 227 |"] {
         assert!(markdown.contains(row), "{row} is not in\n{markdown}");
     }
     let without = rendered(&fixture::run(), &fixture::study());
