@@ -6,8 +6,8 @@ use super::driver::{Buffer, Driver, Grid, Params, Pointer};
 use crate::error::Result;
 
 const THREADS: u32 = 512;
-/// Blocks for each multiprocessor: all its threads are busy, and those that end early are followed by others.
-const BLOCKS: u32 = 8;
+/// Blocks for each multiprocessor: 3.13 TB/s on an H100, where 2 to 16 give 3.09 to 3.10 (128 and 256 threads no more).
+const BLOCKS: u32 = 32;
 /// Bytes that a thread reads at a time.
 const WORD: usize = 16;
 /// What a thread's words have to come to for it to write anything.
