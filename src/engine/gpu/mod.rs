@@ -11,8 +11,10 @@
 //! | `dummy` | dummy weights, made on the device |
 //! | `support` | which models run here |
 //! | `dummy` | weights that are made on the device |
+//! | `calibrate` | a pure read of memory |
 
 mod attention;
+mod calibrate;
 mod choose;
 mod driver;
 mod dummy;
@@ -31,6 +33,7 @@ mod sequences;
 mod support;
 
 pub(super) use dummy::maker;
+pub(super) use calibrate::Reader;
 pub(super) use model::{Model, StepEnd};
 pub(super) use sequences::Sequences;
 pub(super) use support::obstacles;
