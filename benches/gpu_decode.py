@@ -7,20 +7,23 @@
     python3 benches/tables.py docs/performance.md                         # and the pages that show it
 
 Needs Python 3.10 with torch and transformers 5 (and nvidia-ml-py for temperatures). Llama shapes in bf16 with random
-weights, prompts of 128 random tokens, 256 new tokens each, greedy, in fixed length. A time per step is that of whole calls,
-prefill included, over 256; an energy per output token is that of the same calls. Both meters are this program's: in its
-own run, and in `ept-sweep meter` around the others.
+weights, prompts of 128 random tokens, 256 new tokens each, greedy, in fixed length. A time per step is that of whole
+calls, prefill included, over 256; an energy per output token is that of the same calls. Both meters are this program's:
+in its own run, and in `ept-sweep meter` around the others.
 
-Each engine has a process of its own, which has ended before the next one starts. A process measures a few batch sizes; a
-group of them is measured by one engine right after the other, in the second round in the opposite order. Before each
-window the same work runs for `--warm-up` seconds, before the first one of all for 15 s longer.
+Each engine has a process of its own, which has ended before the next one starts. A process measures a few batch sizes;
+a group of them is measured by one engine right after the other, in the second round in the opposite order. Before each
+window the same work runs for `--warm-up` seconds, before the first one of all for `--first-warm-up` longer.
 
-Every process leaves a record in the folder: a run of this program (`records.jsonl`, `run.json`, `samples/`), or a file
-with the calls of each window and the meter's readings. `FOLDER.json` beside it has the rows, computed from all of them;
-`tests/benches.rs` computes them again. Several runs with the same `--out` add up. Ratios are only taken on the same card.
+Every process leaves a record in the folder: a run of this program (`records.jsonl`, `run.json`, `results.csv`,
+`samples/`), or a file with the calls of each window and the meter's readings. `FOLDER.json` beside it has the rows,
+computed from all of them; `tests/benches.rs` computes them again. Several runs with the same `--out` add up. Ratios are
+only taken on the same card. The first run of this program calibrates the card for the energy floor, which takes about
+40 s; the others read its calibration.
 """
 
 import argparse
+import csv
 import datetime
 import json
 import os
@@ -35,11 +38,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 SHAPES = ("llama-3.1-8b", "llama-3.2-1b")
 ENGINES = ("products", "ours", "prefill", "transformers")
-FIRST_WARM_UP = 15.0
+CALIBRATION_S = 40.0
 GROUP_SPAN = 8
 """Batch sizes of one process of ours: a window is whole passes over as many prompts as the largest of them has."""
 PREFILL = {"prompt": 2048, "batch": 8, "shape": "llama-3.1-8b"}
-# seconds of a process before its first window, and in each beside warm-up, window and guards: first guesses for --minutes
+# seconds of a process before its first window, and at each beside warm-up and window: first guesses for --minutes
 GUESS = {"ours": (14, 3), "plain": (18, 5), "products": (14, 1), "transformers": (25, 55), "prefill-ours": (14, 1),
          "prefill-transformers": (25, 1)}  # fmt: skip
 TINY = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
@@ -53,7 +56,7 @@ TINY = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_siz
 
 
 def groups(batches):
-    """Batch sizes that share a process: multiples of one another, and the largest at most so many times the smallest."""
+    """Batch sizes that share a process: multiples of one another, the largest at most `GROUP_SPAN` times the first."""
     found = []
     for batch in sorted(batches):
         if found and batch <= GROUP_SPAN * found[-1][0] and all(batch % other == 0 for other in found[-1]):
@@ -90,7 +93,9 @@ class Runner:
         self.took = {}
         self.first = True
         self.device = "cpu" if options.dry_run else "cuda"
-        self.environment = os.environ | {} if options.dry_run else os.environ | {"CUDA_VISIBLE_DEVICES": card(options.gpu)}
+        self.environment = dict(os.environ)
+        if not options.dry_run:
+            self.environment["CUDA_VISIBLE_DEVICES"] = card(options.gpu)
         self.shapes = ROOT / "data/shapes"
         if options.dry_run:
             self.shapes = self.out / "shapes"
@@ -107,10 +112,15 @@ class Runner:
         at_start, each = GUESS[engine]
         windows = 2 if engine == "prefill-transformers" else len(batches)
         guess = at_start + windows * (each + self.options.warm_up + 1.5 * self.options.seconds)
+        if self.first:
+            guess += self.options.first_warm_up
+        if "ours" in engine and not self.calibrated():
+            guess += CALIBRATION_S
         return self.took.get((engine, tuple(batches)), guess)
 
     def run(self, engine, shape, batches):
-        name = f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S}-{engine}-{shape}-b{'-'.join(map(str, batches))}"
+        now = datetime.datetime.now(datetime.timezone.utc)
+        name = f"{now:%Y%m%dT%H%M%S}-{engine}-{shape}-b{'-'.join(map(str, batches))}"
         begin = time.monotonic()
         print(f"[{begin - self.began:5.0f} s] {engine}, {shape}, batch {batches}", flush=True)
         try:
@@ -142,7 +152,9 @@ class Runner:
         where = where if where.startswith("..") else f"./{where}"
         dtype = "f32" if options.dry_run else "bf16"
         meter = "modelled" if options.dry_run else "nvml"
-        warm_up = options.warm_up + (FIRST_WARM_UP if self.first and not options.dry_run else 0.0)
+        warm_up = options.warm_up + (options.first_warm_up if self.first else 0.0)
+        calibrated = self.calibrated()
+        calibration = f", calibration: ./{calibrated}" if calibrated else ""
         # a fixed warm-up, the same for all engines: the bound is so wide that nothing prolongs it
         steady = "" if options.dry_run else f", max_warmup_s: {warm_up}, steady: 0.4"
         return (
@@ -153,8 +165,16 @@ class Runner:
             "generation: {length: fixed}\n"
             + ("engine: {kernels: plain}\n" if engine == "plain" else "")
             + f"measure: {{meter: {meter}, preset: quick, repeats: 1, window_s: {options.seconds}, idle_s: 0, "
-            f"warmup_s: {warm_up}{steady}}}\n"
+            f"warmup_s: {warm_up}{steady}{calibration}}}\n"
         )
+
+    def calibrated(self):
+        """An earlier run in the folder that has calibrated this card for the energy floor, so that it's done once."""
+        for file in sorted(self.out.glob("*/run.json")):
+            known = [c for part in json.loads(file.read_text())["parts"] for c in part.get("calibrations", [])]
+            if any(c["uuid"] == self.environment.get("CUDA_VISIBLE_DEVICES") for c in known):
+                return file.parent.name
+        return None
 
     def ours(self, name, engine, shape, batches):
         file = self.out / f"{name}.yaml"
@@ -162,12 +182,12 @@ class Runner:
         folder = self.out / name
         command = [self.program, "run", file, "--out", folder, "--device", self.device, "--offline", "--quiet"]
         try:
-            self.call(command)
+            self.call(command, stdout=subprocess.DEVNULL)
         finally:
             file.unlink()
             # what can be made again from the records
             shutil.rmtree(folder / "figures", ignore_errors=True)
-            for made in ("report.html", "report.md", "results.csv", "results.parquet", "generations.jsonl"):
+            for made in ("report.html", "report.md", "results.parquet", "generations.jsonl", ".lock"):
                 (folder / made).unlink(missing_ok=True)
 
     def theirs(self, name, engine, shape, batches):
@@ -180,7 +200,7 @@ class Runner:
             command += [HERE / "gpu_engines.py", what, "--shape", self.shapes / shape, "--out", calls]
             command += ["--batches", ",".join(map(str, batches)), "--prompt", str(prompt), "--new", str(new)]
             command += ["--seconds", str(options.seconds), "--warm-up", str(options.warm_up), "--device", self.device]
-            command += ["--first-warm-up", str(FIRST_WARM_UP if self.first and not options.dry_run else 0.0)]
+            command += ["--first-warm-up", str(options.first_warm_up if self.first else 0.0)]
             self.call(command)
             record = {"engine": engine, "shape": shape, "prompt": prompt, "new": new}
             record |= json.loads(calls.read_text()) | {"meter": kept(json.loads(meter.read_text()))}
@@ -203,24 +223,30 @@ def card(index):
 
 def run(options):
     runner = Runner(options)
-    left_out = []
+    left_out, failed = [], []
     for engine, shape, batches in tasks(options):
         if runner.expected(engine, batches) > runner.left():
             left_out.append(f"{engine} {shape} {batches}")
             continue
-        runner.run(engine, shape, batches)
+        if not runner.run(engine, shape, batches):
+            failed.append(f"{engine} {shape} {batches}")
         write_rows(runner.out, runner.shapes)
+    print(f"{time.monotonic() - runner.began:.0f} s in all", flush=True)
     if left_out:
         print("left out for want of time: " + "; ".join(left_out))
-    print(f"{time.monotonic() - runner.began:.0f} s in all", flush=True)
+    if failed:
+        sys.exit("failed: " + "; ".join(failed))
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
 def step_bytes(config, batch, prompt, new, width):
-    """Bytes that a step has to read: the weights of all layers and the output layer once, and of the KV cache what lies in
-    it at a step, on average over a call's `new` steps, of which the first is prefill's and reads none of it."""
+    """Bytes that a step has to read: the weights of all layers and of the output layer once, and the KV cache.
+
+    Of the cache it is what lies in it at a step, on average over a call's `new` steps; the first is prefill's and reads
+    none of it.
+    """
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     head = config["head_dim"]
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -232,6 +258,8 @@ def step_bytes(config, batch, prompt, new, width):
 def windows_of_ours(folder):
     """The measured windows of a run of this program, as dictionaries."""
     info = json.loads((folder / "run.json").read_text())
+    with (folder / "results.csv").open(newline="") as file:
+        table = {(line["cell"], int(line["block"])): line for line in csv.DictReader(file)}
     for line in (folder / "records.jsonl").read_text().splitlines():
         trial = json.loads(line)
         if trial["kind"] != "trial":
@@ -254,7 +282,7 @@ def windows_of_ours(folder):
             "joules": outcome["energy"]["total_j"],
             "invalid": outcome["validity"]["invalid_reasons"],
             "temperature_c": max(ends, default=None),
-            "floor": floor_multiple(outcome),
+            "floor": number(table[cell["id"], trial["block"]].get("floor_multiple")),
             "load_s": outcome["load"]["duration_s"],
             "gpus": part["meter"]["gpus"],
             "commit": part["git_revision"],
@@ -262,9 +290,8 @@ def windows_of_ours(folder):
         }
 
 
-def floor_multiple(outcome):
-    """The measured energy as a multiple of the floor, if the run knows it."""
-    return (outcome.get("engine_cost") or {}).get("multiple_of_energy_floor")
+def number(text):
+    return float(text) if text else None
 
 
 def windows_of_theirs(file):
@@ -413,7 +440,8 @@ def main():
     runs.add_argument("--engines", type=listed((*ENGINES, "plain")), default=list(ENGINES))
     runs.add_argument("--rounds", type=int, default=2, help="of ours and products")
     runs.add_argument("--seconds", type=float, default=6.0, help="shortest window; a GPU's counter needs 5")
-    runs.add_argument("--warm-up", type=float, default=6.0)
+    runs.add_argument("--warm-up", type=float, default=6.0, help="seconds of the same work before each window")
+    runs.add_argument("--first-warm-up", type=float, default=15.0, help="so many more before the first one of all")
     runs.add_argument("--minutes", type=float, help="leave out what doesn't fit into so many")
     runs.add_argument("--gpu", type=int, default=0, help="number in nvidia-smi")
     runs.add_argument("--dry-run", action="store_true", help="tiny shapes on the processor with a modelled meter")

@@ -10,9 +10,9 @@ product, gate and up in one, all layers with weights of their own, and the outpu
 `prefill`: a forward pass of transformers over the prompts, not compiled, with the logits of the last position, and with
 all logits.
 
-Weights and prompts are random. Each window follows a warm-up of the same work and is followed by more of it. The meter's
-stages are named as the windows (`b8`); what was done in each is written to CALLS.json, with seconds by this process's
-clock between two synchronisations.
+Weights and prompts are random. Each window follows a warm-up of the same work and is followed by more of it. The
+meter's stages are named as the windows (`b8`); what was done in each is written to CALLS.json, with seconds by this
+process's clock between two synchronisations.
 """
 
 import argparse
@@ -63,8 +63,9 @@ class Device:
 class Windows:
     """Measures windows of calls, and marks them for the meter."""
 
-    def __init__(self, device, seconds, warm_up):
-        self.device, self.seconds, self.warm_up = device, seconds, warm_up
+    def __init__(self, device, options):
+        self.device, self.seconds, self.warm_up = device, options.seconds, options.warm_up
+        self.out = options.out
         self.rows = []
         path = os.environ.get("EPT_SWEEP_MARKS")
         self.marks = open(path, "a", buffering=1) if path else None
@@ -98,6 +99,7 @@ class Windows:
         after = self.device.temperature()
         self.repeat(call, GUARD_S)
         self.rows.append({"stage": name, **facts, "calls": calls, "seconds": seconds, "temperature_c": [before, after]})
+        self.out.write_text(json.dumps({"windows": self.rows}))  # a process that is stopped leaves what it has
         print(f"{name}: {calls} calls, {seconds / calls * 1e3:.3f} ms each", flush=True)
 
 
@@ -265,7 +267,7 @@ def main():
     device = Device(options.device)
     torch.manual_seed(1)
     config = json.loads((options.shape / "config.json").read_text())
-    windows = Windows(device, options.seconds, options.warm_up)
+    windows = Windows(device, options)
     result = RUNS[options.engine](options, device, windows, config)
     result |= {"windows": windows.rows, "torch": torch.__version__, "process_s": time.perf_counter() - began}
     if options.engine != "products":
