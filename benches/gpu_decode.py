@@ -344,12 +344,15 @@ def row(engine, shape, batch, own):
     name, uuid = card_of(own[0])
     valid = [w for w in own if not w["invalid"] and w["joules"] is not None]
     tokens = sum(w["tokens"] for w in valid)
+    each = [w["joules"] / w["tokens"] for w in valid]
     return {
         "engine": engine,
         "shape": shape,
         "batch": batch,
         "ms_per_step": 1e3 * sum(w["seconds"] for w in own) / sum(w["steps"] for w in own),
         "j_per_output_token": sum(w["joules"] for w in valid) / tokens if tokens else None,
+        "j_lowest_window": min(each, default=None),
+        "j_highest_window": max(each, default=None),
         "windows": len(own),
         "invalid_reasons": sorted({reason for w in own for reason in w["invalid"]}),
         "temperature_c": mean(w["temperature_c"] for w in own),

@@ -81,6 +81,17 @@ def limits(data):
     return by_batch(data["rows"], cell)
 
 
+def heat(data):
+    """Temperature of the core at the end of the windows, and how far their energies lie apart."""
+
+    def cell(row):
+        low, high = row["j_lowest_window"], row["j_highest_window"]
+        spread = f" · {(high / low - 1) * 100:.1f} %" if low and row["windows"] > 1 else ""
+        return ("–" if row["temperature_c"] is None else f"{row['temperature_c']:.0f} °C") + spread
+
+    return by_batch(data["rows"], cell)
+
+
 def factor(data):
     """Energy of the first shape's token over that of the second's."""
     joules = {(r["uuid"], r["engine"], r["batch"], r["shape"]): r["j_per_output_token"] for r in data["rows"]}
@@ -125,7 +136,7 @@ def cpu(data):
     return markdown(head, lines)
 
 
-TABLES = {"decode": decode, "ratios": ratios, "limits": limits, "factor": factor, "prefill": prefill,
+TABLES = {"decode": decode, "ratios": ratios, "limits": limits, "heat": heat, "factor": factor, "prefill": prefill,
           "loading": loading, "cards": cards, "cpu": cpu}  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 

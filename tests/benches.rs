@@ -193,6 +193,9 @@ fn differences(results: &Value, folder: &Path) -> Vec<String> {
             }
         };
         check("j_per_output_token", joules);
+        let each = || own.iter().filter_map(|window| Some(window.joules? / window.tokens));
+        check("j_lowest_window", each().min_by(f64::total_cmp));
+        check("j_highest_window", each().max_by(f64::total_cmp));
         if key.1.starts_with("prefill") {
             check("ms_per_call", Some(ms));
         } else {
@@ -256,7 +259,7 @@ fn a_number_that_differs_from_its_records_is_noticed() {
             "rows",
             ["ms_per_step", "share_of_bandwidth_limit", "ratio_to_products", "joules_ratio_to_products"].as_slice(),
         ),
-        ("prefill", &["ms_per_call", "j_per_output_token"]),
+        ("prefill", &["ms_per_call", "j_per_output_token", "j_lowest_window", "j_highest_window"]),
         ("loading", &["load_s"]),
     ] {
         for place in 0..results[table].as_array().unwrap().len() {
