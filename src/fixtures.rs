@@ -4,8 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::record::{CellId, CellSpec, Decoding, EnergyMethod, OutputLength, Quantity, Sample, SourceTrace};
-use crate::units::Seconds;
+use crate::record::{
+    CellId, CellSpec, Cost, Decoding, EnergyMethod, Measurement, ModelInfo, OutputLength, Padding, Quantity, Sample,
+    SourceTrace, Validity, Window, WindowEnergy,
+};
+use crate::units::{Joules, Seconds, Tokens};
 
 /// A greedy cell of fixed output length in f32.
 pub(crate) fn cell(model: &str, batch_size: usize, max_new_tokens: usize) -> CellSpec {
@@ -19,6 +22,56 @@ pub(crate) fn cell(model: &str, batch_size: usize, max_new_tokens: usize) -> Cel
         decoding: Decoding::Greedy,
         dummy_weights: false,
         probe: false,
+    }
+}
+
+/// A window of one pass from 5 to 15 s with one prompt of 10 tokens and 100 output tokens.
+pub(crate) fn measurement(energy_j: f64) -> Measurement {
+    Measurement {
+        window: Window {
+            t0_s: Seconds(5.0),
+            t1_s: Seconds(15.0),
+            passes: 1,
+            batches: 1,
+            prompts: 1,
+            decode_steps: None,
+            decode_s: None,
+            offset_s: Seconds(0.0),
+        },
+        tokens_in: Tokens(10),
+        tokens_out: Tokens(100),
+        tokens_pad: Tokens(0),
+        output_bytes: None,
+        energy: WindowEnergy { total_j: Some(Joules(energy_j)), ..WindowEnergy::default() },
+        idle: None,
+        load: Cost::default(),
+        warmup: Cost::default(),
+        validity: Validity::default(),
+        conditions: vec![],
+        phases: None,
+        heat: None,
+    }
+}
+
+/// A model of the decoder, of which little is known.
+pub(crate) fn model_info() -> ModelInfo {
+    ModelInfo {
+        architecture: "a".to_owned(),
+        engine: "decoder".to_owned(),
+        parameters: None,
+        weight_bytes: None,
+        dtype: "bf16".to_owned(),
+        stored_dtype: None,
+        device: "cuda:0".to_owned(),
+        revision: None,
+        files: [].into(),
+        padding: Padding::Left,
+        dummy: None,
+        kernels: None,
+        fallback: vec![],
+        workload: None,
+        launches_per_step: None,
+        notes: vec![],
     }
 }
 

@@ -16,6 +16,7 @@ pub mod stats;
 pub mod units;
 mod vocabulary;
 
+pub(crate) mod energy_floor;
 pub mod record;
 pub mod validity;
 

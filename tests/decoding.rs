@@ -358,23 +358,25 @@ fn settings_that_mean_nothing_are_refused_by_the_engine_too() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_searches_samples_and_scores_as_the_cpu_does() {
-    if !DeviceChoice::Auto.is_gpu() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
         return;
     }
-    let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
-    let mut gpu = load_decoder(&folder("gqa_tied"), &options, DeviceChoice::Cuda(0), None).unwrap();
-    let mut cpu = engine("gqa_tied", Kernels::Cpu);
-    let batch = some_prompts();
-    for decoding in [Decoding::Greedy, sample(1), beam(4)] {
-        for length in [OutputLength::Natural, OutputLength::Fixed] {
-            let expected = generate(&mut cpu, &batch, length, decoding);
-            assert_eq!(generate(&mut gpu, &batch, length, decoding), expected, "{decoding}");
+    for kernels in [None, Some(Kernels::Stock)] {
+        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+        let mut gpu = load_decoder(&folder("gqa_tied"), &options, DeviceChoice::Cuda(0), kernels).unwrap();
+        let mut cpu = engine("gqa_tied", Kernels::Cpu);
+        let batch = some_prompts();
+        for decoding in [Decoding::Greedy, sample(1), beam(4)] {
+            for length in [OutputLength::Natural, OutputLength::Fixed] {
+                let expected = generate(&mut cpu, &batch, length, decoding);
+                assert_eq!(generate(&mut gpu, &batch, length, decoding), expected, "{kernels:?}, {decoding}");
+            }
         }
-    }
-    let pairs: [(&[u32], &[u32]); 2] = [(&[1, 2, 3], &[4]), (&[5], &[6, 7, 8])];
-    for (gpu, cpu) in score(&mut gpu, &pairs).iter().zip(score(&mut cpu, &pairs)) {
-        assert!((gpu.log_likelihood - cpu.log_likelihood).abs() < 1e-3);
-        assert_eq!(gpu.is_greedy, cpu.is_greedy);
+        let pairs: [(&[u32], &[u32]); 2] = [(&[1, 2, 3], &[4]), (&[5], &[6, 7, 8])];
+        for (gpu, cpu) in score(&mut gpu, &pairs).iter().zip(score(&mut cpu, &pairs)) {
+            assert!((gpu.log_likelihood - cpu.log_likelihood).abs() < 1e-3, "{kernels:?}");
+            assert_eq!(gpu.is_greedy, cpu.is_greedy, "{kernels:?}");
+        }
     }
 }
 

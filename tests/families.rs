@@ -11,11 +11,17 @@ use common::generated::Golden;
 use ept_sweep::engine::generate::DecoderEngine;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load_decoder};
 use ept_sweep::engine::{Engine, GenerateOptions, Kernels, Prompt};
+#[cfg(feature = "cuda")]
+use ept_sweep::record::KernelsUsed;
 use ept_sweep::record::{Decoding, OutputLength};
 use serde_json::Value;
 
 const STEPS: usize = 32;
 const BOTH_KERNELS: [Kernels; 2] = [Kernels::Cpu, Kernels::Stock];
+
+/// The fastest operations that there are, and the plain ones.
+#[cfg(feature = "cuda")]
+const ON_A_GPU: [Option<Kernels>; 2] = [None, Some(Kernels::Stock)];
 
 /// Largest difference of a logit, relative to the largest of its row.
 const TOLERANCE: f32 = 1e-4;
@@ -221,14 +227,101 @@ fn more_devices_than_layers_are_refused() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_gives_the_answers_of_transformers() {
-    if !DeviceChoice::Auto.is_gpu() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
         return;
     }
     for golden in goldens() {
         let folder = golden.model();
-        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
-        let mut engine = load_decoder(&folder.0, &options, DeviceChoice::Cuda(0), None).unwrap();
-        check_logits(&golden, &mut engine, "cuda");
-        check_answers(&golden, &mut engine, "cuda");
+        for kernels in ON_A_GPU {
+            let mut engine = on_a_gpu(&folder, "f32", kernels);
+            let what = format!("cuda, {kernels:?}");
+            check_logits(&golden, &mut engine, &what);
+            check_answers(&golden, &mut engine, &what);
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_a_gpu(folder: &Folder, dtype: &str, kernels: Option<Kernels>) -> DecoderEngine {
+    let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+    load_decoder(&folder.0, &options, DeviceChoice::Cuda(0), kernels).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The largest error of a logit in a batch of the golden's prompts, relative to the largest logit of its row.
+#[cfg(feature = "cuda")]
+fn worst_logit(golden: &Golden, engine: &mut DecoderEngine) -> f32 {
+    let errors = batches(golden).into_iter().flat_map(|(first, batch)| {
+        let logits = engine.prompt_logits(&batch).unwrap();
+        logits.into_iter().enumerate().map(move |(row, logits)| golden.logit_error(first + row, &logits))
+    });
+    errors.fold(0.0, f32::max)
+}
+
+/// Steps of a natural answer before the first whose two best tokens are closer than the noise of the type.
+#[cfg(feature = "cuda")]
+fn clear_steps(golden: &Golden, row: usize, noise: f32) -> usize {
+    let scale = golden.prompt_logits[row].iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+    let clear = golden.margins[row].iter().position(|margin| *margin < noise * scale).unwrap_or(STEPS);
+    clear.min(golden.natural(row).len())
+}
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noise_of_the_type() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
+        return;
+    }
+    for dtype in ["bf16", "f16"] {
+        let mut compared = 0;
+        for golden in goldens() {
+            let folder = golden.model();
+            let [mut auto, mut plain] = ON_A_GPU.map(|kernels| on_a_gpu(&folder, dtype, kernels));
+            let (ours, theirs) = (worst_logit(&golden, &mut auto), worst_logit(&golden, &mut plain));
+            // both round as the type does; one may be the luckier one
+            assert!(ours <= 2.0 * theirs + TOLERANCE, "{}, {dtype}: off by {ours}, plain by {theirs}", golden.name);
+            // either of the two logits of a margin may be off by as much, at later steps perhaps by more
+            let noise = 4.0 * ours.max(theirs);
+            for (first, batch) in batches(&golden) {
+                let options = GenerateOptions::greedy(STEPS, OutputLength::Natural);
+                let [auto, plain] = [&mut auto, &mut plain].map(|engine| engine.generate(&batch, options).unwrap());
+                for (row, (auto, plain)) in auto.iter().zip(&plain).enumerate() {
+                    let clear = clear_steps(&golden, first + row, noise);
+                    let place = format!("{}, {dtype}, row {}", golden.name, first + row);
+                    assert_eq!(auto.ids[..clear], plain.ids[..clear], "{place}");
+                    assert_eq!(auto.ids[..clear], golden.natural(first + row)[..clear], "{place}, transformers");
+                    compared += clear;
+                }
+            }
+        }
+        assert!(compared > 1000, "{dtype}: only {compared} steps have a clear margin");
+    }
+}
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_runs_these_families_whole_on_its_kernels_and_says_of_any_other_why_not() {
+    const WHOLE: [&str; 9] =
+        ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "qwen3_moe", "smollm3"];
+    if DeviceChoice::Auto.gpu_index().is_none() {
+        return;
+    }
+    for golden in goldens() {
+        let folder = golden.model();
+        let family = golden.config["model_type"].as_str().unwrap();
+        for dtype in ["f32", "bf16", "f16"] {
+            let auto = on_a_gpu(&folder, dtype, None).info().clone();
+            let place = format!("{}, {dtype}: {:?}", golden.name, auto.fallback);
+            match auto.kernels {
+                Some(KernelsUsed::Gpu) => assert!(auto.fallback.is_empty(), "{place}"),
+                other => {
+                    assert_eq!(other, Some(KernelsUsed::Plain), "{place}");
+                    assert!(!auto.fallback.is_empty() && !WHOLE.contains(&family), "{place}");
+                }
+            }
+            let plain = on_a_gpu(&folder, dtype, Some(Kernels::Stock)).info().clone();
+            assert_eq!((plain.kernels, plain.fallback.len()), (Some(KernelsUsed::Plain), 0), "{place}");
+        }
     }
 }

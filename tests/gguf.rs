@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Folder;
+#[cfg(feature = "cuda")]
+use ept_sweep::engine::Kernels;
 use ept_sweep::engine::generate::DecoderEngine;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, inspect, load_decoder};
 use ept_sweep::engine::{Engine, GenerateOptions, Prompt};
@@ -113,19 +115,21 @@ fn a_file_says_what_it_is_before_and_after_loading() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_gives_the_logits_of_the_dequantised_weights() {
-    if !DeviceChoice::Auto.is_gpu() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
         return;
     }
     for (file, golden) in models() {
-        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
-        let mut engine = load_decoder(&file, &options, DeviceChoice::Cuda(0), None).unwrap();
-        let logits = engine.prompt_logits(&batch(&golden)).unwrap();
-        for (row, (ours, theirs)) in logits.iter().zip(&golden.prompt_logits).enumerate() {
-            let scale = theirs.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
-            let error = ours.iter().zip(theirs).fold(0f32, |largest, (a, b)| largest.max((a - b).abs()));
-            let allowed = tolerance(&golden) * scale;
-            println!("{}: {error} of {scale}", file.display());
-            assert!(error <= allowed, "{}, row {row}: off by {error} of {scale}", file.display());
+        for kernels in [None, Some(Kernels::Stock)] {
+            let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+            let mut engine = load_decoder(&file, &options, DeviceChoice::Cuda(0), kernels).unwrap();
+            let logits = engine.prompt_logits(&batch(&golden)).unwrap();
+            for (row, (ours, theirs)) in logits.iter().zip(&golden.prompt_logits).enumerate() {
+                let scale = theirs.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+                let error = ours.iter().zip(theirs).fold(0f32, |largest, (a, b)| largest.max((a - b).abs()));
+                let allowed = tolerance(&golden) * scale;
+                println!("{}, {kernels:?}: {error} of {scale}", file.display());
+                assert!(error <= allowed, "{}, {kernels:?}, row {row}: off by {error} of {scale}", file.display());
+            }
         }
     }
 }

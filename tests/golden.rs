@@ -30,6 +30,10 @@ const MODELS: [&str; 11] = [
 const STEPS: usize = 32;
 const BOTH_KERNELS: [Kernels; 2] = [Kernels::Cpu, Kernels::Stock];
 
+/// The fastest operations that there are, and the plain ones.
+#[cfg(feature = "cuda")]
+const ON_A_GPU: [Option<Kernels>; 2] = [None, Some(Kernels::Stock)];
+
 /// Logit differences that two orders of summing can make in f16.
 const F16_NOISE: f32 = 0.1;
 
@@ -165,20 +169,44 @@ fn a_row_has_the_same_logits_bit_for_bit_in_any_batch() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_gives_the_answers_of_transformers() {
-    if !DeviceChoice::Auto.is_gpu() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
         return;
     }
     for name in MODELS {
         let golden = golden(name);
-        let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
-        let mut engine = load_decoder(&folder(name), &options, DeviceChoice::Cuda(0), None).unwrap();
-        let batch = prompts(&golden.prompts);
-        for (row, answer) in generate(&mut engine, &batch, OutputLength::Natural).iter().enumerate() {
-            assert_eq!(answer.ids, until_eos(&golden.greedy[row], &golden.eos_ids), "{name}, row {row}");
+        for kernels in ON_A_GPU {
+            let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+            let mut engine = load_decoder(&folder(name), &options, DeviceChoice::Cuda(0), kernels).unwrap();
+            let batch = prompts(&golden.prompts);
+            for (row, answer) in generate(&mut engine, &batch, OutputLength::Natural).iter().enumerate() {
+                let expected = until_eos(&golden.greedy[row], &golden.eos_ids);
+                assert_eq!(answer.ids, expected, "{name}, {kernels:?}, row {row}");
+            }
+            for (row, answer) in generate(&mut engine, &batch, OutputLength::Fixed).iter().enumerate() {
+                assert_eq!(answer.ids, golden.fixed[row], "{name}, {kernels:?}, row {row}");
+                assert_eq!(answer.natural_length, golden.natural_lengths[row], "{name}, {kernels:?}, row {row}");
+            }
         }
-        for (row, answer) in generate(&mut engine, &batch, OutputLength::Fixed).iter().enumerate() {
-            assert_eq!(answer.ids, golden.fixed[row], "{name}, row {row}");
-            assert_eq!(answer.natural_length, golden.natural_lengths[row], "{name}, row {row}");
+    }
+}
+
+/// Runs where this build can use a GPU and there is one.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_gives_a_row_the_same_answer_in_a_batch_and_alone_on_both_paths() {
+    if DeviceChoice::Auto.gpu_index().is_none() {
+        return;
+    }
+    for name in MODELS {
+        for kernels in ON_A_GPU {
+            let options = LoadOptions { dtype: Some("f32"), ..LoadOptions::default() };
+            let mut engine = load_decoder(&folder(name), &options, DeviceChoice::Cuda(0), kernels).unwrap();
+            let batch = prompts(&golden(name).prompts);
+            let together = generate(&mut engine, &batch, OutputLength::Fixed);
+            for (row, prompt) in batch.iter().enumerate() {
+                let alone = generate(&mut engine, std::slice::from_ref(prompt), OutputLength::Fixed);
+                assert_eq!(alone[0], together[row], "{name}, {kernels:?}, row {row}");
+            }
         }
     }
 }

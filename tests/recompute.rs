@@ -211,6 +211,7 @@ fn part(meter: &MeterInfo) -> Part {
         meter: meter.clone(),
         models: BTreeMap::new(),
         prompt_forms: BTreeMap::new(),
+        calibrations: Vec::new(),
     }
 }
 
@@ -259,6 +260,10 @@ fn gpu_run(root: &Path) {
         files: BTreeMap::new(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: Vec::new(),
+        workload: None,
+        launches_per_step: None,
         notes: vec![],
     };
     dir.record_model("m", &model).unwrap();
@@ -283,6 +288,7 @@ fn gpu_run(root: &Path) {
                 batches: 7,
                 prompts: 14,
                 decode_steps: None,
+                decode_s: None,
                 offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(50),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::per::per;
 use crate::frame::{CellTrials, TrialOutcome, TrialRow, WindowRow};
 use crate::record::{ClockEvent, EnergyMethod, OutputLength, Reason, Role};
-use crate::stats::{Estimate, mean};
+use crate::stats::{Estimate, Interval, mean};
 use crate::units::{Joules, JoulesPerToken, Seconds, Watts};
 
 /// What is known of one cell over its repeats.
@@ -61,8 +61,34 @@ pub struct CellSummary {
     pub memory: Option<MemoryPart>,
     /// What EPT-Bench's own estimator gives, where it was recorded.
     pub ept_bench_sum: Option<EptBenchSum>,
+    /// What the engine costs.
+    pub engine: EngineCost,
     /// Messages of its failed or skipped trials, without repeats.
     pub failures: Vec<String>,
+}
+
+/// How a cell compares with the limits of its device, over its valid windows.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct EngineCost {
+    /// The energy floor per output token in joules, with the interval of the calibration.
+    pub floor_j: Option<Estimate>,
+    /// Energy per output token / the floor.
+    pub floor_multiple: Option<Estimate>,
+    /// Mean time of a decode step in seconds.
+    pub decode_step_s: Option<Estimate>,
+    /// Bytes of a decode step / its time / the bandwidth of a pure read.
+    pub bandwidth_share: Option<Estimate>,
+    /// Share of the time in which some kernel ran.
+    pub gpu_busy: Option<f64>,
+    /// Kernels that a decode step launches.
+    pub launches_per_step: Option<u32>,
+}
+
+impl EngineCost {
+    /// Something compares it with its device; the time of a step alone doesn't.
+    pub(crate) fn is_known(&self) -> bool {
+        self.floor_j.is_some() || self.gpu_busy.is_some() || self.launches_per_step.is_some()
+    }
 }
 
 /// Conditions of the measured windows of a cell, valid or not.
@@ -217,6 +243,7 @@ pub(crate) fn summarise(cell: &CellTrials<'_>, blocks: u32) -> CellSummary {
         },
         memory: method.and_then(|_| memory(cell)),
         ept_bench_sum: method.and_then(|_| ept_bench_sum(cell)),
+        engine: engine_cost(cell),
         failures: failures(&cell.trials),
     }
 }
@@ -233,6 +260,24 @@ fn memory(cell: &CellTrials<'_>) -> Option<MemoryPart> {
         })?,
         share: over_valid(cell, |window| per(window.memory, window.gpu?.get()))?,
     })
+}
+
+fn engine_cost(cell: &CellTrials<'_>) -> EngineCost {
+    let average = |get: fn(&WindowRow) -> Option<f64>| over_valid(cell, get).map(|estimate| estimate.value);
+    // repeats share the calibration: only its own repeats show how well the floor is known
+    let floor = |value: f64| {
+        let half = average(|window| window.floor_half.map(JoulesPerToken::get));
+        let interval = half.map(|half| Interval { low: value - half, high: value + half });
+        Estimate { value, interval, n: cell.valid().count() }
+    };
+    EngineCost {
+        floor_j: average(|window| window.floor.map(JoulesPerToken::get)).map(floor),
+        floor_multiple: over_valid(cell, |window| window.floor_multiple),
+        decode_step_s: over_valid(cell, |window| window.decode_step.map(Seconds::get)),
+        bandwidth_share: over_valid(cell, |window| window.bandwidth_share),
+        gpu_busy: average(|window| window.gpu_busy),
+        launches_per_step: cell.valid().find_map(|(_, window)| window.launches_per_step),
+    }
 }
 
 /// What EPT-Bench's estimator gives in the valid windows in which it was recorded, and its ratio to the energy there.

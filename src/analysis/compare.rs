@@ -9,13 +9,14 @@
 
 use std::collections::BTreeSet;
 
+use super::at_floor::AtFloor;
 use super::comparison::{
     Comparison, Design, Effect, Unit, Units, Verdict, compare_family, compare_one, effect, over_cells,
 };
-use super::conditions::{PairConditions, Surroundings};
+use super::conditions::{PairConditions, Surroundings, unlike_kernels};
 use crate::error::Result;
 use crate::frame::{CellSide, Energy, Pair, Side};
-use crate::record::{EnergyMethod, Order, OutputLength};
+use crate::record::{EnergyMethod, Order, OutputLength, RunInfo};
 use crate::stats::{Estimate, mean};
 use crate::vocabulary::vocabulary;
 
@@ -54,6 +55,8 @@ pub struct CellComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// The same at the energy floor, if that of both is known.
+    pub at_floor: Option<AtFloor>,
     /// How warm, how fast and how limited both sides ran.
     pub conditions: PairConditions,
 }
@@ -80,6 +83,8 @@ pub struct ModelComparison {
     pub comparison: Comparison,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
+    /// The same at the energy floor, if that of both is known in every shared cell.
+    pub at_floor: Option<AtFloor>,
 }
 
 /// Two models compared.
@@ -99,6 +104,9 @@ vocabulary! {
         NoEnergy = "no_energy", "no valid energy on one side";
         /// The energies come from different methods.
         MixedMethods = "mixed_methods", "energies from different methods";
+        /// One side ran on plain operations and the other on kernels for the same kind of device: the difference would
+        /// be that of the operations as much as that of the models.
+        UnlikeKernels = "unlike_kernels", "plain operations on one side only";
         /// Different runs, and not several of them on both sides.
         OneRunASide = "one_run_a_side", "only one run per side";
         /// One run in which each model was loaded once and ran at a time of its own.
@@ -114,6 +122,10 @@ vocabulary! {
 pub(crate) struct Comparing<'a> {
     pub(crate) base: &'a Side,
     pub(crate) new: &'a Side,
+    /// The runs of the base side.
+    pub(crate) base_runs: &'a [&'a RunInfo],
+    /// The runs of the new side.
+    pub(crate) new_runs: &'a [&'a RunInfo],
     pub(crate) basis: Basis,
     /// Relative difference in energy below which two cells count as equivalent.
     pub(crate) floor: f64,
@@ -127,21 +139,24 @@ impl Comparing<'_> {
     /// A table lacks a column.
     pub(super) fn models(&self, base: &str, new: &str) -> Result<Compared> {
         let matched = self.base.matched(base, self.new, new)?;
-        let effects: Vec<Option<Effect>> = matched.pairs.iter().map(|pair| self.effect(pair)).collect();
+        let unlike_kernels = unlike_kernels((self.base_runs, base), (self.new_runs, new));
+        let models = Models { base, new, unlike_kernels };
+        let effects: Vec<Option<Effect>> = matched.pairs.iter().map(|pair| self.effect(models, pair)).collect();
         let comparisons = compare_family(&effects, self.floor);
         let cells = matched.pairs.iter().zip(comparisons);
         Ok(Compared {
-            cells: cells.map(|(pair, comparison)| self.cell(base, new, pair, comparison)).collect(),
-            overall: self.overall(base, new, &matched.pairs),
+            cells: cells.map(|(pair, comparison)| self.cell(models, pair, comparison)).collect(),
+            overall: self.overall(models, &matched.pairs),
             alone: matched.alone,
         })
     }
 
-    fn cell(&self, base: &str, new: &str, pair: &Pair, comparison: Comparison) -> CellComparison {
-        let (comparison, undecided) = self.judge(comparison, obstacle(pair));
+    fn cell(&self, models: Models<'_>, pair: &Pair, comparison: Comparison) -> CellComparison {
+        let (comparison, undecided) = self.judge(comparison, models.obstacle(pair));
         CellComparison {
-            base: base.to_owned(),
-            new: new.to_owned(),
+            at_floor: comparison.ratio.and_then(|_| AtFloor::of(pair)),
+            base: models.base.to_owned(),
+            new: models.new.to_owned(),
             batch_size: pair.batch_size,
             max_new_tokens: pair.max_new_tokens,
             output_length: pair.output_length,
@@ -154,8 +169,8 @@ impl Comparing<'_> {
         }
     }
 
-    fn effect(&self, pair: &Pair) -> Option<Effect> {
-        if obstacle(pair).is_some() {
+    fn effect(&self, models: Models<'_>, pair: &Pair) -> Option<Effect> {
+        if models.obstacle(pair).is_some() {
             return None;
         }
         let design = match self.basis {
@@ -170,17 +185,19 @@ impl Comparing<'_> {
         mean(&self.units(cell).values().map(|unit| unit.joules).collect::<Vec<_>>())
     }
 
-    fn overall(&self, base: &str, new: &str, pairs: &[Pair]) -> ModelComparison {
-        let shared: Vec<&Pair> = pairs.iter().filter(|pair| obstacle(pair) != Some(Undecided::NoEnergy)).collect();
+    fn overall(&self, models: Models<'_>, pairs: &[Pair]) -> ModelComparison {
+        let shared: Vec<&Pair> =
+            pairs.iter().filter(|pair| models.obstacle(pair) != Some(Undecided::NoEnergy)).collect();
         let methods: BTreeSet<_> = shared.iter().flat_map(|pair| methods_of(pair)).collect();
-        let obstacle = if shared.is_empty() { Some(Undecided::NoEnergy) } else { mixture(&methods) };
+        let obstacle = if shared.is_empty() { Some(Undecided::NoEnergy) } else { models.mixture(&methods) };
         let effect = if obstacle.is_none() { self.effect_over(&shared) } else { None };
         let (comparison, undecided) = self.judge(compare_one(effect, self.floor), obstacle);
         ModelComparison {
-            base: base.to_owned(),
-            new: new.to_owned(),
+            base: models.base.to_owned(),
+            new: models.new.to_owned(),
             cells: shared.len(),
             method: single(&methods),
+            at_floor: comparison.ratio.and_then(|_| AtFloor::over(&shared)),
             comparison,
             undecided,
         }
@@ -242,11 +259,31 @@ impl Comparing<'_> {
     }
 }
 
-fn obstacle(pair: &Pair) -> Option<Undecided> {
-    if !has_energy(&pair.base) || !has_energy(&pair.new) {
-        return Some(Undecided::NoEnergy);
+/// The two models of a comparison.
+#[derive(Clone, Copy)]
+struct Models<'a> {
+    base: &'a str,
+    new: &'a str,
+    /// One of them ran on plain operations and the other didn't.
+    unlike_kernels: bool,
+}
+
+impl Models<'_> {
+    /// Why the energies of two cells can't be compared.
+    fn obstacle(self, pair: &Pair) -> Option<Undecided> {
+        if !has_energy(&pair.base) || !has_energy(&pair.new) {
+            return Some(Undecided::NoEnergy);
+        }
+        self.mixture(&methods_of(pair))
     }
-    mixture(&methods_of(pair))
+
+    /// Why energies that were obtained by these methods can't be compared.
+    fn mixture(self, methods: &BTreeSet<Option<EnergyMethod>>) -> Option<Undecided> {
+        if self.unlike_kernels {
+            return Some(Undecided::UnlikeKernels);
+        }
+        single(methods).is_none().then_some(Undecided::MixedMethods)
+    }
 }
 
 fn has_energy(cell: &CellSide) -> bool {
@@ -260,10 +297,6 @@ fn methods(cell: &CellSide) -> BTreeSet<Option<EnergyMethod>> {
 
 fn methods_of(pair: &Pair) -> BTreeSet<Option<EnergyMethod>> {
     &methods(&pair.base) | &methods(&pair.new)
-}
-
-fn mixture(methods: &BTreeSet<Option<EnergyMethod>>) -> Option<Undecided> {
-    single(methods).is_none().then_some(Undecided::MixedMethods)
 }
 
 fn single(methods: &BTreeSet<Option<EnergyMethod>>) -> Option<EnergyMethod> {

@@ -1,7 +1,9 @@
 //! Under which conditions the two sides of a comparison ran, and how much of their ratio that may explain.
 
+use std::collections::BTreeSet;
+
 use crate::frame::{CellSide, Energy};
-use crate::record::RunInfo;
+use crate::record::{KernelsUsed, ModelInfo, RunInfo};
 use crate::stats::mean;
 
 /// The conditions of two compared cells.
@@ -80,4 +82,22 @@ pub(super) fn power_limit<'a>(runs: impl IntoIterator<Item = &'a RunInfo>) -> Op
     let mut limits = gpus.map(|gpu| gpu.power_limit_w.map(|limit| limit.0));
     let first = limits.next()??;
     limits.all(|limit| limit == Some(first)).then_some(first)
+}
+
+/// Whether of two models, each in runs of its own or in the same ones, one ran on plain operations and the other on
+/// kernels for the same kind of device. What isn't recorded isn't held against them.
+pub(super) fn unlike_kernels(base: (&[&RunInfo], &str), new: (&[&RunInfo], &str)) -> bool {
+    let known: BTreeSet<_> = [base, new].into_iter().flat_map(|(runs, label)| operations(runs, label)).collect();
+    known.iter().any(|(device, plain)| *plain && known.contains(&(device.clone(), false)))
+}
+
+/// On which kind of device a model ran, and whether on plain operations.
+fn operations<'a>(runs: &'a [&RunInfo], label: &'a str) -> impl Iterator<Item = (BTreeSet<&'a str>, bool)> {
+    let loaded = runs.iter().flat_map(|run| &run.parts).filter_map(move |part| part.models.get(label));
+    loaded.filter_map(|info| Some((kinds(info), info.kernels? == KernelsUsed::Plain)))
+}
+
+/// The kinds of a model's devices: `cuda` for `cuda:0, cuda:1`.
+fn kinds(info: &ModelInfo) -> BTreeSet<&str> {
+    info.device.split(", ").map(|device| device.split(':').next().unwrap_or(device)).collect()
 }

@@ -108,7 +108,15 @@ fn diff(base_runs: &Runs<'_>, new_runs: &Runs<'_>, labels: &Labels, basis: Basis
         new_limit_w: power_limit(new_runs.infos.iter().copied()),
         share_per_c: share_per_c(base_runs, new_runs),
     };
-    let comparing = Comparing { base: &base_runs.side, new: &new_runs.side, basis, floor, around };
+    let comparing = Comparing {
+        base: &base_runs.side,
+        new: &new_runs.side,
+        base_runs: &base_runs.infos,
+        new_runs: &new_runs.infos,
+        basis,
+        floor,
+        around,
+    };
     for (base, new) in label_pairs(base_runs, new_runs, labels)? {
         let compared = comparing.models(&base, &new)?;
         diff.rows.extend(compared.cells);

@@ -74,6 +74,7 @@ mod tests {
                 batches: passes,
                 prompts: passes,
                 decode_steps: None,
+                decode_s: None,
                 offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(10),

@@ -3,7 +3,9 @@
 //! Takes the frame and plain structs; gives plain structs. No strings for people are made here.
 
 mod accuracy;
+mod at_floor;
 mod break_even;
+mod calibrations;
 mod cells;
 mod compare;
 mod comparison;
@@ -26,8 +28,12 @@ use crate::frame::{CellTrials, Frame};
 use crate::record::{EnergyMethod, Evaluation, Reason, RunInfo};
 
 pub use self::accuracy::Accuracy;
+pub use self::at_floor::AtFloor;
 pub use self::break_even::{BreakEven, BreakEvenUnknown};
-pub use self::cells::{CellSummary, Domains, EptBenchSum, MemoryPart, PassTokens, TrialCounts, WindowFacts};
+pub use self::calibrations::DeviceCosts;
+pub use self::cells::{
+    CellSummary, Domains, EngineCost, EptBenchSum, MemoryPart, PassTokens, TrialCounts, WindowFacts,
+};
 pub use self::compare::{Basis, Undecided};
 pub(crate) use self::compare::{CellComparison, ModelComparison};
 pub use self::comparison::{Comparison, Verdict};
@@ -52,6 +58,8 @@ pub struct Study {
     pub phases: Vec<Phases>,
     /// What a degree adds to the energy of the same work, by this run's own warm-ups.
     pub heat: HeatEffects,
+    /// What reading and multiplying cost on the devices, by the run's calibrations.
+    pub device_costs: Vec<DeviceCosts>,
     /// How repeats ended, where they were adaptive.
     pub stopping: Option<Stopping>,
     /// Accuracy of each model at each output length.
@@ -122,6 +130,7 @@ pub fn analyse(run: &RunInfo, frame: &Frame, evaluations: &[Evaluation]) -> Resu
     let reasons = frame.reasons()?.into_iter();
     Ok(Study {
         heat,
+        device_costs: calibrations::device_costs(run),
         stopping: stopping::stopping(run, &compared),
         phases: phases::phases(compared.iter().chain(&probes)),
         probes: summaries(&probes),

@@ -1,6 +1,7 @@
 //! Each student and control against its teacher: cell by cell, and over all the cells that they share.
 
 use super::accuracy::{Evaluations, exact_match, exact_match_difference};
+use super::at_floor::AtFloor;
 use super::break_even::{BreakEven, break_even, is_measured};
 use super::cells::CellSummary;
 use super::compare::{Basis, CellComparison, Compared, Comparing, Undecided};
@@ -27,6 +28,8 @@ pub struct Saving {
     pub max_new_tokens: usize,
     /// The comparison of energy per output token.
     pub ept_out: Comparison,
+    /// The same at the energy floor, if that of both is known.
+    pub at_floor: Option<AtFloor>,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
     /// Accuracy of the student minus that of the teacher (exact match, paired over prompts).
@@ -50,6 +53,8 @@ pub struct OverallSaving {
     pub cells: usize,
     /// Geometric mean over the cells of new / base; the block is the unit of replication.
     pub ept_out: Comparison,
+    /// The same at the energy floor, if that of both is known in every shared cell.
+    pub at_floor: Option<AtFloor>,
     /// Why the verdict is inconclusive, if it is.
     pub undecided: Option<Undecided>,
     /// Exact match of the student at the longest output length.
@@ -85,7 +90,9 @@ pub(super) fn savings(
     let limit = power_limit([run]);
     let around = Surroundings { base_limit_w: limit, new_limit_w: limit, share_per_c: heat.core.shown() };
     let basis = Basis::WithinRun(run.protocol.order);
-    let comparing = Comparing { base: &side, new: &side, basis, floor: run.floor, around };
+    let runs = &[run];
+    let comparing =
+        Comparing { base: &side, new: &side, base_runs: runs, new_runs: runs, basis, floor: run.floor, around };
     let (mut savings, mut overall) = (Vec::new(), Vec::new());
     for (student, teacher) in students(run) {
         let compared = comparing.models(teacher, &student.label)?;
@@ -138,6 +145,7 @@ impl Student<'_> {
             accuracy_difference: teacher.and_then(|teacher| self.accuracy_difference(teacher, cell)),
             break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
             conditions: compared.map(|compared| compared.conditions).unwrap_or_default(),
+            at_floor: compared.and_then(|compared| compared.at_floor),
             undecided: compared.map_or(Some(Undecided::NoEnergy), |compared| compared.undecided),
             ept_out,
         }
@@ -171,6 +179,7 @@ impl Student<'_> {
             over_control: self.over_control(),
             measured: method.is_some_and(is_measured) && self.is_complete(),
             break_even: break_even(self.student.training.as_ref(), ept_out.saved_j_per_token, method),
+            at_floor: self.compared.overall.at_floor,
             undecided: self.compared.overall.undecided,
             ept_out,
         }

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::analysis::diff::{self, Diff, Labels, Measured};
 use crate::analysis::{
-    Basis, CellComparison, Comparison, Estimate, ModelComparison, PairConditions, SideConditions, Undecided, Verdict,
+    AtFloor, Basis, CellComparison, Comparison, Estimate, ModelComparison, PairConditions, SideConditions, Undecided,
+    Verdict,
 };
 use crate::cli::exit::Exit;
 use crate::cli::{DiffArgs, Format};
@@ -70,6 +71,7 @@ fn print_text(diff: &Diff) {
     for overall in &diff.overall {
         print_overall(overall);
     }
+    print_floors(diff);
     for accuracy in &diff.accuracy {
         if let Some(difference) = &accuracy.exact_match {
             println!(
@@ -84,6 +86,31 @@ fn print_text(diff: &Diff) {
     print_conditions(diff);
     for cell in &diff.unmatched {
         println!("only on one side: {cell}");
+    }
+}
+
+/// The saving at the energy floor beside the measured one, where the floors of both sides are known.
+fn print_floors(diff: &Diff) {
+    let rows = diff.rows.iter().map(|row| {
+        (format!("{} {:>5} {:>6}", pair(row), row.batch_size, row.max_new_tokens), row.at_floor, &row.comparison)
+    });
+    let overall = diff.overall.iter().map(|overall| {
+        let name = format!("{} against {}, over {}", overall.new, overall.base, format::plural(overall.cells, "cell"));
+        (name, overall.at_floor, &overall.comparison)
+    });
+    let known: Vec<_> = rows.chain(overall).filter_map(|(name, at_floor, of)| Some((name, at_floor?, of))).collect();
+    if known.is_empty() {
+        return;
+    }
+    println!("\nsaving at the energy floor, and how many times the floor the engine uses, base and new");
+    for (name, AtFloor { saving: at_floor, base_multiple, new_multiple }, measured) in known {
+        println!(
+            "{name:<47}  {} at the floor, {} as measured: {} and {}",
+            format::share(at_floor),
+            saving(measured),
+            format::number(base_multiple, None),
+            format::multiple(new_multiple)
+        );
     }
 }
 
@@ -209,7 +236,23 @@ struct RowView<'a> {
     new_ept_out_j: Option<EstimateView>,
     #[serde(flatten)]
     comparison: ComparisonView,
+    at_floor: Option<AtFloorView>,
     conditions: ConditionsView,
+}
+
+/// At the energy floors of both sides; `null` where one isn't known.
+#[derive(Serialize)]
+struct AtFloorView {
+    saving: f64,
+    base_multiple: f64,
+    new_multiple: f64,
+}
+
+impl AtFloorView {
+    fn of(at_floor: AtFloor) -> Self {
+        let AtFloor { saving, base_multiple, new_multiple } = at_floor;
+        Self { saving, base_multiple, new_multiple }
+    }
 }
 
 /// Means over the valid windows of each side. `heat_share` is a share of the ratio, as `saving` is.
@@ -236,6 +279,7 @@ struct OverallView<'a> {
     cells: usize,
     #[serde(flatten)]
     comparison: ComparisonView,
+    at_floor: Option<AtFloorView>,
 }
 
 #[derive(Serialize)]
@@ -326,6 +370,7 @@ impl<'a> RowView<'a> {
             base_ept_out_j: EstimateView::of(row.base_ept_out_j),
             new_ept_out_j: EstimateView::of(row.new_ept_out_j),
             comparison: ComparisonView::of(&row.comparison, row.undecided),
+            at_floor: row.at_floor.map(AtFloorView::of),
             conditions: ConditionsView::of(&row.conditions),
         }
     }
@@ -351,6 +396,7 @@ impl<'a> OverallView<'a> {
             new: &overall.new,
             cells: overall.cells,
             comparison: ComparisonView::of(&overall.comparison, overall.undecided),
+            at_floor: overall.at_floor.map(AtFloorView::of),
         }
     }
 }

@@ -32,6 +32,11 @@ impl DeviceChoice {
         }
     }
 
+    /// The device as records name it.
+    pub(crate) fn name(self) -> String {
+        self.gpu_index().map_or_else(|| "cpu".to_owned(), |index| format!("cuda:{index}"))
+    }
+
     /// Refuses what this build can't do, before anything else is tried.
     ///
     /// # Errors
@@ -116,7 +121,23 @@ fn open_cuda(index: usize) -> Result<Device> {
     let device = Device::new_cuda(index).input_context(|| format!("can't use CUDA device {index}"))?;
     // SAFETY: one thread uses one stream, so that there is nothing for events to order.
     unsafe { device.as_cuda_device()?.disable_event_tracking() };
+    keep_freed_memory(index).context(|| format!("can't set up the memory of CUDA device {index}"))?;
     Ok(device)
+}
+
+/// Lets the device's pool keep freed memory for the next use. By default it goes back to the system whenever the host
+/// waits for the device, and taking it again costs milliseconds.
+#[cfg(feature = "cuda")]
+fn keep_freed_memory(index: usize) -> std::result::Result<(), candle_core::cuda_backend::cudarc::driver::DriverError> {
+    use candle_core::cuda_backend::cudarc::driver::{result, sys};
+    /// More than the activations of a batch, and little beside the weights of the next model.
+    const KEPT: u64 = 2 << 30;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device exists, since it has just been opened, and the attribute is a number of 8 bytes.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(result::device::get(index as i32)?)?;
+        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_ref(&KEPT).cast_mut().cast())
+    }
 }
 
 #[cfg(not(feature = "cuda"))]

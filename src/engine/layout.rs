@@ -198,25 +198,19 @@ impl LayerSpec {
     }
 }
 
-impl LayerSpec {
-    /// Bytes of the experts that a single token doesn't go through.
-    pub(crate) fn idle_expert_bytes(&self, size: &dyn Fn(&TensorSpec) -> u64) -> u64 {
-        let FeedForwardSpec::Experts(mixture) = &self.feed_forward else { return 0 };
-        let all: u64 = match &mixture.weights {
-            ExpertWeights::Apart(experts) => experts.iter().flatten().map(|matrix| size(&matrix.weight)).sum(),
-            ExpertWeights::Stacked { gate_up, down } => size(gate_up) + size(down),
-        };
-        let Experts { count, per_token, .. } = mixture.experts;
-        all / count as u64 * (count - per_token) as u64
+impl GateUpSpec {
+    /// The matrices, in the order of their rows.
+    pub(crate) fn parts(&self) -> Vec<&MatrixSpec> {
+        match self {
+            GateUpSpec::Apart(matrices) => matrices.iter().collect(),
+            GateUpSpec::Fused(matrix) => vec![matrix],
+        }
     }
 }
 
 impl GatedSpec {
     fn add_to<'a>(&'a self, all: &mut Vec<&'a TensorSpec>) {
-        match &self.gate_up {
-            GateUpSpec::Apart(matrices) => matrices.iter().for_each(|matrix| add_matrix(all, matrix)),
-            GateUpSpec::Fused(matrix) => add_matrix(all, matrix),
-        }
+        self.gate_up.parts().into_iter().for_each(|matrix| add_matrix(all, matrix));
         add_matrix(all, &self.down);
     }
 }

@@ -5,15 +5,17 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::config::{Config, RopeScaling};
-use super::decoder::{Decoder, Kernels, Place};
+use super::decoder::{Chosen, Decoder, Kernels, Place};
 use super::device;
 use super::dtype::{quantised_dtype, run_dtype, stated_dtype};
 use super::generate::DecoderEngine;
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
-use super::layout::TensorSpec;
 use super::weights::{Adapter, DEVIATION, Dummy, Gguf, Safetensors, Source, Weights, config_json};
+use super::workload::{bytes_per_step, workload};
 use crate::error::{Error, Result};
 use crate::record::{DummyDistribution, DummyWeights, ModelInfo, Padding};
 
@@ -22,6 +24,7 @@ pub use super::device::{DeviceChoice, uuid};
 pub use super::options::LoadOptions;
 pub(crate) use super::summary::MemoryNeed;
 pub use super::summary::ModelSummary;
+pub(crate) use super::workload::products as product_dtype;
 
 /// A model's config with its weights, checked against each other; nothing is loaded yet.
 struct Opened {
@@ -38,7 +41,7 @@ impl Opened {
                 let config = Config::read(path)?;
                 let dtype = stated_dtype(path)?;
                 let norms_add_one = config.norm.one_plus;
-                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one }))
+                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one, on_device: None }))
             }
             None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
@@ -159,22 +162,21 @@ pub fn load_decoder(
     let opened = Opened::new(folder, options)?;
     let devices = open_devices(&opened.config, device, options)?;
     let (dtype, mut notes) = opened.dtype(options, devices.iter().any(Device::is_cpu))?;
-    let place = |device: &Device| {
-        let kernels = kernels.unwrap_or(Kernels::for_run(device, dtype));
-        Place { kernels, device: device.clone(), dtype }
+    let Chosen { kernels, fallback } = match kernels {
+        Some(kernels) => Chosen { kernels, fallback: Vec::new() },
+        None => choose_kernels(&opened, options, &devices, dtype),
     };
+    let place = |device: &Device| Place { kernels, device: device.clone(), dtype };
     let places: Vec<Place> = devices.iter().map(place).collect();
     let Opened { config, weights } = opened;
     // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
-    let decoder = Decoder::load(&config, &weights, &places)?;
-    weights.check_all_merged()?;
     notes.extend(weight_notes(&config, &weights, options));
     let info = ModelInfo {
         architecture: config.architecture.clone(),
         engine: "decoder".to_owned(),
         parameters: Some(weights.parameters()),
-        weight_bytes: Some(bytes_per_step(&config, &weights, dtype)),
+        weight_bytes: Some(bytes_per_step(&weights, dtype)),
         dtype: dtype.as_str().to_owned(),
         stored_dtype: Some(weights.stored_type()),
         device: devices.iter().map(device::name).collect::<Vec<_>>().join(", "),
@@ -182,8 +184,51 @@ pub fn load_decoder(
         files: digests(folder, weights.paths())?,
         padding: Padding::Left,
         dummy: options.dummy.filter(|_| weights.are_dummy()),
+        kernels: Some(kernels.used()),
+        fallback,
+        workload: Some(workload(&config, &weights, dtype, !devices.iter().any(Device::is_cpu))),
+        launches_per_step: None,
         notes,
     };
+    let engine = load_engine(config, &weights, &places, info)?;
+    weights.check_all_merged()?;
+    Ok(engine)
+}
+
+/// The operations that a whole model runs on: the same on all of its devices.
+fn choose_kernels(opened: &Opened, options: &LoadOptions<'_>, devices: &[Device], dtype: DType) -> Chosen {
+    let choose =
+        |device: &Device| Kernels::choose(options.kernels, device, dtype, || gpu_obstacles(opened, devices, dtype));
+    let mut all = devices.iter().map(choose);
+    let stock = |fallback| Chosen { kernels: Kernels::Stock, fallback };
+    let Some(first) = all.next() else { return stock(Vec::new()) };
+    match all.all(|other| other.kernels == first.kernels) {
+        true => first,
+        false => stock(vec!["the layers are spread over devices of different kinds".to_owned()]),
+    }
+}
+
+/// What of a model, or of the way it is run, the kernels for GPUs don't cover, and why.
+#[cfg(feature = "cuda")]
+fn gpu_obstacles(opened: &Opened, devices: &[Device], dtype: DType) -> Vec<String> {
+    gpu::obstacles(&opened.config, &opened.weights, dtype, devices)
+}
+
+/// The same; this build has none.
+#[cfg(not(feature = "cuda"))]
+fn gpu_obstacles(_: &Opened, _: &[Device], _: DType) -> Vec<String> {
+    vec!["this build has no kernels for GPUs".to_owned()]
+}
+
+/// Loads the weights for the kernels that the places name.
+fn load_engine(config: Config, weights: &Weights, places: &[Place], info: ModelInfo) -> Result<DecoderEngine> {
+    #[cfg(feature = "cuda")]
+    if let [place @ Place { kernels: Kernels::Gpu, device, dtype }] = places {
+        let model = gpu::Model::load(&config, weights, device, *dtype)?;
+        let info = ModelInfo { launches_per_step: Some(model.launches_per_step()?), ..info };
+        return Ok(DecoderEngine::on_gpu(config, model, place.clone(), info));
+    }
+    let decoder = Decoder::load(&config, weights, places)?;
     Ok(DecoderEngine::new(config, decoder, info))
 }
 
@@ -228,20 +273,4 @@ fn output_note(config: &Config, weights: &Weights) -> Option<String> {
         (false, false) => Some("`lm_head.weight` is absent; the embedding table is used as in tied models".to_owned()),
         _ => None,
     }
-}
-
-/// Bytes of weights that each decoding step of one sequence reads: all but tables of which only a few rows are looked
-/// up and experts that a token doesn't go through.
-fn bytes_per_step(config: &Config, weights: &Weights, dtype: DType) -> u64 {
-    let layout = weights.layout();
-    let size = |tensor: &TensorSpec| match weights.are_quantised() {
-        true => weights.stored_bytes_of(tensor),
-        false => tensor.elements() * dtype.size_in_bytes() as u64,
-    };
-    let all: u64 = layout.tensors(weights.has_own_output()).into_iter().map(&size).sum();
-    let looked_up = if weights.has_own_output() { size(&layout.embedding) } else { 0 };
-    let positions = layout.positions.as_ref().map_or(0, &size);
-    let idle_experts: u64 =
-        config.layers.iter().zip(&layout.layers).map(|(_, layer)| layer.idle_expert_bytes(&size)).sum();
-    all - looked_up - positions - idle_experts
 }

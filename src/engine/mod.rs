@@ -7,6 +7,8 @@ mod device;
 mod dtype;
 mod failure;
 pub mod generate;
+#[cfg(feature = "cuda")]
+mod gpu;
 pub mod grouped;
 mod heads;
 mod identity;
@@ -18,6 +20,9 @@ mod position_encoding;
 mod summary;
 pub mod synthetic;
 mod weights;
+mod workload;
+mod yardstick;
 
 pub use decoder::Kernels;
 pub use interface::{Continuation, Engine, GenerateOptions, Generation, Prompt, Score};
+pub use yardstick::{Amount, Yardstick};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::device::DeviceChoice;
-use crate::record::DummyWeights;
+use crate::record::{DummyWeights, KernelsChoice};
 
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
@@ -18,4 +18,6 @@ pub struct LoadOptions<'a> {
     pub adapter: Option<&'a Path>,
     /// Dummy weights in place of those of the folder, which then needs no more than `config.json`.
     pub dummy: Option<DummyWeights>,
+    /// The operations to run on.
+    pub kernels: KernelsChoice,
 }

@@ -82,6 +82,11 @@ impl ModelSummary {
         }
     }
 
+    /// Whether its shapes say how much it reads and multiplies: those of a model that the decoder runs.
+    pub(crate) fn has_workload(&self) -> bool {
+        self.heads > 0
+    }
+
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self, dtype: &str) -> u64 {
         match self.quantised {

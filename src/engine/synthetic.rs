@@ -123,6 +123,10 @@ fn info(spec: &SyntheticSpec) -> ModelInfo {
         files: BTreeMap::new(),
         padding: Padding::Left,
         dummy: None,
+        kernels: None,
+        fallback: Vec::new(),
+        workload: spec.workload.clone(),
+        launches_per_step: spec.launches_per_step,
         notes: vec!["simulated: no model was run".into()],
     }
 }

@@ -19,8 +19,8 @@ pub(crate) use number::{
 };
 pub use quantity::coverage;
 pub(crate) use quantity::{
-    bytes, celsius, celsius_range, duration, joules, joules_per_token, megahertz, megahertz_range, passes, seconds,
-    signed_watts, watts, watts_range, window_length,
+    bytes, celsius, celsius_range, duration, joules, joules_per_token, megahertz, megahertz_range, multiple, passes,
+    seconds, signed_watts, watts, watts_range, window_length,
 };
 pub(crate) use scale::Scale;
 pub use words::clock_events;

@@ -18,6 +18,11 @@ fn scaled(value: f64, scale: Scale) -> String {
     with_unit(&number(value * scale.factor, None), scale.unit)
 }
 
+/// How many times as much: `1.12 times`.
+pub(crate) fn multiple(times: f64) -> String {
+    format!("{} times", number(times, None))
+}
+
 /// A stretch of time: `250 ms`, `12.3 s`, `3 min 20 s`, `2 h 5 min`.
 pub(crate) fn duration(time: Seconds) -> String {
     let s = time.0;

@@ -8,6 +8,7 @@ use polars::prelude::{
 };
 
 use super::join::{DRAM, GPU, PACKAGE, Row};
+use crate::energy_floor::step;
 use crate::record::{ClockEvent, Measurement, Outcome, PhaseSplit, Reason};
 use crate::units::{Joules, JoulesPerToken, Seconds, Watts};
 
@@ -60,6 +61,11 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "weights",
         Text(|row| Some(if row.trial.cell.dummy_weights { "dummy" } else { "stored" }.to_owned())),
         "`stored`, or `dummy` for seeded random weights",
+    ),
+    column(
+        "kernels",
+        Text(|row| Some(row.loaded()?.kernels?.code().to_owned())),
+        "operations that the model ran on: `cpu` or `gpu` for this program's kernels, `plain` for candle's stock operations",
     ),
     column(
         "probe",
@@ -253,6 +259,38 @@ pub(crate) const COLUMNS: &[Definition] = &[
         "lag_s",
         Number(|row| seconds(phases(row)?.lag_s?)),
         "how much later than the host the samples show the first tokens; the split takes it into account",
+    ),
+    // what the engine costs
+    column("decode_step_s", Number(|row| seconds(step(row.measurement()?)?)), "mean time of a decoding step"),
+    column(
+        "EPT_floor_J_per_tok",
+        Number(|row| per_token(row.floor())),
+        "energy floor: the least energy per output token that the same work takes on this device",
+    ),
+    column(
+        "EPT_floor_half_J_per_tok",
+        Number(|row| per_token(row.floor_half_width())),
+        "half the width of its 95 % interval, over the repeats of the calibration",
+    ),
+    column(
+        "floor_multiple",
+        Number(|row| Some(row.measurement()?.ept_out()?.get() / row.floor()?.get())),
+        "EPT_out / the energy floor",
+    ),
+    column(
+        "bandwidth_share",
+        Number(|row| row.limits?.bandwidth_share),
+        "bytes of a decoding step / its time / the bandwidth of a pure read",
+    ),
+    column(
+        "gpu_busy",
+        Number(|row| mean(row.over_gpus(|gpu| gpu.busy))),
+        "share of the time in which some kernel ran, as the driver samples it",
+    ),
+    column(
+        "launches_per_step",
+        Whole(|row| row.loaded()?.launches_per_step.map(u64::from)),
+        "kernels that a decoding step launches",
     ),
     // outside of the window
     column("load_s", Number(|row| seconds(row.measurement()?.load.duration_s)), "time to load the model"),

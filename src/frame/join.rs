@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::scores::Scores;
+use crate::energy_floor::Limits;
 use crate::record::{
-    Around, Baseline, CellSpec, ClockEvent, Conditions, DomainEnergy, Evaluation, Measurement, ModelMeta, Part,
-    RunInfo, Trial, Validity,
+    Around, Baseline, CellSpec, ClockEvent, Conditions, DomainEnergy, Evaluation, Measurement, ModelInfo, ModelMeta,
+    Part, RunInfo, Trial, Validity,
 };
-use crate::units::{Joules, Watts};
+use crate::units::{Joules, JoulesPerToken, Watts};
 use crate::validity::{self, COVERAGE_NEEDED};
 
 /// A trial with what is joined to it: a row of the table.
@@ -19,6 +20,8 @@ pub(super) struct Row<'a> {
     /// Those of the same model, data type and output length.
     pub(crate) scores: Option<Scores>,
     pub(crate) around: Around<'a>,
+    /// `None` if the model's work or its device's costs aren't known.
+    pub(crate) limits: Option<Limits>,
     /// `None` if nothing was measured.
     pub(crate) validity: Option<Validity>,
 }
@@ -39,12 +42,18 @@ pub(super) fn rows<'a>(
             trial,
             model: run.models.iter().find(|model| model.label == trial.cell.model),
             part: run.parts.get(trial.part),
+            limits: limits(run, trial),
             scores: evaluations.iter().filter(|scored| belongs(scored, &trial.cell)).find_map(Scores::of),
             validity: trial.measurement().map(|measurement| validity::with_baselines(measurement, &around)),
             around,
         }
     };
     trials.into_iter().map(row).collect()
+}
+
+fn limits(run: &RunInfo, trial: &Trial) -> Option<Limits> {
+    let (part, measurement) = (run.parts.get(trial.part)?, trial.measurement()?);
+    Limits::of(measurement, trial.cell.decoding, part.models.get(&trial.cell.model)?, &part.calibrations)
 }
 
 fn belongs(evaluation: &Evaluation, cell: &CellSpec) -> bool {
@@ -59,6 +68,23 @@ pub(super) const DRAM: &str = "dram-";
 impl<'a> Row<'a> {
     pub(crate) fn measurement(&self) -> Option<&'a Measurement> {
         self.trial.measurement()
+    }
+
+    /// The model as it was loaded for the trial.
+    pub(crate) fn loaded(&self) -> Option<&'a ModelInfo> {
+        self.part?.models.get(&self.trial.cell.model)
+    }
+
+    /// The energy floor per output token.
+    pub(crate) fn floor(&self) -> Option<JoulesPerToken> {
+        Joules(self.limits?.energy.value).per_token(self.measurement()?.tokens_out)
+    }
+
+    /// Half the width of its interval.
+    pub(crate) fn floor_half_width(&self) -> Option<JoulesPerToken> {
+        let limits = self.limits?;
+        let half = limits.energy.value * limits.energy.relative_half_width()?;
+        Joules(half).per_token(self.measurement()?.tokens_out)
     }
 
     /// Mean power of the window.

@@ -33,6 +33,8 @@ pub(crate) struct Energy {
     pub(crate) method: Option<EnergyMethod>,
     /// `None` if no token was generated.
     pub(crate) ept_out: Option<JoulesPerToken>,
+    /// The energy floor per output token; `None` if it isn't known.
+    pub(crate) floor: Option<JoulesPerToken>,
     /// Mean of start and end, of the hottest GPU's core.
     pub(crate) temperature_c: Option<f64>,
     /// The same of its memory.
@@ -176,6 +178,7 @@ fn energies_of(cell: &DataFrame) -> Result<Vec<Energy>> {
             block: view::count(&columns, "block", row)?,
             method: view::method(&columns, row)?,
             ept_out: columns.f64("EPT_out_J_per_tok", row)?.map(JoulesPerToken),
+            floor: columns.f64("EPT_floor_J_per_tok", row)?.map(JoulesPerToken),
             temperature_c: middle(&columns, ["temperature_start_c", "temperature_end_c"], row)?,
             memory_temperature_c: middle(&columns, ["memory_temperature_start_c", "memory_temperature_end_c"], row)?,
             sm_clock_mhz: columns.f64("sm_clock_mhz", row)?,

@@ -90,6 +90,15 @@ pub(crate) struct WindowRow {
     pub(crate) clock_events: Option<BTreeMap<ClockEvent, f64>>,
     pub(crate) foreign_processes: Option<u32>,
     pub(crate) phases: Option<PhaseRow>,
+    pub(crate) decode_step: Option<Seconds>,
+    /// Energy floor per output token.
+    pub(crate) floor: Option<JoulesPerToken>,
+    /// Half the width of its interval.
+    pub(crate) floor_half: Option<JoulesPerToken>,
+    pub(crate) floor_multiple: Option<f64>,
+    pub(crate) bandwidth_share: Option<f64>,
+    pub(crate) gpu_busy: Option<f64>,
+    pub(crate) launches_per_step: Option<u32>,
 }
 
 /// Prefill and decode of one window.
@@ -197,6 +206,13 @@ fn window(cells: &Cells<'_>, row: usize) -> Result<WindowRow> {
         clock_events: clock_events(cells, row)?,
         foreign_processes: whole(cells, "foreign_processes", row)?,
         phases: phases(cells, row)?,
+        decode_step: number("decode_step_s")?.map(Seconds),
+        floor: per_token("EPT_floor_J_per_tok")?,
+        floor_half: per_token("EPT_floor_half_J_per_tok")?,
+        floor_multiple: number("floor_multiple")?,
+        bandwidth_share: number("bandwidth_share")?,
+        gpu_busy: number("gpu_busy")?,
+        launches_per_step: whole(cells, "launches_per_step", row)?,
     })
 }
 

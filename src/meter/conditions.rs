@@ -33,6 +33,7 @@ fn conditions_of(trace: &Trace, domain: &str, t0: Seconds, t1: Seconds) -> Condi
         performance_state: highest(&values(Quantity::PerformanceState)).map(|state| state as u32),
         clock_events: residency(&values(Quantity::ClockEvents)),
         foreign_processes: highest(&values(Quantity::ForeignProcesses)).map(|count| count as u32),
+        busy: mean(&values(Quantity::Utilisation)),
     }
 }
 

@@ -66,8 +66,13 @@ pub(crate) fn phase_split(
 
 /// Mean duration of a decode step between `t0` and `t1`; `None` if nothing was decoded, or the engine doesn't say when.
 pub(crate) fn decode_step(trace: &Trace, t0: Seconds, t1: Seconds, decode_steps: u64) -> Option<Seconds> {
+    Some(decode_time(trace, t0, t1).filter(|_| decode_steps > 0)? * (1.0 / decode_steps as f64))
+}
+
+/// Time of decoding between `t0` and `t1`, by the engine's marks; `None` if nothing was decoded, or it doesn't say when.
+pub(crate) fn decode_time(trace: &Trace, t0: Seconds, t1: Seconds) -> Option<Seconds> {
     let decode = spans(&trace.find(WORK, Quantity::Phase)?.samples, DECODE, t0, t1);
-    (decode_steps > 0 && !decode.is_empty()).then(|| time(&decode) * (1.0 / decode_steps as f64))
+    (!decode.is_empty()).then(|| time(&decode))
 }
 
 /// When an activity of the engine began and ended, of those that lie between `t0` and `t1`.

@@ -210,6 +210,7 @@ mod tests {
                 batches: 4,
                 prompts: 4,
                 decode_steps: None,
+                decode_s: None,
                 offset_s: Seconds(0.0),
             },
             tokens_in: Tokens(10),

@@ -12,7 +12,7 @@ use crate::engine::load::{self, DeviceChoice, LoadOptions, ModelSummary};
 use crate::engine::synthetic::Synthetic;
 use crate::error::{Error, Result};
 use crate::hub;
-use crate::record::DummyWeights;
+use crate::record::{DummyWeights, KernelsChoice};
 use crate::sweep::spec::{Dtype, ModelSource, ModelSpec, PromptSpec};
 
 /// Seed of dummy weights.
@@ -34,18 +34,26 @@ pub(crate) struct Loader {
     finder: Finder,
     /// What the sweep file says about prompts; `None`: they go in as plain text.
     prompts: Option<PromptSpec>,
+    /// The operations that models run on.
+    kernels: KernelsChoice,
 }
 
 impl Loader {
     /// A loader for the sources of a file in the folder `base`; `watch` is notified of downloads from the hub.
     pub(crate) fn new(base: PathBuf, device: DeviceChoice, offline: bool, watch: hub::Watch) -> Self {
-        Self { base, device, finder: Finder::new(offline, watch), prompts: None }
+        Self { base, device, finder: Finder::new(offline, watch), prompts: None, kernels: KernelsChoice::Auto }
     }
 
     /// The same loader for models that are given prompts as the sweep file says.
     #[must_use]
     pub(crate) fn with_prompts(self, prompts: &PromptSpec) -> Self {
         Self { prompts: Some(prompts.clone()), ..self }
+    }
+
+    /// The same loader for models that run on these operations.
+    #[must_use]
+    pub(crate) fn with_kernels(self, kernels: KernelsChoice) -> Self {
+        Self { kernels, ..self }
     }
 
     /// Whether a model comes from the hub.
@@ -100,6 +108,7 @@ impl Loader {
             more_devices: devices.into_iter().skip(1).collect(),
             adapter: adapter.as_deref(),
             dummy: model.weights.dummy().map(|distribution| DummyWeights { seed: DUMMY_SEED, distribution }),
+            kernels: self.kernels,
         })
     }
 

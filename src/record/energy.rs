@@ -113,6 +113,9 @@ pub struct Conditions {
     pub clock_events: BTreeMap<ClockEvent, f64>,
     /// Most compute processes of others at once.
     pub foreign_processes: Option<u32>,
+    /// Share of the time in which some kernel ran, as the driver samples it; `None` if it doesn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<f64>,
 }
 
 vocabulary! {

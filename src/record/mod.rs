@@ -4,27 +4,33 @@
 //! they are recomputed from what is here.
 
 mod baseline;
+mod calibration;
 mod cell;
 mod choice;
 mod decoding;
 mod energy;
 mod heat;
+mod kernels;
 mod meter;
 mod reason;
 mod run;
 mod synthetic;
 mod trace;
 mod trial;
+mod workload;
 
 pub use crate::host::Host;
 
 pub(crate) use self::baseline::Around;
+pub(crate) use self::calibration::CalibrationFile;
+pub use self::calibration::{Calibration, CalibrationWindow};
 pub use self::cell::{CellId, CellSpec, EnergyMethod, OutputLength, Role};
 pub use self::choice::{MeterChoice, ModelCoefficients};
 pub use self::decoding::{BeamSearch, Decoding, EarlyStopping, Sampling};
 pub use self::energy::{ClockEvent, Conditions, DomainEnergy, IdleBaseline, MemoryEnergy, PhaseSplit, WindowEnergy};
 pub(crate) use self::heat::usual;
 pub use self::heat::{Cycle, Heat};
+pub use self::kernels::{KernelsChoice, KernelsUsed};
 pub use self::meter::{Domain, GpuInfo, MeterInfo, SourceInfo, SourceRole, SourceStatus};
 pub use self::reason::{Reason, Validity};
 pub use self::run::{
@@ -32,7 +38,7 @@ pub use self::run::{
     Protocol, RunInfo, TrainingCost, TrainingStage,
 };
 pub(crate) use self::run::{ChatTemplateInfo, PromptForm, PromptLimit, Truncate, Truncated};
-pub use self::synthetic::SyntheticSpec;
+pub use self::synthetic::{SyntheticCard, SyntheticSpec};
 pub(crate) use self::synthetic::{SyntheticFailure, SyntheticFailureKind};
 pub(crate) use self::trace::{DECODE, NEITHER, PREFILL, WORK};
 pub use self::trace::{Quantity, Sample, SourceTrace, Trace};
@@ -41,6 +47,7 @@ pub use self::trial::{
     Window,
 };
 pub(crate) use self::trial::{GenerationLine, Line};
+pub use self::workload::{AttentionWork, ExpertWork, Workload};
 
 /// Version of everything in a run directory. Readers refuse a newer one.
 ///

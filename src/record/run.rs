@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::calibration::Calibration;
 use super::cell::{CellSpec, EnergyMethod, Role};
+use super::kernels::KernelsUsed;
 use super::meter::MeterInfo;
+use super::workload::Workload;
 use crate::host::Host;
 use crate::units::{Joules, Seconds};
 use crate::vocabulary::vocabulary;
@@ -210,6 +213,10 @@ pub struct Part {
     /// How prompts were put to each model, by label.
     #[serde(default)]
     pub prompt_forms: BTreeMap<String, PromptForm>,
+    /// What reading and multiplying cost on the devices of the models, in each of their data types: measured by this
+    /// start, or taken over from an earlier one or from a file. Empty: no energy floor is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibrations: Vec<Calibration>,
 }
 
 /// How a model's prompts were put to it.
@@ -307,6 +314,19 @@ pub struct ModelInfo {
     /// The random numbers that its weights are; `None`: trained weights, or a record of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dummy: Option<DummyWeights>,
+    /// The operations that it ran on; `None`: a simulated model, or a record of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelsUsed>,
+    /// Why it didn't run on faster kernels although the sweep file leaves the choice open: one text for each part of
+    /// the model, or property of the run, that they don't cover.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<String>,
+    /// The work that its shapes ask for; `None` if the engine doesn't know it, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// Kernels that a decode step launches; a graph's kernels count one by one. `None` if the engine doesn't know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launches_per_step: Option<u32>,
     /// For the reader: what was done differently from what was asked for.
     pub notes: Vec<String>,
 }

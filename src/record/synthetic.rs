@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::workload::Workload;
 use crate::clock::Heating;
 use crate::error::{Error, Result};
 use crate::units::Seconds;
@@ -54,6 +55,40 @@ pub struct SyntheticSpec {
     /// simulated for a whole run: it warms as the first model with this key says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) heat: Option<SyntheticHeat>,
+    /// The work to report, from which an energy floor is computed; unknown by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) workload: Option<Workload>,
+    /// What reading and multiplying cost on the device, for a calibration; without it there is none. One device is
+    /// simulated for a whole run: it is the card of the first model with this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) card: Option<SyntheticCard>,
+    /// Kernels of a decode step to report; unknown by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) launches_per_step: Option<u32>,
+}
+
+/// What reading and multiplying cost on the simulated device.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyntheticCard {
+    /// Bytes a second of a pure read.
+    pub(crate) read_bytes_per_s: f64,
+    /// Watts while reading.
+    pub(crate) read_w: f64,
+    /// Operations a second of a large product.
+    pub(crate) flops_per_s: f64,
+    /// Watts while multiplying.
+    pub(crate) product_w: f64,
+}
+
+impl SyntheticCard {
+    fn check(&self) -> Result<()> {
+        let values = [self.read_bytes_per_s, self.read_w, self.flops_per_s, self.product_w];
+        match values.iter().all(|value| value.is_finite() && *value > 0.0) {
+            true => Ok(()),
+            false => Err(Error::input("`card` of a synthetic model needs rates and powers above 0")),
+        }
+    }
 }
 
 /// How the simulated device warms up.
@@ -159,6 +194,7 @@ impl SyntheticSpec {
             return Err(Error::input("`eos_after: 0` leaves no room for the end-of-sequence token")
                 .with_hint("1 is an answer of the end-of-sequence token alone"));
         }
+        self.card.map_or(Ok(()), |card| card.check())?;
         self.heat.map_or(Ok(()), |heat| heat.check(self.power_w.max(self.prefill_power())))
     }
 

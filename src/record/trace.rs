@@ -55,6 +55,8 @@ vocabulary! {
         PerformanceState = "performance_state", "performance state";
         /// Number of compute processes of others.
         ForeignProcesses = "foreign_processes", "processes of others";
+        /// Share of the last sampling period (a sixth of a second to a second) in which some kernel ran, from 0 to 1.
+        Utilisation = "utilisation", "utilisation";
         /// Activity of the engine from this instant on: `PREFILL`, `DECODE` or `NEITHER`.
         Phase = "phase", "prefill or decode";
     }

@@ -174,6 +174,9 @@ pub struct Window {
     /// Decode steps after the first token of each batch, over all batches; `None` in records that don't say.
     #[serde(default)]
     pub decode_steps: Option<u64>,
+    /// Time of those steps by the engine's own marks; `None` if it doesn't say when it chose the first tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_s: Option<Seconds>,
     /// Random wait before the trial's warm-up: it shifts the work against the sensor's own rhythm.
     #[serde(default, alias = "phase_s")]
     pub offset_s: Seconds,

@@ -1,6 +1,6 @@
 //! The answer to the study's question, in sentences.
 
-use crate::analysis::{BreakEven, OverallSaving, Study, Undecided, Verdict};
+use crate::analysis::{AtFloor, BreakEven, OverallSaving, Study, Undecided, Verdict};
 use crate::format;
 use crate::record::{OutputLength, Role, RunInfo};
 
@@ -17,7 +17,7 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     let students = study.overall.iter().filter(known);
     let main = students.clone().find(|o| o.role == Role::Student).or_else(|| students.clone().next());
     let Some(main) = main else {
-        return Answer { sentence: without_comparison(study), remarks: Vec::new() };
+        return Answer { sentence: without_comparison(study), remarks: unlike_kernels(study).collect() };
     };
     let caveat = format::caveat(&study.methods);
     let sentence = match caveat {
@@ -32,13 +32,19 @@ pub(crate) fn answer(run: &RunInfo, study: &Study) -> Answer {
     remarks.extend(fixed_length(run));
     remarks.extend(over_control(main));
     remarks.extend(break_even(main));
+    remarks.extend(unlike_kernels(study));
     remarks.extend(students.filter(|o| *o != main).map(|o| format!("At {}", saving_sentence(run, o))));
     Answer { sentence, remarks }
 }
 
 /// `equal batch size and output length, S uses 71 % less energy …`: follows `At `.
 fn saving_sentence(run: &RunInfo, of: &OverallSaving) -> String {
-    format!("equal batch size and output length, {}{}.", claim(run, of).unwrap_or_default(), accuracies(of))
+    format!(
+        "equal batch size and output length, {}{}{}.",
+        claim(run, of).unwrap_or_default(),
+        at_floor(of),
+        accuracies(of)
+    )
 }
 
 /// The claim on energy, with its interval and the number of repeats; `None` if the saving is unknown.
@@ -74,6 +80,31 @@ fn claim(run: &RunInfo, of: &OverallSaving) -> Option<String> {
             "the data do not show whether {student} uses less energy per generated token than {teacher}: the saving \
              is {percent} ({support})"
         ),
+    })
+}
+
+/// How much of the saving is the models', and what the engine makes of it; empty if the floors aren't known.
+fn at_floor(of: &OverallSaving) -> String {
+    let Some(AtFloor { saving, base_multiple, new_multiple }) = of.at_floor else { return String::new() };
+    format!(
+        "; at the energy floor the saving is {} (the engine uses {} the floor for {} and {} for {})",
+        format::share(saving),
+        format::multiple(base_multiple),
+        of.teacher,
+        format::multiple(new_multiple),
+        of.student
+    )
+}
+
+/// Models that aren't compared since their engine is as much in the difference as they are.
+fn unlike_kernels(study: &Study) -> impl Iterator<Item = String> {
+    let refused = study.overall.iter().filter(|of| of.undecided == Some(Undecided::UnlikeKernels));
+    refused.map(|of| {
+        format!(
+            "The energies of {} and {} are not compared: one of the two ran on plain operations, the other on this \
+             program's kernels, and the difference would be that of the operations as much as that of the models.",
+            of.student, of.teacher
+        )
     })
 }
 

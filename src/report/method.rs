@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::analysis::{HeatEffect, HeatEffects, HeatUnknown, Stopping, Study};
 use crate::error::Result;
 use crate::format;
-use crate::record::{Decoding, EnergyMethod, MeterInfo, Order, OutputLength, PromptForm, RunInfo};
+use crate::record::{
+    Decoding, EnergyMethod, KernelsUsed, MeterInfo, ModelInfo, Order, OutputLength, PromptForm, RunInfo,
+};
 use crate::template;
 use crate::units::Seconds;
 
@@ -100,6 +102,7 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "natural_length": has_length(OutputLength::Natural),
         "fixed_length": has_length(OutputLength::Fixed),
         "decoding": run.cells.first().map(|cell| decoding(cell.decoding)),
+        "operations": operations(run),
         "accuracy": accuracy(study),
         "floor": format::fraction(run.floor),
         "heat": heat(study),
@@ -147,6 +150,37 @@ fn meter_facts(meter: &MeterInfo) -> Value {
     })
 }
 
+/// Each model as it was loaded, with its label.
+fn loaded(run: &RunInfo) -> impl Iterator<Item = (&String, &ModelInfo)> {
+    run.parts.iter().flat_map(|part| &part.models)
+}
+
+/// Which models ran on which operations; empty if no record says so.
+fn operations(run: &RunInfo) -> Vec<Value> {
+    let on = |kernels: KernelsUsed| -> BTreeSet<&String> {
+        loaded(run).filter(|(_, info)| info.kernels == Some(kernels)).map(|(label, _)| label).collect()
+    };
+    let all: BTreeSet<&String> = loaded(run).map(|(label, _)| label).collect();
+    let described = |kernels: KernelsUsed| {
+        let models = on(kernels);
+        (!models.is_empty()).then(|| {
+            json!({
+                "all": models == all,
+                "models": listed(models),
+                "words": kernels.words(),
+                "explanation": kernels.explanation(),
+            })
+        })
+    };
+    KernelsUsed::ALL.into_iter().filter_map(described).collect()
+}
+
+/// Models on plain operations although the sweep file leaves the choice open, each with what stood in the way.
+fn fallbacks(run: &RunInfo) -> String {
+    let fallen = loaded(run).filter(|(_, info)| !info.fallback.is_empty());
+    listed(fallen.map(|(label, info)| format!("{label} ({})", info.fallback.join("; "))).collect())
+}
+
 /// How prompts were given to the models for which that isn't plain text, and which ones got plain text.
 fn forms(run: &RunInfo) -> Value {
     let forms = prompt_forms(run);
@@ -192,13 +226,14 @@ fn accuracy(study: &Study) -> Option<Value> {
 
 /// The values of `limits.txt`, as finished strings; an empty one leaves out its sentence.
 fn limits(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
-    let grouped = run.parts.iter().flat_map(|part| &part.models).filter(|(_, info)| info.is_grouped());
+    let grouped = loaded(run).filter(|(_, info)| info.is_grouped());
     let dummies = run.cells.iter().filter(|cell| cell.dummy_weights).map(|cell| dummy(run, &cell.model));
     let measures = |method: &EnergyMethod| matches!(method, EnergyMethod::Counter | EnergyMethod::PowerIntegral);
     json!({
         "counted": counted(meters),
         "unlike_prompts": unlike_prompts(run),
         "grouped": listed(grouped.map(|(label, info)| format!("{label} ({})", info.engine)).collect()),
+        "fallbacks": fallbacks(run),
         "dummies": listed(dummies.collect()),
         "sensor": study.methods.iter().any(measures),
         "nvidia": meters.iter().any(|meter| !meter.gpus.is_empty()),

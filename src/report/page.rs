@@ -9,7 +9,7 @@ use super::headline;
 use super::method::{self, Method};
 use super::provenance::{self, Provenance};
 use super::table::Table;
-use super::tables::{accuracy, components, conditions, phases, results, savings, validity, windows};
+use super::tables::{accuracy, components, conditions, engine, phases, results, savings, validity, windows};
 use crate::analysis::Study;
 use crate::error::Result;
 use crate::figures::FigureFile;
@@ -96,6 +96,8 @@ impl Page {
             results: std::iter::once(results::results(study))
                 .chain(components::components(study))
                 .chain(components::memory(study))
+                .chain(engine::engine(study))
+                .chain(engine::calibrations(study))
                 .collect(),
             phases: phases::phases(study).map(|table| PhaseSection { text: phases::TEXT, table }),
             accuracy: accuracy::accuracy(study),

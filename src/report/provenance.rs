@@ -253,6 +253,7 @@ fn models(run: &RunInfo) -> Option<Table> {
         Column::words("Data type"),
         Column::words("Device"),
         Column::words("Engine"),
+        Column::words("Operations"),
         Column::words("Notes"),
     ];
     let rows = loaded(run).into_iter().map(|(label, info)| model_row(label, info));
@@ -266,7 +267,9 @@ fn model_row(label: &str, info: &ModelInfo) -> Vec<Cell> {
         _ => Cell::new(info.dtype.clone()),
     };
     let revision = info.revision.as_ref().map(|r| format!("revision {r}"));
-    let notes: Vec<String> = revision.into_iter().chain(info.notes.iter().cloned()).collect();
+    let fallback = info.fallback.iter().map(|why| format!("plain operations, since {why}"));
+    let notes: Vec<String> = revision.into_iter().chain(fallback).chain(info.notes.iter().cloned()).collect();
+    let operations = info.kernels.map_or(Cell::unknown(), |kernels| Cell::new(kernels.words()));
     vec![
         Cell::new(label),
         Cell::new(info.architecture.clone()),
@@ -275,6 +278,7 @@ fn model_row(label: &str, info: &ModelInfo) -> Vec<Cell> {
         dtype,
         Cell::new(info.device.clone()),
         Cell::new(info.engine.clone()),
+        operations.toned((!info.fallback.is_empty()).then_some("warn")),
         Cell::new(notes.join("; ")),
     ]
 }

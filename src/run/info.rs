@@ -53,6 +53,7 @@ fn part(meter: &MeterInfo) -> Part {
         meter: meter.clone(),
         models: BTreeMap::new(),
         prompt_forms: BTreeMap::new(),
+        calibrations: Vec::new(),
     }
 }
 

@@ -98,11 +98,25 @@ impl<'a> Measuring<'a> {
         }
         match encoder.load(prepared, spec, self.meter, self.setup.clock) {
             Ok(loaded) => {
+                self.warn_of_fallback(&loaded);
                 self.dir.record_model(&loaded.label, loaded.engine.info())?;
                 self.dir.record_prompt_form(&loaded.label, &loaded.form)?;
                 Ok(Some((loaded, fitting)))
             }
             Err(failure) => self.fail_cells(session.block, &fitting, &failure).map(|()| None),
+        }
+    }
+
+    /// Says when a start first loads a model that doesn't run on the fastest operations: its energies are then higher
+    /// than they need to be, which nobody would see in the middle of a sweep.
+    fn warn_of_fallback(&self, loaded: &Loaded) {
+        let info = loaded.engine.info();
+        let is_known = self.dir.info().parts.last().is_some_and(|part| part.models.contains_key(&loaded.label));
+        if !info.fallback.is_empty() && !is_known {
+            let why = info.fallback.join("; ");
+            self.setup
+                .console
+                .warn(format!("model `{}` runs on plain operations, which are slower: {why}", loaded.label));
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Reads neither the command line nor a report: a command hands in what was asked for.
 
+pub(crate) mod calibrate;
 pub(crate) mod earlier;
 mod evaluate;
 mod finished;

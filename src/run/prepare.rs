@@ -46,7 +46,8 @@ impl Prepared {
         device.check()?;
         let (spec, yaml) = SweepSpec::read(file)?;
         let base = file.parent().unwrap_or(Path::new("")).to_owned();
-        let loader = Loader::new(base, device, offline, watch).with_prompts(&spec.prompts);
+        let loader = Loader::new(base, device, offline, watch);
+        let loader = loader.with_prompts(&spec.prompts).with_kernels(spec.engine.kernels);
         let prompts = energy_prompts(&spec.prompts, &loader)?;
         let accuracy = spec.accuracy.as_ref().map(|accuracy| accuracy_prompts(accuracy, &loader)).transpose()?;
         let inspect = |model: &ModelSpec| (model.label.clone(), loader.inspect(model));

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::meter::Meter;
 use crate::record::{EnergyMethod, Evaluation, Part, RunInfo, Trial};
+use crate::run::calibrate::calibrate;
 use crate::run::evaluate::Scoring;
 use crate::run::measure::Measuring;
 use crate::run::resume::Remaining;
@@ -68,6 +69,7 @@ impl<'a> Start<'a> {
             return Ok(());
         }
         dir.begin_part(&self.info)?;
+        calibrate(self.setup, meter, dir, &self.remaining.sessions)?;
         Measuring::new(self.setup, meter, dir, self.remaining).sessions()?;
         self.scoring.map_or(Ok(()), |scoring| scoring.score(dir))
     }

@@ -9,6 +9,7 @@ use crate::engine::{Engine, GenerateOptions, Generation, Prompt};
 use crate::error::{Error, Kind, Result};
 use crate::meter::findings::Findings;
 use crate::meter::integrate::window_energy;
+use crate::meter::phases::decode_time;
 use crate::meter::span::wait;
 use crate::meter::{self, Edge, Meter};
 use crate::record::{CellSpec, Cost, FailureKind, Heat, IdleBaseline, Measurement, Outcome, Protocol, Trace, Window};
@@ -144,7 +145,10 @@ impl Stage<'_> {
         let findings = Findings::of(trace, self.meter.info(), &work, self.idle.as_ref());
         let bytes_of_pass: u64 = texts.iter().map(|text| text.len() as u64).sum();
         Measurement {
-            window: marks.window(self.prompts.len(), self.offset),
+            window: Window {
+                decode_s: decode_time(trace, marks.t0, marks.t1),
+                ..marks.window(self.prompts.len(), self.offset)
+            },
             tokens_in: Tokens(totals.tokens_in),
             tokens_out: Tokens(totals.tokens_out),
             tokens_pad: Tokens(totals.tokens_pad),
@@ -180,6 +184,7 @@ impl Marks {
             batches: self.totals.batches,
             prompts: self.totals.passes * prompts as u32,
             decode_steps: Some(self.totals.decode_steps),
+            decode_s: None,
             offset_s: offset,
         }
     }

@@ -21,8 +21,8 @@ use crate::digest::sha256_hex;
 use crate::error::{Context, Error, Result};
 use crate::file::write_atomic;
 use crate::record::{
-    Baseline, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo, Trace, Trial,
-    TrialKey,
+    Baseline, Calibration, CellId, Evaluation, GenerationLine, Line, ModelInfo, Outcome, Part, PromptForm, RunInfo,
+    Trace, Trial, TrialKey,
 };
 use crate::table;
 
@@ -127,11 +127,12 @@ impl RunDir {
     /// Stores the facts about a model, once it is loaded, with the part under way.
     ///
     /// # Errors
-    /// The model's files or its data type differ from those of an earlier part, or the disk fails.
+    /// The model's files, its data type, its device or its kernels differ from those of an earlier part, or the disk
+    /// fails.
     pub fn record_model(&mut self, label: &str, model: &ModelInfo) -> Result<()> {
         if let Some(part) = self.info.parts.iter().find(|part| read::model_differs(part, label, model)) {
             let message = format!(
-                "model `{label}` isn't the one measured at {}: its files, dtype or device differ",
+                "model `{label}` isn't the one measured at {}: its files, dtype, device or kernels differ",
                 part.started_at
             );
             return Err(Error::input(message).with_hint(START_OVER));
@@ -140,6 +141,16 @@ impl RunDir {
         if part.models.insert(label.to_owned(), model.clone()).is_some() {
             return Ok(());
         }
+        write_json(&self.root.join(RUN), &self.info)
+    }
+
+    /// Stores what reading and multiplying cost on the devices of the part under way.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn record_calibrations(&mut self, calibrations: Vec<Calibration>) -> Result<()> {
+        let Some(part) = self.info.parts.last_mut().filter(|_| !calibrations.is_empty()) else { return Ok(()) };
+        part.calibrations = calibrations;
         write_json(&self.root.join(RUN), &self.info)
     }
 

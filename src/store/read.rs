@@ -124,6 +124,7 @@ pub(super) fn model_differs(part: &Part, label: &str, model: &ModelInfo) -> bool
             || before.dtype != model.dtype
             || before.device != model.device
             || before.engine != model.engine
+            || before.kernels != model.kernels
     };
     part.models.get(label).is_some_and(differs)
 }

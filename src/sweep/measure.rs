@@ -6,6 +6,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 
 use crate::error::{Context as _, Result};
 use crate::record::{Adaptive, MeterChoice, MeterInfo, ModelCoefficients, Order, OutputLength, Preset, Protocol};
+use crate::sweep::calibration::CalibrationChoice;
 use crate::sweep::default::Auto;
 use crate::units::Seconds;
 
@@ -51,6 +52,10 @@ pub struct MeasureSpec {
     /// Seed of the order of trials and of their offsets; `auto`: drawn for each new run and recorded with it, so that
     /// repeated runs don't repeat the same order.
     pub(crate) seed: Auto<u64>,
+    /// Whether the run measures what reading and multiplying cost on its devices, for the energy floor: `auto` (if the
+    /// meter measures), `measure`, `off`, or the path of a calibration or of a run that has one.
+    #[serde(skip_serializing_if = "CalibrationChoice::is_auto")]
+    pub(crate) calibration: CalibrationChoice,
     /// GPUs to charge; left out, the one that the engine runs on.
     pub(crate) gpu_indices: Option<Vec<u32>>,
     /// Coefficients of the modelled meter.
@@ -76,6 +81,7 @@ impl Default for MeasureSpec {
             prefill: Auto::Auto,
             cpu_energy: true,
             seed: Auto::Auto,
+            calibration: CalibrationChoice::Auto,
             gpu_indices: None,
             modelled: None,
         }

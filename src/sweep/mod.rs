@@ -2,6 +2,7 @@
 
 mod axis;
 pub(crate) mod budget;
+pub(crate) mod calibration;
 mod default;
 pub mod measure;
 mod model;

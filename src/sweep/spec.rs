@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-use crate::record::{Decoding, OutputLength};
+use crate::record::{Decoding, KernelsChoice, OutputLength};
 use crate::sweep::default::default_seed;
 use crate::sweep::measure::MeasureSpec;
 
@@ -32,6 +32,10 @@ pub struct SweepSpec {
     /// How text is generated.
     #[serde(default)]
     pub(crate) generation: GenerationSpec,
+    /// How models are run.
+    // left out of the fingerprint unless it is set, so that runs from before there was this key stay what they are
+    #[serde(default, skip_serializing_if = "EngineSpec::is_default")]
+    pub(crate) engine: EngineSpec,
     /// How energy is measured.
     #[serde(default)]
     pub(crate) measure: MeasureSpec,
@@ -50,6 +54,20 @@ pub(crate) struct GenerationSpec {
     pub(crate) length: OutputLength,
     /// `greedy`, `{sample: {…}}` or `{beam: {…}}`.
     pub(crate) decoding: Decoding,
+}
+
+/// How models are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EngineSpec {
+    /// `auto` or `plain`.
+    pub(crate) kernels: KernelsChoice,
+}
+
+impl EngineSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How answers are scored.

@@ -91,6 +91,7 @@ pub(crate) fn part(meter: MeterInfo) -> Part {
         meter,
         models: [].into(),
         prompt_forms: [].into(),
+        calibrations: Vec::new(),
     }
 }
 
@@ -104,6 +105,7 @@ pub(crate) fn measurement(watts: f64) -> Measurement {
             batches: 10,
             prompts: 40,
             decode_steps: None,
+            decode_s: None,
             offset_s: Seconds(0.03),
         },
         tokens_in: Tokens(500),

@@ -26,6 +26,7 @@ pub(crate) fn study() -> Study {
 pub(crate) fn grid(models: &[(String, Role, f64, f64)], batches: &[usize], lengths: &[usize]) -> Study {
     let mut study = Study {
         heat: HeatEffects::default(),
+        device_costs: Vec::new(),
         cells: Vec::new(),
         probes: Vec::new(),
         phases: Vec::new(),
@@ -102,6 +103,7 @@ fn cell(model: &str, role: Role, ept: f64, batch_size: usize, max_new_tokens: us
         domains: Domains::default(),
         memory: None,
         ept_bench_sum: None,
+        engine: EngineCost::default(),
         failures: Vec::new(),
     }
 }
@@ -157,6 +159,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
                 batch_size,
                 max_new_tokens,
                 ept_out: comparison(saving - 0.01 * (batch_size as f64).log2(), 0.02, Verdict::Improved),
+                at_floor: None,
                 undecided: None,
                 accuracy_difference: Some(estimate(own - exact, 0.08, 100)),
                 conditions: PairConditions::default(),
@@ -169,6 +172,7 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
             teacher: teacher.clone(),
             cells: cells.len(),
             ept_out: comparison(saving, 0.018, Verdict::Improved),
+            at_floor: None,
             undecided: None,
             student_accuracy: Some(estimate(*own, 0.08, 100)),
             teacher_accuracy: Some(estimate(exact, 0.05, 100)),
@@ -317,6 +321,10 @@ fn part() -> Part {
         files: [("model.safetensors".to_owned(), format!("{label:0>8}").repeat(8))].into(),
         padding: Padding::Left,
         dummy: None,
+        kernels: Some(KernelsUsed::Cpu),
+        fallback: Vec::new(),
+        workload: None,
+        launches_per_step: None,
         notes: Vec::new(),
     };
     Part {
@@ -333,6 +341,7 @@ fn part() -> Part {
         meter: meter(EnergyMethod::Counter),
         models: [TEACHER, STUDENT, CONTROL].map(|label| (label.to_owned(), info(label))).into(),
         prompt_forms: [].into(),
+        calibrations: Vec::new(),
     }
 }
 

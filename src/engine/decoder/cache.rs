@@ -94,7 +94,7 @@ impl PartState {
         let Columns { starts, capacity, alibi } = columns;
         let cache = |_| LayerCache::new(attention, place, starts.len(), capacity);
         let positions = match place.kernels {
-            Kernels::Stock => Some(Positions::new(place, starts, capacity, alibi)?),
+            Kernels::Stock | Kernels::Gpu => Some(Positions::new(place, starts, capacity, alibi)?),
             Kernels::Cpu => None,
         };
         Ok(Self { layers: (0..layers).map(cache).collect::<Result<_>>()?, positions })
@@ -121,7 +121,7 @@ impl LayerCache {
     fn new(attention: &Attention, place: &Place, batch: usize, capacity: usize) -> Result<Self> {
         Ok(match place.kernels {
             Kernels::Cpu => LayerCache::Cpu(PanelCache::new(Heads::of(attention), batch, capacity)?),
-            Kernels::Stock => {
+            Kernels::Stock | Kernels::Gpu => {
                 let shape = (batch, attention.kv_heads, capacity, attention.head_dim);
                 let zeros = || Tensor::zeros(shape, place.dtype, &place.device);
                 LayerCache::Stock(StockCache { keys: zeros()?, values: zeros()? })

@@ -7,7 +7,7 @@ use super::place::{Kernels, Place};
 use crate::engine::config::{Attention, FusedOrder};
 use crate::engine::cpu::panels::Panels;
 use crate::engine::layout::{GateUpSpec, MatrixSpec, QkvSpec};
-use crate::engine::weights::Weights;
+use crate::engine::weights::{Matrix, Weights};
 use crate::error::{Error, Result};
 
 /// y = x · Wᵀ + b.
@@ -29,7 +29,7 @@ impl Linear {
     /// A layer with weights `(n, k)` and a bias `(n)`.
     pub(super) fn new(weight: Tensor, bias: Option<Tensor>, kernels: Kernels) -> Result<Self> {
         let weight = match kernels {
-            Kernels::Stock => Weight::Matrix(weight),
+            Kernels::Stock | Kernels::Gpu => Weight::Matrix(weight),
             Kernels::Cpu => Weight::Panels(Panels::pack(&weight)?),
         };
         Ok(Self { weight, bias })
@@ -38,10 +38,16 @@ impl Linear {
     /// Loads matrices with the same number of columns as one, row over row.
     pub(super) fn load(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Self> {
         if let Some(quantised) = quantised(weights, parts, place)? {
-            return Ok(Self { weight: Weight::Quantised(quantised), bias: load_bias(weights, parts, place)? });
+            return Ok(Self {
+                weight: Weight::Quantised(quantised),
+                bias: weights.load_bias(parts, place.dtype, &place.device)?,
+            });
         }
-        let matrices = parts.iter().map(|part| load_matrix(weights, part, place)).collect::<Result<Vec<_>>>()?;
-        Self::new(stacked(matrices)?, load_bias(weights, parts, place)?, place.kernels)
+        Self::from_matrix(weights.load_rows(parts, place.dtype, &place.device)?, place)
+    }
+
+    fn from_matrix(matrix: Matrix, place: &Place) -> Result<Self> {
+        Self::new(matrix.weight, matrix.bias, place.kernels)
     }
 
     /// Loads the query, key and value projections as one: all queries, all keys, all values.
@@ -49,21 +55,15 @@ impl Linear {
         match qkv {
             QkvSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
             QkvSpec::Fused(part, FusedOrder::Blocks) => Self::load(weights, &[part], place),
-            QkvSpec::Fused(part, FusedOrder::ByKeyHead) => {
-                let weight = by_blocks(&load_matrix(weights, part, place)?, attention)?;
-                let bias = load_bias(weights, &[part], place)?;
-                let bias = bias.map(|bias| by_blocks(&bias, attention)).transpose()?;
-                Self::new(weight, bias, place.kernels)
+            QkvSpec::Fused(_, FusedOrder::ByKeyHead) => {
+                Self::from_matrix(weights.load_qkv(qkv, attention, place.dtype, &place.device)?, place)
             }
         }
     }
 
     /// Loads gate and up projection as one, the gate's rows first.
     pub(crate) fn load_gate_up(weights: &Weights, gate_up: &GateUpSpec, place: &Place) -> Result<Self> {
-        match gate_up {
-            GateUpSpec::Apart(parts) => Self::load(weights, &parts.each_ref(), place),
-            GateUpSpec::Fused(part) => Self::load(weights, &[part], place),
-        }
+        Self::load(weights, &gate_up.parts(), place)
     }
 
     /// The rows of W with these indices `(m)`: `(m, k)`. This is how an embedding table is read.
@@ -106,49 +106,9 @@ fn quantised(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<
     Ok(apart.collect::<Result<Vec<_>>>()?.into_iter().collect())
 }
 
-fn load_matrix(weights: &Weights, part: &MatrixSpec, place: &Place) -> Result<Tensor> {
-    let weight = weights.load(&part.weight, place.dtype, &place.device)?;
-    match part.transposed {
-        true => Ok(weight.t()?.contiguous()?),
-        false => Ok(weight),
-    }
-}
-
-/// The biases of all parts one after the other; zeros for parts without one, if others have one.
-fn load_bias(weights: &Weights, parts: &[&MatrixSpec], place: &Place) -> Result<Option<Tensor>> {
-    if parts.iter().all(|part| part.bias.is_none()) {
-        return Ok(None);
-    }
-    let bias = |part: &&MatrixSpec| match &part.bias {
-        Some(bias) => weights.load(bias, place.dtype, &place.device),
-        None => Ok(Tensor::zeros(part.weight.shape[0], place.dtype, &place.device)?),
-    };
-    Ok(Some(stacked(parts.iter().map(bias).collect::<Result<Vec<_>>>()?)?))
-}
-
-fn stacked(mut parts: Vec<Tensor>) -> Result<Tensor> {
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Ok(Tensor::cat(&parts, 0)?),
-    }
-}
-
 fn side_by_side(mut parts: Vec<Tensor>) -> Result<Tensor> {
     match parts.len() {
         1 => Ok(parts.remove(0)),
         _ => Ok(Tensor::cat(&parts, 1)?),
     }
-}
-
-/// Rows ordered by key head become all queries, all keys, all values.
-fn by_blocks(rows: &Tensor, attention: &Attention) -> Result<Tensor> {
-    let Attention { heads, kv_heads, head_dim, .. } = *attention;
-    let rest = rows.dims()[1..].iter().product::<usize>();
-    let groups = rows.reshape((kv_heads, heads / kv_heads + 2, head_dim * rest))?;
-    let part = |first: usize, count: usize| -> Result<Tensor> {
-        Ok(groups.narrow(1, first, count)?.reshape((kv_heads * count * head_dim, rest))?)
-    };
-    let shared = heads / kv_heads;
-    let blocks = Tensor::cat(&[part(0, shared)?, part(shared, 1)?, part(shared + 1, 1)?], 0)?;
-    Ok(blocks.reshape(rows.shape())?)
 }

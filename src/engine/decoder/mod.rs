@@ -13,4 +13,4 @@ mod positions;
 pub(super) use cache::Sequences;
 pub(super) use model::{Decoder, LARGEST_SCORES};
 pub use place::Kernels;
-pub(super) use place::Place;
+pub(super) use place::{Chosen, Place};

@@ -44,7 +44,7 @@ pub(crate) fn beam_search(
     let rules = Rules { beam, eos: &model.config.eos_ids, masked, limit: options.max_new_tokens };
     rules.check(model.config.vocab_size)?;
     let padded = LeftPadded::prompts(batch);
-    let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
+    let mut sequences = model.begin(padded.starts.clone(), padded.width + options.max_new_tokens - 1)?;
     let mut searches = vec![Search::new(beam.num_beams); batch.len()];
     let mut ids = padded.ids(device)?;
     loop {
@@ -55,7 +55,7 @@ pub(crate) fn beam_search(
             return Ok(searches.iter().map(|search| search.answer(&rules)).collect());
         }
         // after the prompts there is one row for each, then one for each beam
-        sequences.reorder(&parents(&searches, rows / batch.len()))?;
+        model.reorder(&parents(&searches, rows / batch.len()), &mut sequences)?;
         let inputs: Vec<u32> = searches.iter().flat_map(Search::inputs).collect();
         ids = Tensor::from_vec(inputs, (batch.len() * beam.num_beams, 1), device)?;
     }

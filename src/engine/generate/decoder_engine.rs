@@ -4,15 +4,21 @@ use std::time::Instant;
 
 use candle_core::{DType, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::ahead;
 use super::batch::LeftPadded;
 use super::beam::beam_search;
 use super::chooser::{Chooser, masked};
 use super::progress::Progress;
 use super::request::{check_batch, check_request};
-use super::runner::Runner;
+use super::runner::{Model, Runner};
 use super::score::{check_continuations, log_likelihoods};
 use crate::engine::config::Config;
 use crate::engine::decoder::Decoder;
+#[cfg(feature = "cuda")]
+use crate::engine::decoder::Place;
+#[cfg(feature = "cuda")]
+use crate::engine::gpu;
 use crate::engine::interface::{Continuation, Engine, GenerateOptions, Generation, Prompt, Score};
 use crate::error::Result;
 use crate::record::{Decoding, ModelInfo};
@@ -28,13 +34,25 @@ pub struct DecoderEngine {
 impl DecoderEngine {
     pub(in crate::engine) fn new(config: Config, decoder: Decoder, info: ModelInfo) -> Self {
         let place = decoder.output_place().clone();
-        Self { runner: Runner { config, decoder, place }, info, time_to_first_token: None }
+        let model = Model::Decoder(Box::new(decoder));
+        Self { runner: Runner { config, model, place }, info, time_to_first_token: None }
+    }
+
+    /// The same on the kernels for GPUs.
+    #[cfg(feature = "cuda")]
+    pub(in crate::engine) fn on_gpu(config: Config, model: gpu::Model, place: Place, info: ModelInfo) -> Self {
+        let model = Model::Gpu(Box::new(model));
+        Self { runner: Runner { config, model, place }, info, time_to_first_token: None }
     }
 
     /// Lets candle's attention hold at most so many scores at a time: a long prompt then goes in more blocks. The
-    /// kernels of the CPU hold none.
+    /// kernels of this crate hold none.
     pub fn limit_scores(&mut self, largest: u64) {
-        self.runner.decoder.limit_scores(largest);
+        match &mut self.runner.model {
+            Model::Decoder(decoder) => decoder.limit_scores(largest),
+            #[cfg(feature = "cuda")]
+            Model::Gpu(_) => {}
+        }
     }
 
     /// Logits that follow each prompt, computed as one left-padded batch.
@@ -42,10 +60,10 @@ impl DecoderEngine {
     /// # Errors
     /// As for [`Engine::generate`].
     pub fn prompt_logits(&mut self, batch: &[Prompt]) -> Result<Vec<Vec<f32>>> {
-        let Runner { config, decoder, place } = &self.runner;
+        let Runner { config, place, .. } = &self.runner;
         check_batch(batch, 0, config.vocab_size, config.max_positions)?;
         let padded = LeftPadded::prompts(batch);
-        let mut sequences = decoder.begin(padded.starts.clone(), padded.width)?;
+        let mut sequences = self.runner.begin(padded.starts.clone(), padded.width)?;
         let logits = self.runner.next_logits(&padded.ids(&place.device)?, &mut sequences)?;
         Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
     }
@@ -70,9 +88,17 @@ impl DecoderEngine {
         let start = Instant::now();
         let device = self.runner.place.device.clone();
         let padded = LeftPadded::prompts(batch);
+        #[cfg(feature = "cuda")]
+        if let (Model::Gpu(model), Chooser::Greedy(_)) = (&self.runner.model, &chooser) {
+            let eos = &self.runner.config.eos_ids;
+            if let Some((answers, first)) = ahead::greedy(model, &padded, eos, options, start)? {
+                self.time_to_first_token = Some(first);
+                return Ok(answers);
+            }
+        }
         // the last new token is never read
         let capacity = padded.width + options.max_new_tokens - 1;
-        let mut sequences = self.runner.decoder.begin(padded.starts.clone(), capacity)?;
+        let mut sequences = self.runner.begin(padded.starts.clone(), capacity)?;
         let mut progress = Progress::new(&self.runner.config.eos_ids, batch.len(), options);
         let mut ids = padded.ids(&device)?;
         loop {
@@ -128,10 +154,10 @@ mod tests {
     /// Logits after each row of a batch of prompts that goes on as `rows`, then reads a token more.
     fn reordered(engine: &DecoderEngine, prompts: &[&[u32]], rows: &[usize], next: u32) -> Vec<Vec<f32>> {
         let padded = LeftPadded::new(prompts.iter().copied());
-        let mut sequences = engine.runner.decoder.begin(padded.starts.clone(), padded.width + 3).unwrap();
+        let mut sequences = engine.runner.begin(padded.starts.clone(), padded.width + 3).unwrap();
         let device = &engine.runner.place.device;
         engine.runner.next_logits(&padded.ids(device).unwrap(), &mut sequences).unwrap();
-        sequences.reorder(rows).unwrap();
+        engine.runner.reorder(rows, &mut sequences).unwrap();
         let ids = Tensor::full(next, (rows.len(), 1), device).unwrap();
         engine.runner.next_logits(&ids, &mut sequences).unwrap().to_vec2().unwrap()
     }
@@ -155,8 +181,8 @@ mod tests {
                     assert!(error < 1e-4, "{kernels:?}, {rows:?}, row {row}: off by {error}");
                 }
             }
-            let mut sequences = engine.runner.decoder.begin(vec![0], 4).unwrap();
-            assert!(sequences.reorder(&[1]).is_err(), "the batch has no second row");
+            let mut sequences = engine.runner.begin(vec![0], 4).unwrap();
+            assert!(engine.runner.reorder(&[1], &mut sequences).is_err(), "the batch has no second row");
         }
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `greedy` | the most likely token of each step |
+//! | `greedy`, `ahead` | the most likely token of each step, chosen from logits or on the GPU |
 //! | `sample` | a token drawn at each step |
 //! | `beam` | the best of several sequences that are followed side by side |
 //! | `score` | no answer: how likely given texts are |
 
+#[cfg(feature = "cuda")]
+mod ahead;
 mod batch;
 mod beam;
 mod choice;

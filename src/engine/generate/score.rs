@@ -57,8 +57,8 @@ pub(crate) fn check_continuations(batch: &[Continuation], config: &Config) -> Re
 pub(crate) fn log_likelihoods(model: &Runner, batch: &[Continuation]) -> Result<Vec<Score>> {
     let inputs: Vec<Vec<u32>> = batch.iter().map(inputs).collect();
     let padded = LeftPadded::new(inputs.iter().map(Vec::as_slice));
-    let mut sequences = model.decoder.begin(padded.starts.clone(), padded.width)?;
-    let hidden = model.decoder.hidden(&padded.ids(&model.place.device)?, &mut sequences)?;
+    let mut sequences = model.begin(padded.starts.clone(), padded.width)?;
+    let hidden = model.hidden(&padded.ids(&model.place.device)?, &mut sequences)?;
     // all rows end at the last column, so the tokens of a continuation are predicted by the last positions
     let rows = batch.iter().enumerate().flat_map(|(row, item)| {
         let end = (row + 1) * padded.width;
@@ -78,7 +78,7 @@ fn token_scores(model: &Runner, hidden: &Tensor, rows: &[u32], targets: &[u32]) 
     let mut scores = Vec::with_capacity(targets.len());
     for (rows, targets) in rows.chunks(at_a_time).zip(targets.chunks(at_a_time)) {
         let hidden = hidden.index_select(&Tensor::new(rows, device)?, 0)?;
-        let logits = model.decoder.logits(&hidden)?.to_dtype(DType::F32)?;
+        let logits = model.logits(&hidden)?.to_dtype(DType::F32)?;
         let greedy = picker.pick(&logits)?;
         let index = Tensor::new(targets, device)?.unsqueeze(1)?;
         let log_probs = log_softmax(&logits, D::Minus1)?.gather(&index, 1)?.squeeze(1)?.to_vec1::<f32>()?;

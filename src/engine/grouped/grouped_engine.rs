@@ -16,7 +16,7 @@ use crate::engine::options::LoadOptions;
 use crate::engine::summary::ModelSummary;
 use crate::engine::weights::Safetensors;
 use crate::error::{Error, Result};
-use crate::record::{Decoding, ModelInfo, Padding};
+use crate::record::{Decoding, KernelsChoice, KernelsUsed, ModelInfo, Padding};
 
 /// The note of a model that can't pad.
 const GROUPED: &str =
@@ -100,10 +100,24 @@ pub(crate) fn load(
         files: digests(folder, weights.paths())?,
         padding: Padding::Grouped,
         dummy: None,
+        kernels: Some(KernelsUsed::Plain),
+        fallback: fallback(options.kernels),
+        workload: None,
+        launches_per_step: None,
         notes,
     };
     let max_positions = definition.max_positions.unwrap_or(usize::MAX);
     Ok(GroupedEngine { model, most_rows, vocab_size: definition.vocab_size, max_positions, eos_ids, device, info })
+}
+
+/// Why it doesn't run on kernels of our own.
+fn fallback(choice: KernelsChoice) -> Vec<String> {
+    match choice {
+        KernelsChoice::Plain => Vec::new(),
+        KernelsChoice::Auto => {
+            vec!["the architecture is outside the decoder, which alone has its own kernels".to_owned()]
+        }
+    }
 }
 
 fn parameters<'a>(weights: &Safetensors, names: impl Iterator<Item = &'a String>) -> Result<u64> {

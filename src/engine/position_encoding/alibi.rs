@@ -36,6 +36,12 @@ impl AlibiTable {
         &self.biases[head * self.positions..][..self.positions]
     }
 
+    /// Biases of all heads, one after the other.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn biases(&self) -> &[f32] {
+        &self.biases
+    }
+
     /// Biases by column of a left-padded batch: `(b, h, 1, capacity)`.
     pub(crate) fn by_column(&self, starts: &[usize], capacity: usize, device: &Device) -> Result<Tensor> {
         let heads = self.biases.len() / self.positions;

@@ -139,6 +139,12 @@ impl RopeTable {
         (&self.cos[range.clone()], &self.sin[range])
     }
 
+    /// All cosines and all sines, each `(positions, pairs)`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn into_parts(self) -> (Vec<f32>, Vec<f32>) {
+        (self.cos, self.sin)
+    }
+
     /// Cosines and sines of the first `positions` on a device, each `(positions, pairs)`.
     pub(crate) fn to_device(&self, positions: usize, dtype: DType, device: &Device) -> Result<[Tensor; 2]> {
         let upload = |values: &[f32]| -> Result<Tensor> {

@@ -20,7 +20,6 @@ const CHUNK: usize = 1 << 16;
 /// Seeded random weights: the same on every device and machine.
 ///
 /// Matrices and tables have mean 0 and standard deviation 0.02; biases are 0; norms leave their input's scale as it is.
-#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Dummy {
     /// Seed and distribution.
     pub(crate) numbers: DummyWeights,
@@ -28,6 +27,20 @@ pub(crate) struct Dummy {
     pub(crate) dtype: DType,
     /// Norms add 1 to their weights.
     pub(crate) norms_add_one: bool,
+    /// Makes the same numbers on a device, so that they needn't be made on the host and copied.
+    pub(crate) on_device: Option<OnDevice>,
+}
+
+/// Makes the numbers of a tensor of this shape and type on a device; `None` if it can't on this one.
+pub(crate) type OnDevice = Box<dyn Fn(Numbers, &[usize], DType, &Device) -> Result<Option<Tensor>>>;
+
+/// The numbers of one tensor: what every maker of them starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// Number i is made of the hash of this and i.
+    pub(crate) stream: u64,
+    /// Evenly distributed, not Gaussian.
+    pub(crate) uniform: bool,
 }
 
 impl Dummy {
@@ -46,12 +59,17 @@ impl Dummy {
                 false => Tensor::ones(shape, dtype, device)?,
             });
         }
-        let stream = self.stream(&tensor.name);
-        match self.numbers.distribution {
-            DummyDistribution::Gaussian => random(stream, gaussian, shape, dtype, device),
-            DummyDistribution::Uniform => random(stream, uniform, shape, dtype, device),
-            DummyDistribution::Zeros => Ok(Tensor::zeros(shape, dtype, device)?),
-        }
+        let uniform = match self.numbers.distribution {
+            DummyDistribution::Gaussian => false,
+            DummyDistribution::Uniform => true,
+            DummyDistribution::Zeros => return Ok(Tensor::zeros(shape, dtype, device)?),
+        };
+        let numbers = Numbers { stream: self.stream(&tensor.name), uniform };
+        let on_device = match &self.on_device {
+            Some(make) if !device.is_cpu() => make(numbers, shape, dtype, device)?,
+            _ => None,
+        };
+        on_device.map_or_else(|| numbers.on_host(shape, dtype, device), Ok)
     }
 
     /// Where a tensor's sequence of numbers begins.
@@ -60,6 +78,15 @@ impl Dummy {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         finalise(self.numbers.seed ^ hash)
+    }
+}
+
+impl Numbers {
+    fn on_host(self, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        match self.uniform {
+            true => random(self.stream, uniform, shape, dtype, device),
+            false => random(self.stream, gaussian, shape, dtype, device),
+        }
     }
 }
 
@@ -126,7 +153,12 @@ mod tests {
     use super::*;
 
     fn dummy(seed: u64, distribution: DummyDistribution) -> Dummy {
-        Dummy { numbers: DummyWeights { seed, distribution }, dtype: DType::BF16, norms_add_one: false }
+        Dummy {
+            numbers: DummyWeights { seed, distribution },
+            dtype: DType::BF16,
+            norms_add_one: false,
+            on_device: None,
+        }
     }
 
     fn matrix(name: &str, seed: u64, distribution: DummyDistribution) -> Vec<f32> {
@@ -203,6 +235,14 @@ mod tests {
                 assert_eq!(bits(&load(dtype)), bits(&rounded), "{distribution} in {dtype:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_device_makes_the_numbers_itself_if_it_can_and_the_host_never_asks_it_to() {
+        let refuses: OnDevice = Box::new(|_, _, _, _| Err(crate::error::Error::new("asked")));
+        let dummy = Dummy { on_device: Some(refuses), ..dummy(42, DummyDistribution::Gaussian) };
+        let tensor = TensorSpec { name: "a.weight".into(), shape: vec![2, 2] };
+        assert!(dummy.load(&tensor, DType::F32, &Device::Cpu).is_ok());
     }
 
     #[test]

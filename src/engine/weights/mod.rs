@@ -4,6 +4,7 @@
 mod adapter;
 mod dummy;
 mod gguf;
+mod matrices;
 mod safetensors;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) use adapter::Adapter;
 pub(crate) use dummy::{DEVIATION, Dummy};
 pub(crate) use gguf::{Gguf, config_json};
+pub(crate) use matrices::Matrix;
 pub(crate) use safetensors::Safetensors;
 
 /// The weights of a model and the layout that they follow.

@@ -230,12 +230,13 @@ impl Gpu {
     /// What can be read now; a quantity that fails later leaves a gap and no error, since no energy rests on it.
     fn telemetry(&self) -> Vec<Source> {
         type Reading = fn(&Device) -> Result<f64, NvmlError>;
-        let readings: [(Quantity, Reading); 6] = [
+        let readings: [(Quantity, Reading); 7] = [
             (Quantity::Temperature, |device| device.temperature(TemperatureSensor::Gpu).map(f64::from)),
             (Quantity::MemoryTemperature, memory_temperature),
             (Quantity::SmClock, |device| device.clock_info(ClockType::SM).map(f64::from)),
             (Quantity::MemoryClock, |device| device.clock_info(ClockType::Memory).map(f64::from)),
             (Quantity::ClockEvents, |device| device.current_throttle_reasons().map(|events| events.bits() as f64)),
+            (Quantity::Utilisation, |device| device.utilization_rates().map(|rates| f64::from(rates.gpu) / 100.0)),
             (Quantity::PerformanceState, |device| device.performance_state().map(|state| f64::from(state.as_c()))),
         ];
         let known = readings.into_iter().filter(|(_, read)| read(&self.device).is_ok());

@@ -3,6 +3,7 @@
 pub(super) mod accuracy;
 pub(crate) mod components;
 pub(crate) mod conditions;
+pub(super) mod engine;
 pub(super) mod phases;
 pub(crate) mod results;
 pub(super) mod savings;

@@ -1,8 +1,15 @@
 //! Each student and control compared with its teacher, in each cell and over all cells.
 
-use crate::analysis::{BreakEven, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Undecided, Verdict};
+use crate::analysis::{
+    AtFloor, BreakEven, CellSummary, Comparison, Estimate, OverallSaving, Saving, Study, Undecided, Verdict,
+};
 use crate::format::{self, Scale};
 use crate::report::table::{Cell, Column, Table, TableRow};
+
+/// Place of the column of savings at the floor, if there is one.
+const AT_FLOOR: usize = 7;
+const FLOOR: &str = " Saving at the floor: that of the energy floors, below it how many times the floor the engine uses for \
+    teacher and model.";
 
 /// `None` if nothing is compared.
 pub(crate) fn savings(study: &Study) -> Option<Table> {
@@ -15,7 +22,12 @@ pub(crate) fn savings(study: &Study) -> Option<Table> {
     let scale = Scale::joules(known);
     let mut rows: Vec<TableRow> = pairs.iter().map(|(s, t, o)| saving_row(s, t.as_ref(), o.as_ref(), scale)).collect();
     rows.extend(study.overall.iter().map(overall_row));
-    let columns = vec![
+    let known = study.savings.iter().map(|s| s.at_floor).chain(study.overall.iter().map(|o| o.at_floor));
+    let floors = study.savings.iter().any(|s| s.at_floor.is_some());
+    if floors {
+        rows.iter_mut().zip(known).for_each(|(row, known)| row.cells.insert(AT_FLOOR, at_floor(known)));
+    }
+    let mut columns = vec![
         Column::words("Model"),
         Column::words("Teacher"),
         Column::numbers("Batch", ""),
@@ -28,13 +40,17 @@ pub(crate) fn savings(study: &Study) -> Option<Table> {
         Column::numbers("Accuracy difference", "points"),
         Column::numbers("Break-even", "tokens"),
     ];
+    if floors {
+        columns.insert(AT_FLOOR, Column::numbers("Saving at the floor", "%"));
+    }
     let all = study.savings.iter().map(|s| &s.ept_out).chain(study.overall.iter().map(|o| &o.ept_out));
     let tested = all.into_iter().any(|comparison| comparison.p_adjusted.is_some());
     let holm = if tested { "p values are adjusted for the number of cells (Holm). " } else { "" };
+    let explained = if floors { FLOOR } else { "" };
     let caption = format!(
         "Energy per output token of each model compared with its teacher at equal batch size and output length, with \
          95 % intervals. {holm}Accuracy difference: exact match of the model minus that of its teacher. Break-even: \
-         output tokens after which the energy of training is recovered."
+         output tokens after which the energy of training is recovered.{explained}"
     );
     let caveat = format::caveat(&study.methods);
     Some(Table { id: "table-savings", caption, caveat, columns, rows })
@@ -92,6 +108,12 @@ fn compared(
         accuracy.map_or(Cell::unknown(), points),
         break_even(pays),
     ]
+}
+
+fn at_floor(known: Option<AtFloor>) -> Cell {
+    let Some(AtFloor { saving, base_multiple, new_multiple }) = known else { return Cell::unknown() };
+    let multiples = format!("{} and {}", format::number(base_multiple, None), format::multiple(new_multiple));
+    Cell::new(format::whole_percent(saving)).with(multiples)
 }
 
 fn verdict(comparison: &Comparison, undecided: Option<Undecided>) -> Cell {

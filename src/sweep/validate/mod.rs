@@ -1,6 +1,7 @@
 //! What a sweep file must satisfy beyond its types: every finding points into the file.
 
 mod axes;
+mod engine;
 mod file;
 mod measure;
 mod models;
@@ -23,6 +24,7 @@ pub(super) fn check(spec: &SweepSpec, source: &Source<'_>) -> Result<()> {
     axes::axes(&file)?;
     prompts::prompts(&file)?;
     prompts::generation(&file)?;
+    engine::engine(&file)?;
     measure::measure(&file)?;
     prompts::accuracy(&file)?;
     measure::report(&file)

@@ -1,0 +1,243 @@
+//! Attention over the KV cache: of one new token a row in decode, and of many in prefill.
+
+use candle_core::DType;
+
+use super::driver::{Buffer, Driver, Grid, NULL, Params, Pointer, suffix};
+use super::matrix::Gpu;
+use crate::engine::heads::Heads;
+use crate::error::Result;
+
+/// Threads of a block in decode, in warps.
+const DECODE_WARPS: usize = 8;
+
+/// The fewest columns that are worth a block of their own.
+const LEAST: usize = 64;
+
+/// Memory in which the blocks that share a row's columns leave their parts.
+pub(crate) struct Scratch {
+    splits: usize,
+    partial: Buffer,
+    counters: Buffer,
+}
+
+/// The buffers and settings of a layer's attention.
+#[derive(Clone, Copy)]
+pub(crate) struct Attend<'a> {
+    pub(crate) heads: Heads,
+    /// Rotated; the first h · d values of each row of `query_stride` `(b · t, …)`.
+    pub(crate) queries: Pointer,
+    pub(crate) query_stride: usize,
+    /// `(b, kv, capacity, d)`, the new columns included.
+    pub(crate) keys: Pointer,
+    /// As `keys`.
+    pub(crate) values: Pointer,
+    /// `(b · t, h · d)`.
+    pub(crate) output: Pointer,
+    /// First column of each row `(b)`.
+    pub(crate) starts: Pointer,
+    /// Columns in the cache before the new ones: one number.
+    pub(crate) length: Pointer,
+    /// Linear biases `(h, capacity)`.
+    pub(crate) alibi: Option<Pointer>,
+    pub(crate) rows: usize,
+    /// New tokens of a row.
+    pub(crate) tokens: usize,
+    pub(crate) capacity: usize,
+    /// Columns that a query sees; without a window all before it.
+    pub(crate) window: Option<usize>,
+    pub(crate) scale: f32,
+    /// Scores s become c · tanh(s / c); 0 for none.
+    pub(crate) softcap: f32,
+    pub(crate) scratch: &'a Scratch,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DecodeParams {
+    queries: Pointer,
+    keys: Pointer,
+    values: Pointer,
+    output: Pointer,
+    starts: Pointer,
+    length: Pointer,
+    alibi: Pointer,
+    partial: Pointer,
+    counters: Pointer,
+    heads: i32,
+    kv_heads: i32,
+    width: i32,
+    capacity: i32,
+    query_stride: i32,
+    alibi_stride: i32,
+    window: i32,
+    least: i32,
+    scale: f32,
+    softcap: f32,
+}
+
+// SAFETY: the fields are those of `AttentionDecodeParams` in attention_decode.cu.
+unsafe impl Params for DecodeParams {}
+const _: () = assert!(size_of::<DecodeParams>() == 112);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PrefillParams {
+    queries: Pointer,
+    keys: Pointer,
+    values: Pointer,
+    output: Pointer,
+    starts: Pointer,
+    length: Pointer,
+    alibi: Pointer,
+    heads: i32,
+    kv_heads: i32,
+    width: i32,
+    capacity: i32,
+    query_stride: i32,
+    alibi_stride: i32,
+    window: i32,
+    tokens: i32,
+    scale: f32,
+    softcap: f32,
+}
+
+// SAFETY: the fields are those of `AttentionPrefillParams` in attention_prefill.cu.
+unsafe impl Params for PrefillParams {}
+const _: () = assert!(size_of::<PrefillParams>() == 96);
+
+/// How a decode kernel divides the heads.
+struct Decode {
+    /// The width that its registers are for.
+    padded: usize,
+    /// Queries of a block, in eights.
+    eights: usize,
+    /// Blocks that share a key head.
+    chunks: usize,
+}
+
+impl Decode {
+    fn of(heads: Heads, dtype: DType) -> Self {
+        let padded = [64, 128].into_iter().find(|width| heads.width <= *width).unwrap_or(256);
+        let eights = if dtype != DType::F32 && padded < 256 && heads.shared() > 8 { 2 } else { 1 };
+        Self { padded, eights, chunks: heads.shared().div_ceil(8 * eights) }
+    }
+
+    fn name(&self, heads: Heads, dtype: DType) -> Result<String> {
+        let exact = if dtype != DType::F32 && heads.width == self.padded { "d" } else { "w" };
+        let many = if self.eights == 2 { "_q16" } else { "" };
+        Ok(format!("attention_decode_{}_{exact}{}{many}", suffix(dtype)?, self.padded))
+    }
+
+    /// Values that a block leaves for the others, or a warp.
+    fn state(&self) -> usize {
+        8 * self.eights * (self.padded + 2)
+    }
+}
+
+impl Scratch {
+    /// For batches of `rows` rows of up to `capacity` columns.
+    ///
+    /// # Errors
+    /// The device is full.
+    pub(crate) fn new(driver: &Driver, heads: Heads, dtype: DType, rows: usize, capacity: usize) -> Result<Self> {
+        let decode = Decode::of(heads, dtype);
+        let together = rows * heads.keys * decode.chunks;
+        let wanted = (2 * driver.multiprocessors() as usize).div_ceil(together);
+        let splits = wanted.clamp(1, capacity.div_ceil(LEAST));
+        Ok(Self {
+            splits,
+            partial: driver.zeros(together * splits * decode.state(), DType::F32)?,
+            counters: driver.zeros(together, DType::U32)?,
+        })
+    }
+}
+
+/// Attends for the new tokens of each row.
+///
+/// # Errors
+/// A failure of the device.
+pub(crate) fn launch(gpu: &Gpu, attend: &Attend<'_>) -> Result<()> {
+    match attend.tokens {
+        1 => decode(gpu, attend),
+        _ => prefill(gpu, attend),
+    }
+}
+
+fn decode(gpu: &Gpu, attend: &Attend<'_>) -> Result<()> {
+    let Attend { heads, scratch, .. } = *attend;
+    let decode = Decode::of(heads, gpu.dtype);
+    let params = DecodeParams {
+        queries: attend.queries,
+        keys: attend.keys,
+        values: attend.values,
+        output: attend.output,
+        starts: attend.starts,
+        length: attend.length,
+        alibi: attend.alibi.unwrap_or(NULL),
+        partial: scratch.partial.pointer(),
+        counters: scratch.counters.pointer(),
+        heads: heads.queries as i32,
+        kv_heads: heads.keys as i32,
+        width: heads.width as i32,
+        capacity: attend.capacity as i32,
+        query_stride: attend.query_stride as i32,
+        alibi_stride: attend.capacity as i32,
+        window: attend.window.unwrap_or(0).min(i32::MAX as usize) as i32,
+        least: LEAST as i32,
+        scale: attend.scale,
+        softcap: attend.softcap,
+    };
+    let shared = DECODE_WARPS * decode.state() * size_of::<f32>();
+    let grid = Grid {
+        blocks: (scratch.splits as u32, (heads.keys * decode.chunks) as u32, attend.rows as u32),
+        threads: 32 * DECODE_WARPS as u32,
+        shared: shared as u32,
+    };
+    gpu.driver.launch(&decode.name(heads, gpu.dtype)?, grid, &params)
+}
+
+fn prefill(gpu: &Gpu, attend: &Attend<'_>) -> Result<()> {
+    let Attend { heads, rows, tokens, .. } = *attend;
+    let params = PrefillParams {
+        queries: attend.queries,
+        keys: attend.keys,
+        values: attend.values,
+        output: attend.output,
+        starts: attend.starts,
+        length: attend.length,
+        alibi: attend.alibi.unwrap_or(NULL),
+        heads: heads.queries as i32,
+        kv_heads: heads.keys as i32,
+        width: heads.width as i32,
+        capacity: attend.capacity as i32,
+        query_stride: attend.query_stride as i32,
+        alibi_stride: attend.capacity as i32,
+        window: attend.window.unwrap_or(0).min(i32::MAX as usize) as i32,
+        tokens: tokens as i32,
+        scale: attend.scale,
+        softcap: attend.softcap,
+    };
+    let blocks_of = |tokens_of_block: usize| tokens.div_ceil(tokens_of_block) * heads.queries * rows;
+    let (name, padded, warps, of_block, columns) = match (gpu.dtype, heads.width) {
+        (DType::F32, width) => {
+            let padded = [64, 128].into_iter().find(|padded| width <= *padded).unwrap_or(256);
+            (format!("w{padded}"), 0, 4, 16, 0)
+        }
+        (_, width) => {
+            let padded = [64, 96, 128].into_iter().find(|padded| width <= *padded).unwrap_or(256);
+            // twice the tokens a block, unless too few blocks remain for the multiprocessors
+            let small = blocks_of(128) < 2 * gpu.driver.multiprocessors() as usize;
+            let warps = if padded == 256 && !small { 8 } else { 4 };
+            let ending = if small { "_small" } else { "" };
+            let columns = if padded == 256 { 32 } else { 64 };
+            (format!("w{padded}{ending}"), padded, warps, if small { 64 } else { 128 }, columns)
+        }
+    };
+    let shared = (of_block + 2 * columns) * padded.next_multiple_of(64) * size_of::<u16>();
+    let grid = Grid {
+        blocks: (heads.queries as u32, rows as u32, tokens.div_ceil(of_block) as u32),
+        threads: 32 * warps,
+        shared: shared as u32,
+    };
+    gpu.driver.launch(&format!("attention_prefill_{}_{name}", suffix(gpu.dtype)?), grid, &params)
+}

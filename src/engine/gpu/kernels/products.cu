@@ -1,0 +1,488 @@
+// Products of a few rows of activations with a weight matrix, y = x·Wᵀ, at the speed of reading W once.
+//
+// A warp multiplies 16·R rows of W with 8·C rows of x on the tensor cores (mma m16n8k16; W is the operand with 16 rows).
+// Within a block of k, the order of the elements is free as long as both operands agree on it, so each lane takes 16
+// contiguous bytes of its rows straight from memory and uses them for two multiplications: no lane ever reads what another
+// lane loaded, and the pipeline needs no barrier. The warps of a block take turns along k; their sums meet in shared memory
+// once a tile and are added in a fixed order, so the result has the same bits on every run.
+//
+// Weights don't depend on an earlier kernel. So the first DEPTH stages of a block's weights are on their way, and `ahead`
+// further ones to the L2 cache, before the block waits for its inputs: memory stays busy between two kernels.
+#include "common.cuh"
+
+#include "activation.cuh"
+
+struct ProductParams {
+    const void *inputs;    // (m, k)
+    const void *weights;   // (n, k)
+    const void *bias;      // (n), or null
+    const void *residual;  // (m, outputs' width), added after the product is rounded; or null
+    const void *scale;     // (k): weights of the RMSNorm that the inputs go through first (`_norm` variants)
+    void *outputs;         // (m, n), or (m, n / 2) of the gated variants
+    int m;
+    int n;
+    int k;
+    int ahead;         // elements of each row to prefetch to L2 beyond those that a block has in flight
+    int activation;    // of the gated variants
+    int unit_offset;   // 1: the norm multiplies by 1 + scale and rounds once (Gemma)
+    float epsilon;
+};
+static_assert(sizeof(ProductParams) == 80, "as in products.rs");
+
+enum Kind { REGISTERS, RING_OF_PIECES, LINE_RING };
+
+constexpr int CHUNK = 64;  // elements of k in a stage: 128 bytes of a row, a line of L2
+
+// Writes output (column, row) of a plain product.
+template <typename T>
+__device__ __forceinline__ void store_output(const ProductParams &p, int row, int column, float sum) {
+    if (row >= p.n || column >= p.m) return;
+    if (p.bias) sum += to_float(static_cast<const T *>(p.bias)[row]);
+    const size_t at = static_cast<size_t>(column) * p.n + row;
+    if (p.residual) sum = rounded<T>(sum) + to_float(static_cast<const T *>(p.residual)[at]);
+    static_cast<T *>(p.outputs)[at] = from_float<T>(sum);
+}
+
+// Writes output (column, row) of a gated product, act(gate)·up.
+template <typename T>
+__device__ __forceinline__ void store_gated(const ProductParams &p, int row, int column, float gate, float up) {
+    const int inner = p.n / 2;
+    if (row >= inner || column >= p.m) return;
+    if (p.bias) {
+        gate += to_float(static_cast<const T *>(p.bias)[row]);
+        up += to_float(static_cast<const T *>(p.bias)[inner + row]);
+    }
+    const float active = rounded<T>(activated(rounded<T>(gate), p.activation));
+    static_cast<T *>(p.outputs)[static_cast<size_t>(column) * inner + row] = from_float<T>(active * rounded<T>(up));
+}
+
+// RMSNorm of the m rows of inputs into shared memory. A thread normalises the very values that it loaded.
+template <typename T, int WARPS>
+__device__ __forceinline__ void normalize(const ProductParams &p, T *normal, int stride, float *sums) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const T *inputs = static_cast<const T *>(p.inputs);
+    for (int row = 0; row < p.m; row++) {
+        float sum = 0.0f;
+        for (int i = threadIdx.x * 8; i < p.k; i += WARPS * 32 * 8) {
+            const Vector<T> piece = load16(inputs + static_cast<size_t>(row) * p.k + i);
+#pragma unroll
+            for (int e = 0; e < 8; e++) sum += to_float(piece[e]) * to_float(piece[e]);
+            store16(normal + row * stride + i, piece);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) sums[row * WARPS + warp] = sum;
+    }
+    __syncthreads();
+    const T *scale = static_cast<const T *>(p.scale);
+    for (int i = threadIdx.x * 8; i < p.k; i += WARPS * 32 * 8) {
+        const Vector<T> weights = load16(scale + i);
+        for (int row = 0; row < p.m; row++) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) sum += sums[row * WARPS + w];
+            const float factor = rsqrtf(sum / p.k + p.epsilon);
+            T *const at = normal + row * stride + i;
+            Vector<T> values = load16(at);
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                const float normal = to_float(values[e]) * factor, weight = to_float(weights[e]);
+                values[e] = from_float<T>(p.unit_offset ? normal * (1.0f + weight) : rounded<T>(normal) * weight);
+            }
+            store16(at, values);
+        }
+    }
+    __syncthreads();
+}
+
+// COLUMNS: up to how many rows of inputs: 4, or a multiple of 8.
+//
+// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
+// 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
+// 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
+struct Product {
+    static constexpr bool RING = KIND != REGISTERS, LINES = KIND == LINE_RING;
+    static constexpr bool TWICE = COLUMNS == 2;            // folded twice
+    static constexpr bool FOLDED = COLUMNS == 4;
+    static constexpr int C = COLUMNS < 8 ? 1 : COLUMNS / 8;     // fragments along the inputs' rows
+    static constexpr int FRAGMENTS = TWICE ? 4 * R : FOLDED ? 2 * R : R * C;
+    static constexpr int SUMS = COLUMNS < 8 ? R : 2 * R * C;    // float2 of sums of a lane in shared memory
+    static constexpr int BUFFERS = R * C > 2 ? 1 : 2;      // of sums: with two, one barrier a tile is enough
+    static constexpr int STEP = WARPS * CHUNK;             // from a warp's stage to its next one along k
+    static constexpr int GROUP = STEP * DEPTH;             // of a block's stages in flight
+    static constexpr bool EARLY = C <= 4;                  // inputs are loaded a stage ahead, where registers allow it
+
+    const ProductParams &p;
+    const int warp, lane, g, t;  // lane 4g + t holds rows g and g + 8 of a fragment
+    const int groups, tiles;
+    uint4 *ring;
+    float2 *partial;
+    const T *inputs;
+    int stride;
+    uint4 held[RING ? 1 : DEPTH][4 * R];
+    uint4 x[EARLY ? 2 : 1][C][2];
+    float sums[FRAGMENTS][4];
+    const T *input_rows[C];  // at this lane's elements of the group
+    int inputs_left;
+    bool inputs_full;
+    // the loads of weights that come next
+    const T *rows[4 * R];  // at each piece; without lines, the second piece of a row is at the first one's address + 32
+    int load_tile, load_group;
+    bool more, full;
+
+    __device__ __forceinline__ Product(const ProductParams &params, unsigned char *shared)
+        : p(params), warp(threadIdx.x / WARP), lane(threadIdx.x % WARP), g(lane / 4), t(lane % 4),
+          groups((params.k + GROUP - 1) / GROUP),
+          tiles(GATED ? (params.n / 2 + 8 * R - 1) / (8 * R) : (params.n + 16 * R - 1) / (16 * R)),
+          inputs(static_cast<const T *>(params.inputs)), stride(params.k) {
+        ring = reinterpret_cast<uint4 *>(shared);
+        partial = reinterpret_cast<float2 *>(ring + (RING ? WARPS * DEPTH * 4 * R * WARP : 0));
+        ring += warp * DEPTH * 4 * R * WARP;
+    }
+
+    static constexpr bool WHOLE_LINES = LINES || TWICE;  // eight lanes load a row's 128 bytes
+
+    // A lane's first element of a chunk of W.
+    __device__ __forceinline__ int first() const { return WHOLE_LINES ? lane % 8 * 8 : t * 8; }
+
+    // Row of W for row i of a tile's fragment r. Rows past the end repeat the last one; their sums are never stored.
+    __device__ __forceinline__ const T *row_start(int tile, int r, int i) const {
+        const int inner = p.n / 2;
+        const int row = GATED ? min(tile * 8 * R + r * 8 + i % 8, inner - 1) + (i < 8 ? 0 : inner)
+                              : min(tile * 16 * R + r * 16 + i, p.n - 1);
+        return static_cast<const T *>(p.weights) + static_cast<size_t>(row) * p.k;
+    }
+
+    __device__ __forceinline__ void enter_tile(int tile) {
+        load_tile = tile;
+        load_group = 0;
+        more = tile < tiles;
+        full = GROUP <= p.k;
+        if (!more) return;
+#pragma unroll
+        for (int i = 0; i < 4 * R; i++) {
+            if (!WHOLE_LINES && i % 2 == 1) continue;
+            const int row = WHOLE_LINES ? i % 4 * 4 + lane / 8 : g + i % 4 * 4;
+            rows[i] = row_start(tile, i / 4, row) + warp * CHUNK + first();
+        }
+    }
+
+    __device__ __forceinline__ void next_group() {
+        if (load_group + 1 == groups) return enter_tile(load_tile + gridDim.x);
+        load_group++;
+        full = (load_group + 1) * GROUP <= p.k;
+#pragma unroll
+        for (int i = 0; i < 4 * R; i++) {
+            if (WHOLE_LINES || i % 2 == 0) rows[i] += GROUP;
+        }
+    }
+
+    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so that
+    // eight lanes that read two rows' halves meet no bank twice.
+    __device__ __forceinline__ uint4 *place(int slot, int index) const { return ring + slot * 4 * R * WARP + index; }
+
+    __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
+        if (RING) {
+            const int lined = piece * WARP + (lane ^ (lane >> 1 & 4));
+            copy_async<HINT>(place(slot, LINES ? lined : piece * WARP + lane), source, valid);
+        } else {
+            uint4 bits = make_uint4(0, 0, 0, 0);
+            if (valid) bits = load16_streaming_bits<HINT>(source);
+            held[RING ? 0 : slot][piece] = bits;
+        }
+    }
+
+    __device__ __forceinline__ const T *source(int slot, int piece) const {
+        return (WHOLE_LINES ? rows[piece] : rows[piece - piece % 2] + piece % 2 * 32) + slot * STEP;
+    }
+
+    // Starts the loads of a stage. Past the last tile it only closes an empty group of copies.
+    __device__ __forceinline__ void fetch(int slot) {
+        if (more && full) {
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, source(slot, i), true);
+        } else if (more) {
+            const int left = p.k - load_group * GROUP - warp * CHUNK - first() - slot * STEP;
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) load_piece(slot, i, source(slot, i), (WHOLE_LINES ? 0 : i % 2 * 32) < left);
+        }
+        if (RING) copy_async_commit();
+    }
+
+    // Asks for the next `ahead` elements of each row after those in flight, and of the block's next tile after them.
+    __device__ __forceinline__ void prefetch() const {
+        if (threadIdx.x >= 16 * R) return;
+        int left = p.ahead, from = GROUP;
+        for (int tile = blockIdx.x; left > 0 && tile < tiles; tile += gridDim.x, from = 0) {
+            const int count = min(left, p.k - from);
+            if (count > 0) {
+                prefetch_l2_range(row_start(tile, threadIdx.x / 16, threadIdx.x % 16) + from, count * sizeof(T));
+                left -= count;
+            }
+        }
+    }
+
+    // The inputs of the stages of `group` come next.
+    __device__ __forceinline__ void enter_inputs(int group) {
+        inputs_full = (group + 1) * GROUP <= p.k;
+        inputs_left = p.k - group * GROUP - warp * CHUNK - input_first();
+#pragma unroll
+        for (int c = 0; c < C; c++) input_rows[c] += group == 0 ? (1 - groups) * GROUP : GROUP;
+    }
+
+    __device__ __forceinline__ int input_row(int c) const { return TWICE ? g / 4 : FOLDED ? g / 2 : c * 8 + g; }
+    __device__ __forceinline__ int input_first() const { return t * 8 + (TWICE ? g / 2 % 2 * 32 : 0); }
+    __device__ __forceinline__ bool has_inputs(int c) const { return input_row(c) < p.m; }
+
+    // A lane whose column has no inputs never loads and keeps zeros.
+    __device__ __forceinline__ void load_inputs(int buffer, int slot) {
+        const int offset = slot * STEP;
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            const uint4 *from = reinterpret_cast<const uint4 *>(input_rows[c] + offset);
+            uint4 *to = x[buffer][c];
+            if (inputs_full) {
+                if (has_inputs(c)) to[0] = from[0];
+                if (has_inputs(c) && !TWICE) to[1] = from[4];
+            } else {
+                to[0] = has_inputs(c) && offset < inputs_left ? from[0] : make_uint4(0, 0, 0, 0);
+                if (!TWICE) to[1] = has_inputs(c) && offset + 32 < inputs_left ? from[4] : make_uint4(0, 0, 0, 0);
+            }
+        }
+    }
+
+    // Ready to enter group 0, with all inputs zero.
+    __device__ __forceinline__ void start_inputs() {
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            input_rows[c] = inputs + static_cast<size_t>(has_inputs(c) ? input_row(c) : 0) * stride + warp * CHUNK +
+                            input_first() + (groups - 1) * GROUP;
+#pragma unroll
+            for (int i = 0; i < (EARLY ? 4 : 2); i++) x[i / 2][c][i % 2] = make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    __device__ __forceinline__ uint4 weights(int slot, int piece) const {
+        if (LINES) {  // piece 2 · half + q of fragment r is row g + 8 · half, 16-byte piece 4q + t
+            const int row = piece / 4 * 16 + piece / 2 % 2 * 8 + g;
+            return *place(slot, row * 8 + ((piece % 2 * 4 + t) ^ (g % 2 * 4)));
+        }
+        return RING ? *place(slot, piece * WARP + lane) : held[RING ? 0 : slot][piece];
+    }
+
+    __device__ __forceinline__ void multiply(int slot, const uint4 (&inputs)[C][2]) {
+        const bool odd = g & 1;
+        if constexpr (TWICE) {
+            const uint4 &b = inputs[0][0];
+            const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) {
+                const uint4 piece = weights(slot, i);
+                mma_16816<T>(sums[i], {piece.x, piece.y, piece.z, piece.w}, {first, second});
+            }
+            return;
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+#pragma unroll
+            for (int q = 0; q < 2; q++) {
+                const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
+                if constexpr (TWICE) {
+                } else if constexpr (FOLDED) {
+                    const uint4 &b = inputs[0][q];
+                    const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
+                    mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
+                    mma_16816<T>(sums[2 * r + 1], {lower.x, lower.y, lower.z, lower.w}, {first, second});
+                } else {
+#pragma unroll
+                    for (int c = 0; c < C; c++) {
+                        const uint4 &b = inputs[c][q];
+                        mma_16816<T>(sums[r * C + c], {upper.x, lower.x, upper.y, lower.y}, {b.x, b.y});
+                        mma_16816<T>(sums[r * C + c], {upper.z, lower.z, upper.w, lower.w}, {b.z, b.w});
+                    }
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int i = 0; i < FRAGMENTS * 4; i++) sums[i / 4][i % 4] = 0.0f;
+    }
+
+    // The sums of (row g, row g + 8) of fragment r for one row of inputs.
+    __device__ __forceinline__ void store(int tile, int r, int column, float2 sum) const {
+        if (GATED) return store_gated<T>(p, tile * 8 * R + r * 8 + g, column, sum.x, sum.y);
+        const int row = tile * 16 * R + r * 16 + g;
+        store_output<T>(p, row, column, sum.x);
+        store_output<T>(p, row + 8, column, sum.y);
+    }
+
+    // Adds the warps' sums in order and writes a tile's outputs. Another warp does so at each turn, so that none lags.
+    __device__ __forceinline__ void finish(int tile, int turn) {
+        float2 *buffer = partial + (BUFFERS == 2 ? turn % 2 : 0) * WARPS * SUMS * WARP;
+        if constexpr (TWICE) {  // rows 4i + g / 2 of fragments; lanes with an even g and t hold inputs row t / 2
+            float *const floats = reinterpret_cast<float *>(buffer);
+#pragma unroll
+            for (int i = 0; i < 4 * R; i++) {
+                const float half = sums[i][0] + sums[i][3], whole = half + __shfl_xor_sync(ALL_LANES, half, 5);
+                const int row = i % 4 * 4 + g / 2, column = t / 2;  // as lane 4 · (row % 8) + column has them
+                if (g % 2 == 0 && t % 2 == 0) {
+                    floats[((i / 4 * WARPS + warp) * WARP + row % 8 * 4 + column) * 2 + row / 8] = whole;
+                }
+            }
+        } else
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) {
+            const float *s = sums[FOLDED ? 2 * i : i / 2], *other = sums[(FOLDED ? 2 * i + 1 : 0) % FRAGMENTS];
+            buffer[(i * WARPS + warp) * WARP + lane] =
+                FOLDED ? make_float2(s[0] + s[3], other[0] + other[3]) : make_float2(s[i % 2], s[2 + i % 2]);
+        }
+        __syncthreads();
+        for (int i = (warp + turn) % WARPS; i < SUMS; i += WARPS) {
+            float2 sum = buffer[i * WARPS * WARP + lane];
+#pragma unroll
+            for (int w = 1; w < WARPS; w++) {
+                const float2 other = buffer[(i * WARPS + w) * WARP + lane];
+                sum.x += other.x, sum.y += other.y;
+            }
+            if (COLUMNS < 8) store(tile, i, t, sum);
+            else store(tile, i / 2 / C, i / 2 % C * 8 + 2 * t + i % 2, sum);
+        }
+        if (BUFFERS == 1) __syncthreads();
+    }
+
+    __device__ __forceinline__ void run() {
+        let_next_start();
+        enter_tile(blockIdx.x);
+#pragma unroll
+        for (int slot = 0; slot < DEPTH; slot++) fetch(slot);
+        prefetch();
+        wait_for_inputs();
+        if (NORM) {
+            float *row_sums = reinterpret_cast<float *>(partial + BUFFERS * WARPS * SUMS * WARP);
+            T *normal = reinterpret_cast<T *>(row_sums + COLUMNS * WARPS);
+            stride = p.k + 32;  // half a row of banks further: rows g and g + 1 don't meet
+            normalize<T, WARPS>(p, normal, stride, row_sums);
+            inputs = normal;
+        }
+        start_inputs();
+        enter_inputs(0);
+        if (EARLY) load_inputs(0, 0);
+        int turn = 0;
+        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+            clear();
+            for (int group = 0; group < groups; group++) {
+                next_group();
+#pragma unroll
+                for (int slot = 0; slot < DEPTH; slot++) {
+                    if (!EARLY) load_inputs(0, slot);
+                    if (slot + 1 == DEPTH) enter_inputs(group + 1 == groups ? 0 : group + 1);
+                    if (EARLY) load_inputs((slot + 1) % 2, (slot + 1) % DEPTH);
+                    if (RING) copy_async_wait<DEPTH - 1>();
+                    if (LINES) __syncwarp();
+                    multiply(slot, x[EARLY ? slot % 2 : 0]);
+                    if (LINES) __syncwarp();  // all have read the slot
+                    fetch(slot);
+                }
+            }
+            finish(tile, turn++);
+        }
+    }
+};
+
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
+__device__ __forceinline__ void product(const ProductParams &p) {
+    static_assert(DEPTH % 2 == 0, "inputs alternate between two buffers");
+    DYNAMIC_SHARED(unsigned char, shared);
+    Product<T, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p, shared).run();
+}
+
+// ---- f32: exact, by plain multiplications ----
+
+// A warp takes one output row at a time and 8 rows of inputs.
+template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(const ProductParams &p) {
+    constexpr int WARPS = 8, COLUMNS = 8;
+    __shared__ float scratch[WARP];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = GATED ? p.n / 2 : p.n;
+    const float *inputs = static_cast<const float *>(p.inputs), *scale = static_cast<const float *>(p.scale);
+    let_next_start();
+    wait_for_inputs();
+    for (int first = 0; first < p.m; first += COLUMNS) {
+        float factors[COLUMNS];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            factors[c] = 1.0f;
+            if (!NORM || first + c >= p.m) continue;
+            float sum = 0.0f;
+            for (int i = threadIdx.x; i < p.k; i += blockDim.x) {
+                const float value = inputs[static_cast<size_t>(first + c) * p.k + i];
+                sum += value * value;
+            }
+            factors[c] = rsqrtf(block_sum(sum, scratch) / p.k + p.epsilon);
+            __syncthreads();
+        }
+        for (int row = blockIdx.x * WARPS + warp; row < width; row += gridDim.x * WARPS) {
+            const float *weights = static_cast<const float *>(p.weights) + static_cast<size_t>(row) * p.k;
+            const float *up = weights + static_cast<size_t>(GATED ? width : 0) * p.k;
+            float sums[COLUMNS] = {}, up_sums[COLUMNS] = {};
+            for (int i = lane * 4; i < p.k; i += WARP * 4) {
+                const Vector<float> w = load16(weights + i), u = load16(up + i);
+                Vector<float> s;
+                if (NORM) s = load16(scale + i);
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) {
+                    if (first + c >= p.m) continue;
+                    const Vector<float> x = load16(inputs + static_cast<size_t>(first + c) * p.k + i);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const float value = NORM ? x[e] * factors[c] * (p.unit_offset ? 1.0f + s[e] : s[e]) : x[e];
+                        sums[c] += w[e] * value;
+                        if (GATED) up_sums[c] += u[e] * value;
+                    }
+                }
+            }
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) {
+                const float sum = warp_sum(sums[c]), up_sum = GATED ? warp_sum(up_sums[c]) : 0.0f;
+                if (lane != 0) continue;
+                if (GATED) store_gated<float>(p, row, first + c, sum, up_sum);
+                else store_output<float>(p, row, first + c, sum);
+            }
+        }
+    }
+}
+
+#ifndef NO_ENTRIES
+#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM)                                                     \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_bf16(const ProductParams p) {                      \
+        product<bf16_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_f16(const ProductParams p) {                       \
+        product<half_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
+    }
+#define PRODUCTS(suffix, ...)                                                                                          \
+    PRODUCT(product_##suffix, __VA_ARGS__, false, false)                                                               \
+    PRODUCT(product_gated_##suffix, __VA_ARGS__, true, false)
+#define NORM_PRODUCTS(suffix, ...)                                                                                     \
+    PRODUCT(product_norm_##suffix, __VA_ARGS__, false, true)                                                           \
+    PRODUCT(product_gated_norm_##suffix, __VA_ARGS__, true, true)
+PRODUCTS(m2, 8, 2, 1, 2, REGISTERS, 256)
+PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
+NORM_PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
+PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
+NORM_PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
+PRODUCTS(m16, 8, 16, 2, 2, LINE_RING, 256)
+PRODUCTS(m32, 4, 32, 2, 2, RING_OF_PIECES, 0)
+#undef PRODUCT
+
+#define PRODUCT_F32(name, GATED, NORM)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256) name##_f32(const ProductParams p) {                              \
+        product_in_f32<GATED, NORM>(p);                                                                                \
+    }
+PRODUCT_F32(product, false, false)
+PRODUCT_F32(product_gated, true, false)
+PRODUCT_F32(product_norm, false, true)
+PRODUCT_F32(product_gated_norm, true, true)
+#undef PRODUCT_F32
+#endif
