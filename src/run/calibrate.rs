@@ -33,34 +33,45 @@ pub(crate) enum Place {
     Simulated(SyntheticCard),
 }
 
-/// Records what the models of these sessions need, with the start under way: from an earlier start, from the file that the
-/// sweep names, or measured now. A device that can't be calibrated is a warning, since all but the floor is known without.
+/// A device in a data type, with its calibration if an earlier start or the sweep's file has one.
+pub(super) struct Needed {
+    wanted: Wanted,
+    known: Option<Calibration>,
+}
+
+/// What the models of these sessions need.
 ///
 /// # Errors
-/// The file has nothing that fits, the user asked to stop, or the disk fails.
-pub(super) fn calibrate(setup: Setup<'_>, meter: &mut dyn Meter, dir: &mut RunDir, sessions: &[Session]) -> Result<()> {
-    let choice = &setup.prepared.spec.measure.calibration;
-    let of_file = match choice {
+/// The sweep names a file that can't be read, or that has nothing that fits.
+pub(super) fn needed(setup: Setup<'_>, meter: &MeterInfo, dir: &RunDir, sessions: &[Session]) -> Result<Vec<Needed>> {
+    let of_file = match &setup.prepared.spec.measure.calibration {
         CalibrationChoice::File(path) => Some(read(&setup.prepared.loader.base.join(path))?),
         _ => None,
     };
-    let mut calibrations = Vec::new();
-    for wanted in wanted(setup, sessions) {
-        let known: Vec<&Calibration> = dir.info().parts.iter().flat_map(|part| &part.calibrations).collect();
-        if let Some(earlier) = known.into_iter().find_map(|known| wanted.taken_over(known, meter.info())) {
-            calibrations.push(earlier);
-        } else if let Some(of_file) = &of_file {
-            calibrations.push(wanted.find(of_file, meter.info())?);
-        } else if choice.measures(meter.info()) {
-            setup.console.say(format!("calibrating {} in {}: reading and multiplying", wanted.device(), wanted.dtype));
-            match wanted.measure(setup, meter, &dir.info().protocol) {
-                Ok(measured) => calibrations.push(measured),
-                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                Err(error) => {
-                    let device = wanted.device();
-                    setup.console.warn(format!("no energy floor: {device} can't be calibrated: {}", error.one_line()));
-                }
-            }
+    let need = |wanted: Wanted| {
+        let mut earlier = dir.info().parts.iter().flat_map(|part| &part.calibrations);
+        let known = match (earlier.find_map(|known| wanted.taken_over(known, meter)), &of_file) {
+            (None, Some(all)) => Some(wanted.find(all, meter)?),
+            (earlier, _) => earlier,
+        };
+        Ok(Needed { wanted, known })
+    };
+    wanted(setup, sessions).into_iter().map(need).collect()
+}
+
+/// Records what is needed with the start under way; what isn't known is measured, if the sweep and the meter allow it. A
+/// device that can't be calibrated is a warning, since all but the floor is known without.
+///
+/// # Errors
+/// The user asked to stop, or the disk fails.
+pub(super) fn calibrate(setup: Setup<'_>, meter: &mut dyn Meter, dir: &mut RunDir, needed: Vec<Needed>) -> Result<()> {
+    let measures = setup.prepared.spec.measure.calibration.measures(meter.info());
+    let mut calibrations = Vec::with_capacity(needed.len());
+    for Needed { wanted, known } in needed {
+        match known {
+            Some(known) => calibrations.push(known),
+            None if measures => calibrations.extend(wanted.tried(setup, meter, &dir.info().protocol)?),
+            None => {}
         }
     }
     dir.record_calibrations(calibrations)
@@ -118,7 +129,7 @@ fn of_model(setup: Setup<'_>, model: &ModelSpec) -> Option<Wanted> {
 
 impl Wanted {
     /// The device as models are recorded to run on it.
-    fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         match self.place {
             Place::Device(device) => device.name(),
             Place::Simulated(_) => "simulated".to_owned(),
@@ -165,8 +176,17 @@ impl Wanted {
         })
     }
 
-    fn measure(&self, setup: Setup<'_>, meter: &mut dyn Meter, protocol: &Protocol) -> Result<Calibration> {
-        self.measured(meter, setup.clock, protocol, setup.stop)
+    /// Calibrates the device, or warns that it can't be.
+    fn tried(&self, setup: Setup<'_>, meter: &mut dyn Meter, protocol: &Protocol) -> Result<Option<Calibration>> {
+        setup.console.say(format!("calibrating {} in {}: reading and multiplying", self.device(), self.dtype));
+        match self.measured(meter, setup.clock, protocol, setup.stop) {
+            Err(error) if error.kind() != Kind::Interrupted => {
+                let device = self.device();
+                setup.console.warn(format!("no energy floor: {device} can't be calibrated: {}", error.one_line()));
+                Ok(None)
+            }
+            measured => measured.map(Some),
+        }
     }
 
     /// Calibrates the device.

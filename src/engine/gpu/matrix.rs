@@ -6,7 +6,7 @@ use super::driver::{Buffer, Driver, NULL, Pointer};
 use super::library::{Library, Product};
 use super::products;
 use crate::engine::config::Activation;
-use crate::engine::weights::Matrix as Loaded;
+use crate::engine::weights::matrices::Matrix as Loaded;
 use crate::error::Result;
 
 /// The weights of y = x · Wᵀ + b.

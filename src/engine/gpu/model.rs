@@ -70,7 +70,7 @@ impl Model {
             false => {
                 let tied = MatrixSpec { weight: layout.embedding.clone(), ..layout.output.clone() };
                 let bias = weights.load_bias(&[&tied], dtype, device)?;
-                Matrix::new(crate::engine::weights::Matrix { weight: embedding.tensor().clone(), bias })?
+                Matrix::new(crate::engine::weights::matrices::Matrix { weight: embedding.tensor().clone(), bias })?
             }
         };
         let layer = |index: usize| Layer::load(config, &layout.layers[index], index, weights, &gpu);

@@ -7,11 +7,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#ifndef __CUDACC__
+#if !defined(__CUDACC__)
 #include "emulate.h"
 #endif
 
 #define INLINE static __device__ __forceinline__
+#define INLINE_ANYWHERE __host__ __device__ __forceinline__
 
 // Dynamic shared memory of the block as a pointer, aligned to 128 bytes.
 #ifdef __CUDACC__
@@ -29,17 +30,17 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // ---- numbers ----
 
-INLINE float to_float(float x) { return x; }
-INLINE float to_float(half_t x) { return __half2float(x); }
-INLINE float to_float(bf16_t x) { return __bfloat162float(x); }
+INLINE_ANYWHERE float to_float(float x) { return x; }
+INLINE_ANYWHERE float to_float(half_t x) { return __half2float(x); }
+INLINE_ANYWHERE float to_float(bf16_t x) { return __bfloat162float(x); }
 
-template <typename T> INLINE T from_float(float x);
-template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ half_t from_float<half_t>(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) { return __float2bfloat16_rn(x); }
+template <typename T> INLINE_ANYWHERE T from_float(float x);
+template <> __host__ __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __host__ __device__ __forceinline__ half_t from_float<half_t>(float x) { return __float2half_rn(x); }
+template <> __host__ __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) { return __float2bfloat16_rn(x); }
 
 // The value after it has been stored as a T.
-template <typename T> INLINE float rounded(float x) { return to_float(from_float<T>(x)); }
+template <typename T> INLINE_ANYWHERE float rounded(float x) { return to_float(from_float<T>(x)); }
 
 // Two neighbouring values in one register, the first in the lower half.
 template <typename T> INLINE unsigned pack(T low, T high) {
@@ -336,6 +337,16 @@ INLINE uint4 load16_l2(const void *from) {
     return bits;
 #else
     return *reinterpret_cast<const uint4 *>(from);
+#endif
+}
+
+INLINE int load_l2(const int *from) {
+#ifdef __CUDACC__
+    int x;
+    asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(x) : "l"(from));
+    return x;
+#else
+    return *from;
 #endif
 }
 
