@@ -1,20 +1,18 @@
 // Attention over the cache, of one token a row and of many, against sums in double precision.
 #include "../../src/engine/gpu/kernels/attention_decode.cu"
 #include "../../src/engine/gpu/kernels/attention_prefill.cu"
+#include "reference.h"
 
 struct Shape {
-    int rows, heads, kv_heads, width, past, tokens = 1, window = 0;
+    int rows, heads, kv_heads, width, past, tokens, splits, warps;
+    int window = 0;
     float softcap = 0.0f;
     bool alibi = false;
-    int splits = 1, warps = 4;
+
+    Shape(int rows, int heads, int kv_heads, int width, int past, int tokens, int splits = 1, int warps = 4)
+        : rows(rows), heads(heads), kv_heads(kv_heads), width(width), past(past), tokens(tokens), splits(splits),
+          warps(warps) {}
 };
-
-static std::mt19937 numbers(11);
-
-template <typename T> static void fill(emulate::Buffer<T> &buffer, float size) {
-    std::normal_distribution<float> normal(0.0f, size);
-    for (size_t i = 0; i < buffer.count; i++) buffer[i] = from_float<T>(normal(numbers));
-}
 
 template <typename T> struct Inputs {
     Shape shape;
@@ -30,7 +28,7 @@ template <typename T> struct Inputs {
           keys(size_t(s.rows) * s.kv_heads * capacity * s.width), values(keys.count),
           output(size_t(s.rows) * s.tokens * s.heads * s.width), starts(s.rows), length(1),
           alibi(size_t(s.heads) * capacity) {
-        fill(queries, 1.5f);
+        fill(queries, 1.5);
         // beyond the columns written so far, the cache is not a number
         std::normal_distribution<float> normal;
         for (size_t head = 0; head < size_t(s.rows) * s.kv_heads; head++) {
@@ -128,7 +126,10 @@ template <> struct Kernels<float> {
     }
 };
 
-static double limit(const char *name) { return name[0] == 'b' ? 5e-3 : name[1] == '1' ? 1e-3 : 1e-5; }
+// Probabilities are rounded before they are divided by their sum, in the reference not at all.
+template <typename T> double limit() {
+    return std::is_same<T, float>::value ? 1e-5 : std::is_same<T, half_t>::value ? 1e-3 : 5e-3;
+}
 
 template <typename T> static void test_decode(const Shape &s) {
     Inputs<T> in(s);
@@ -154,13 +155,30 @@ template <typename T> static void test_decode(const Shape &s) {
     snprintf(name, sizeof name, "decode %s b=%d h=%d kv=%d d=%d past=%d window=%d cap=%g alibi=%d splits=%d warps=%d",
              Kernels<T>::NAME, s.rows, s.heads, s.kv_heads, s.width, s.past, s.window, s.softcap, s.alibi, s.splits,
              s.warps);
-    emulate::check(name, error, limit(Kernels<T>::NAME));
+    emulate::check(name, error, limit<T>());
 }
 
 static void test_decode_everywhere(const Shape &shape) {
     test_decode<float>(shape);
     test_decode<bf16_t>(shape);
     test_decode<half_t>(shape);
+}
+
+static void test_decodes() {
+    for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) test_decode_everywhere({3, 4, 2, width, 70, 1, 3});
+    for (int past : {0, 1, 15, 16, 17, 63, 64, 130}) {
+        for (int splits : {1, 2, 5}) test_decode<bf16_t>({2, 2, 1, 16, past, 1, splits});
+    }
+    for (int group : {1, 3, 7, 8, 9, 16, 17, 40}) test_decode<half_t>({2, 2 * group, 2, 64, 37, 1, 2, 2});
+    for (int width : {64, 128, 256}) {
+        Shape shape(3, 12, 1, width, 90, 1, 2, 8);
+        shape.window = 20;
+        test_decode_everywhere(shape);
+        shape.softcap = 5.0f;
+        test_decode_everywhere(shape);
+        shape.window = 0, shape.softcap = 0.0f, shape.alibi = true;
+        test_decode_everywhere(shape);
+    }
 }
 
 template <typename T> static void test_prefill(const Shape &s, bool small) {
@@ -179,63 +197,34 @@ template <typename T> static void test_prefill(const Shape &s, bool small) {
     snprintf(name, sizeof name, "prefill %s%s b=%d h=%d kv=%d d=%d past=%d t=%d window=%d cap=%g alibi=%d",
              Kernels<T>::NAME, small ? " small" : "", s.rows, s.heads, s.kv_heads, s.width, s.past, s.tokens, s.window,
              s.softcap, s.alibi);
-    emulate::check(name, in.error(), limit(Kernels<T>::NAME));
+    emulate::check(name, in.error(), limit<T>());
 }
 
 static void test_prefill_everywhere(const Shape &shape) {
     test_prefill<float>(shape, false);
-    for (bool small : {false, true}) {
-        test_prefill<bf16_t>(shape, small);
-        test_prefill<half_t>(shape, small);
-    }
+    test_prefill<bf16_t>(shape, false);
+    test_prefill<half_t>(shape, true);
 }
 
 static void test_prefills() {
-    for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) {
-        test_prefill_everywhere({.rows = 3, .heads = 4, .kv_heads = 2, .width = width, .past = 5, .tokens = 21});
-    }
-    for (int tokens : {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130}) {
-        for (int past : {0, 1, 70}) {
-            test_prefill_everywhere({.rows = 2, .heads = 2, .kv_heads = 1, .width = 16, .past = past, .tokens = tokens});
-        }
+    for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) test_prefill_everywhere({2, 4, 2, width, 5, 21});
+    for (int tokens : {1, 2, 15, 17, 64, 65, 128, 129}) {
+        for (int past : {0, 70}) test_prefill_everywhere({2, 2, 1, 16, past, tokens});
     }
     for (int width : {64, 96, 128, 256}) {
-        for (int tokens : {33, 150}) {
-            Shape shape = {.rows = 3, .heads = 3, .kv_heads = 1, .width = width, .past = 40, .tokens = tokens};
-            shape.window = 20;
-            test_prefill_everywhere(shape);
-            shape.softcap = 5.0f;
-            test_prefill_everywhere(shape);
-            shape.window = 0, shape.softcap = 0.0f, shape.alibi = true;
-            test_prefill_everywhere(shape);
-        }
+        Shape shape(2, 2, 1, width, 40, width == 64 ? 150 : 33);
+        shape.window = 20;
+        shape.softcap = 5.0f;
+        test_prefill_everywhere(shape);
+        shape.softcap = 0.0f;
+        test_prefill_everywhere(shape);
+        shape.window = 0, shape.alibi = true;
+        test_prefill_everywhere(shape);
     }
 }
 
 int main() {
+    test_decodes();
     test_prefills();
-    for (int width : {8, 16, 40, 64, 80, 96, 128, 200, 256}) {
-        test_decode_everywhere({.rows = 3, .heads = 4, .kv_heads = 2, .width = width, .past = 70, .splits = 3});
-    }
-    for (int past : {0, 1, 15, 16, 17, 63, 64, 130}) {
-        for (int splits : {1, 2, 5}) {
-            test_decode_everywhere(
-                {.rows = 2, .heads = 2, .kv_heads = 1, .width = 16, .past = past, .splits = splits});
-        }
-    }
-    for (int group : {1, 3, 7, 8, 9, 16, 17, 40}) {
-        test_decode_everywhere(
-            {.rows = 2, .heads = 2 * group, .kv_heads = 2, .width = 64, .past = 37, .splits = 2, .warps = 2});
-    }
-    for (int width : {64, 128, 256}) {
-        Shape shape = {.rows = 3, .heads = 12, .kv_heads = 1, .width = width, .past = 90, .splits = 2, .warps = 8};
-        shape.window = 20;
-        test_decode_everywhere(shape);
-        shape.softcap = 5.0f;
-        test_decode_everywhere(shape);
-        shape.window = 0, shape.softcap = 0.0f, shape.alibi = true;
-        test_decode_everywhere(shape);
-    }
-    printf(emulate::failures ? "%d WRONG\n" : "all right\n", emulate::failures);
-    return emulate::failures > 0;
+    return emulate::failures != 0;
 }

@@ -20,6 +20,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "compare.h"
+
 #undef __shared__
 #define __shared__ static
 #define __launch_bounds__(...)
@@ -309,25 +311,6 @@ template <typename T> struct Buffer {
     const T &operator[](size_t index) const { return data[index]; }
     static constexpr size_t GUARD = 256;
 };
-
-// Compares a kernel's output with a reference: prints a line, counts what is wrong.
-inline int failures = 0;
-
-inline void check(const char *name, double found, double limit) {
-    const bool good = found < limit; // also false for what is not a number
-    printf("%-60s %.3g < %.3g%s\n", name, found, limit, good ? "" : "  WRONG");
-    failures += !good;
-}
-
-// ‖found − expected‖ / ‖expected‖.
-inline double distance(const std::vector<double> &found, const std::vector<double> &expected) {
-    double apart = 0, whole = 0;
-    for (size_t index = 0; index < expected.size(); index++) {
-        apart += (found[index] - expected[index]) * (found[index] - expected[index]);
-        whole += expected[index] * expected[index];
-    }
-    return sqrt(apart / (whole > 0 ? whole : 1));
-}
 
 } // namespace emulate
 

@@ -3,6 +3,10 @@
 
 #include <string>
 
+#ifdef __CUDACC__
+#include "on_gpu.h"
+#endif
+
 template <typename T> double stored(double x) { return to_float(from_float<T>(static_cast<float>(x))); }
 
 template <typename T> struct TypeName;

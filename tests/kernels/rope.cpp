@@ -93,7 +93,8 @@ template <typename T> static void test(void (*kernel)(const RopeParams), const C
                 weigh<T>(one, d, c.norm, (query ? query_weight : key_weight).data + apart,
                          c.bias ? (query ? query_bias : key_bias).data + apart : nullptr);
             }
-            for (int i = 0; c.clip > 0 && i < d; i++) one[i] = std::min<double>(std::max<double>(one[i], -c.clip), c.clip);
+            const double clip = c.clip > 0 ? c.clip : INFINITY;
+            for (int i = 0; i < d; i++) one[i] = std::min(std::max(one[i], -clip), clip);
             if (head < rotated) {
                 rotate_reference<T>(one, c, cos.data + position * c.pairs, sin.data + position * c.pairs);
             }

@@ -8,6 +8,7 @@
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
 //! | `layer`, `model` | the order of launches, from token ids to the next |
+//! | `dummy` | dummy weights, made on the device |
 //! | `support` | which models run here |
 //! | `dummy` | weights that are made on the device |
 //! | `calibrate` | a pure read of memory |
@@ -31,6 +32,7 @@ mod rope;
 mod sequences;
 mod support;
 
+pub(super) use dummy::maker;
 pub(super) use calibrate::Reader;
 pub(super) use model::{Model, StepEnd};
 pub(super) use sequences::Sequences;

@@ -18,7 +18,9 @@ use super::layout::{Layout, TensorSpec};
 use crate::error::{Error, Result};
 
 pub(crate) use adapter::Adapter;
-pub(crate) use dummy::{DEVIATION, Dummy};
+#[cfg(feature = "cuda")]
+pub(crate) use dummy::Numbers;
+pub(crate) use dummy::{DEVIATION, Dummy, OnDevice};
 pub(crate) use gguf::{Gguf, config_json};
 pub(crate) use matrices::Matrix;
 pub(crate) use safetensors::Safetensors;

@@ -41,7 +41,7 @@ template <int NQ> INLINE DecodePart decode_part(const AttentionDecodeParams &p, 
     part.first_query = blockIdx.y % chunks * 8 * NQ;
     part.queries = min(group - part.first_query, 8 * NQ);
     part.past = past;
-    part.start = load_volatile(p.starts + part.row);
+    part.start = load_l2(p.starts + part.row);
     const int seen = p.window > 0 ? part.past - p.window + 1 : 0;
     const int first = min(max(part.start, seen), part.past), columns = part.past + 1 - first;
     const int share = (columns + gridDim.x - 1) / gridDim.x;
@@ -339,7 +339,7 @@ static __device__ __forceinline__ void attention_decode(const AttentionDecodePar
     let_next_start();
     // Earlier columns are there before this step begins, so that their loads need not wait for the kernels before this
     // one. The length is there, too, unless the step before is still ending: it is read again after the wait.
-    DecodePart part = decode_part<NQ>(p, load_volatile(p.length));
+    DecodePart part = decode_part<NQ>(p, load_l2(p.length));
     const int own = threadIdx.x / WARP * COLUMNS, step = blockDim.x / WARP * COLUMNS;
     const size_t offset = (static_cast<size_t>(part.row) * p.kv_heads + part.kv) * p.capacity * p.width;
     const T *keys = static_cast<const T *>(p.keys) + offset, *values = static_cast<const T *>(p.values) + offset;
@@ -359,7 +359,7 @@ static __device__ __forceinline__ void attention_decode(const AttentionDecodePar
         load_keys<T, D, TILES, EXACT>(columns, keys, p.width, first, part.end);
         load_values<T, D, TILES, EXACT>(columns, values, p.width, first, part.end);
     }
-    const int past = load_volatile(p.length);
+    const int past = load_l2(p.length);
     if (past != part.past) {
         part = decode_part<NQ>(p, past);
         first = part.begin + own;
@@ -408,7 +408,7 @@ static __device__ __forceinline__ void attention_decode(const AttentionDecodePar
 template <int D> static __device__ __forceinline__ void attention_decode_plain(const AttentionDecodeParams &p) {
     let_next_start();
     wait_for_inputs();
-    const DecodePart part = decode_part<1>(p, load_volatile(p.length));
+    const DecodePart part = decode_part<1>(p, load_l2(p.length));
     if (part.split >= part.splits) return;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const size_t offset = (static_cast<size_t>(part.row) * p.kv_heads + part.kv) * p.capacity * p.width;

@@ -31,8 +31,8 @@ INLINE PrefillPart prefill_part(const AttentionPrefillParams &p, int block) {
     part.row = blockIdx.y;
     part.first_token = (gridDim.z - 1 - blockIdx.z) * block;
     part.tokens = min(block, p.tokens - part.first_token);
-    part.first_column = load_volatile(p.length) + part.first_token;
-    part.start = load_volatile(p.starts + part.row);
+    part.first_column = load_l2(p.length) + part.first_token;
+    part.start = load_l2(p.starts + part.row);
     part.begin = max(part.start, p.window > 0 ? part.first_column - p.window + 1 : 0);
     part.end = part.first_column + part.tokens;
     return part;

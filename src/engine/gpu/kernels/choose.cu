@@ -69,7 +69,8 @@ INLINE void mark_ends(unsigned *marks, const ChooseParams &p, int first) {
 }
 
 // The largest of all and of all but the ends, of a thread's share of the chunk.
-template <typename T> INLINE void scan(const T *row, const ChooseParams &p, int first, const unsigned *marks, Best *best) {
+template <typename T>
+INLINE void scan(const T *row, const ChooseParams &p, int first, const unsigned *marks, Best *best) {
     constexpr int COUNT = Vector<T>::COUNT;
     const int last = min(first + p.chunk, p.vocabulary);
     const bool aligned = p.pitch % COUNT == 0;
@@ -156,30 +157,34 @@ CHOOSE(bf16_t, bf16)
 
 struct CapParams {
     void *logits;    // (count), changed in place
-    long long count; // a multiple of 16 bytes' worth
+    long long count;
     float scale;     // 1: none
     float cap;       // l becomes c · tanh(l / c); not above 0: none
 };
 static_assert(sizeof(CapParams) == 24, "as in choose.rs");
 
 // Each operation's result is stored in T, as in transformers, and as there a division by c is a product with 1 / c.
+template <typename T> INLINE T capped(T logit, const CapParams &p) {
+    float value = to_float(logit);
+    if (p.scale != 1.0f) value = rounded<T>(value * p.scale);
+    if (p.cap > 0.0f) value = rounded<T>(tanhf(rounded<T>(value * (1.0f / p.cap)))) * p.cap;
+    return from_float<T>(value);
+}
+
 template <typename T> INLINE void cap(const CapParams &p) {
     constexpr int COUNT = Vector<T>::COUNT;
     let_next_start();
     wait_for_inputs();
     const long long at = (static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x) * COUNT;
-    if (at >= p.count) return;
     T *const logits = static_cast<T *>(p.logits) + at;
-    Vector<T> values = load16(logits);
-    const float inverse = 1.0f / p.cap;
+    if (at + COUNT <= p.count) {
+        Vector<T> values = load16(logits);
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        float value = to_float(values[i]);
-        if (p.scale != 1.0f) value = rounded<T>(value * p.scale);
-        if (p.cap > 0.0f) value = rounded<T>(tanhf(rounded<T>(value * inverse))) * p.cap;
-        values[i] = from_float<T>(value);
+        for (int i = 0; i < COUNT; i++) values[i] = capped(values[i], p);
+        store16(logits, values);
+    } else {
+        for (int i = 0; at + i < p.count; i++) logits[i] = capped(logits[i], p);
     }
-    store16(logits, values);
 }
 
 extern "C" __global__ void cap_f32(const CapParams p) { cap<float>(p); }

@@ -7,11 +7,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#ifndef __CUDACC__
+#if !defined(__CUDACC__)
 #include "emulate.h"
 #endif
 
 #define INLINE static __device__ __forceinline__
+#define INLINE_ANYWHERE __host__ __device__ __forceinline__
 
 // Dynamic shared memory of the block as a pointer, aligned to 128 bytes.
 #ifdef __CUDACC__
@@ -29,17 +30,17 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // ---- numbers ----
 
-INLINE float to_float(float x) { return x; }
-INLINE float to_float(half_t x) { return __half2float(x); }
-INLINE float to_float(bf16_t x) { return __bfloat162float(x); }
+INLINE_ANYWHERE float to_float(float x) { return x; }
+INLINE_ANYWHERE float to_float(half_t x) { return __half2float(x); }
+INLINE_ANYWHERE float to_float(bf16_t x) { return __bfloat162float(x); }
 
-template <typename T> INLINE T from_float(float x);
-template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ half_t from_float<half_t>(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) { return __float2bfloat16_rn(x); }
+template <typename T> INLINE_ANYWHERE T from_float(float x);
+template <> __host__ __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __host__ __device__ __forceinline__ half_t from_float<half_t>(float x) { return __float2half_rn(x); }
+template <> __host__ __device__ __forceinline__ bf16_t from_float<bf16_t>(float x) { return __float2bfloat16_rn(x); }
 
 // The value after it has been stored as a T.
-template <typename T> INLINE float rounded(float x) { return to_float(from_float<T>(x)); }
+template <typename T> INLINE_ANYWHERE float rounded(float x) { return to_float(from_float<T>(x)); }
 
 // Two neighbouring values in one register, the first in the lower half.
 template <typename T> INLINE unsigned pack(T low, T high) {
@@ -108,19 +109,8 @@ INLINE void prefetch_l2(const void *address) {
 #endif
 }
 
-// Brings a range of global memory to the L2 cache: 16-byte aligned, `bytes` a multiple of 16.
-INLINE void prefetch_l2_range(const void *from, unsigned bytes) {
-#ifdef __CUDACC__
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
-#else
-    for (unsigned at = 0; at < bytes; at += 128) prefetch_l2(static_cast<const char *>(from) + at);
-#endif
-#else
-    if (reinterpret_cast<size_t>(from) % 16 || bytes % 16) emulate::fail("prefetches a range that 16 doesn't divide");
-    for (unsigned at = 0; at < bytes; at++) (void)static_cast<const volatile char *>(from)[at];
-#endif
-}
+// Reads past the L1 cache, for what another block of the same kernel wrote before a __threadfence.
+INLINE int load_volatile(const int *from) { return *reinterpret_cast<const volatile int *>(from); }
 
 // ---- dependent launches ----
 
@@ -347,6 +337,16 @@ INLINE uint4 load16_l2(const void *from) {
     return bits;
 #else
     return *reinterpret_cast<const uint4 *>(from);
+#endif
+}
+
+INLINE int load_l2(const int *from) {
+#ifdef __CUDACC__
+    int x;
+    asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(x) : "l"(from));
+    return x;
+#else
+    return *from;
 #endif
 }
 

@@ -100,21 +100,48 @@ INLINE void normalise(float (&x)[Share<T>::VALUES], const Share<T> &share, Stati
     });
 }
 
+// COUNT values of shared memory, 16 bytes at a time.
+template <int COUNT> INLINE void load_shared(float (&to)[COUNT], const float *from) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+        const float4 four = *reinterpret_cast<const float4 *>(from + i);
+        to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+    }
+}
+
 // `head` is the whole head before the rotation, `table` the cosines and sines of the token's position.
 template <typename T>
 INLINE void rotate(float (&x)[Share<T>::VALUES], const Share<T> &share, const float *head,
                    const float (*table)[MOST_WIDTH / 2], const RopeParams &p) {
+    constexpr int COUNT = Share<T>::COUNT;
+    const bool whole = !p.neighbours && p.pairs % COUNT == 0; // a vector's partners are a vector
     share.each([&](int slot, int index) {
+        float partners[COUNT], cos[COUNT], sin[COUNT];
+        if (index >= 2 * p.pairs) return;
+        if (whole) {
+            const bool first = index < p.pairs;
+            const int pair = first ? index : index - p.pairs;
+            load_shared(partners, head + (first ? index + p.pairs : pair));
+            load_shared(cos, table[0] + pair);
+            load_shared(sin, table[1] + pair);
 #pragma unroll
-        for (int i = 0; i < Share<T>::COUNT; i++) {
-            const int at = index + i;
-            if (at >= 2 * p.pairs) continue;
-            const bool first = p.neighbours ? at % 2 == 0 : at < p.pairs;
-            const int pair = p.neighbours ? at / 2 : first ? at : at - p.pairs;
-            const int other = p.neighbours ? at ^ 1 : first ? at + p.pairs : at - p.pairs;
-            const float partner = first ? -head[other] : head[other];
-            const float straight = x[slot + i] * table[0][pair], across = partner * table[1][pair];
-            x[slot + i] = rounded<T>(straight) + rounded<T>(across);
+            for (int i = 0; i < COUNT; i++) partners[i] = first ? -partners[i] : partners[i];
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                const int at = min(index + i, 2 * p.pairs - 1);
+                const bool first = p.neighbours ? at % 2 == 0 : at < p.pairs;
+                const int pair = p.neighbours ? at / 2 : first ? at : at - p.pairs;
+                const int other = p.neighbours ? at ^ 1 : first ? at + p.pairs : at - p.pairs;
+                partners[i] = first ? -head[other] : head[other];
+                cos[i] = table[0][pair];
+                sin[i] = table[1][pair];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const float rotated = rounded<T>(x[slot + i] * cos[i]) + rounded<T>(partners[i] * sin[i]);
+            if (whole || index + i < 2 * p.pairs) x[slot + i] = rotated;
         }
     });
 }
@@ -130,16 +157,59 @@ template <typename T> INLINE void load_table(float (*table)[MOST_WIDTH / 2], con
     __syncthreads();
 }
 
+// Into the cache before the inputs are there.
+template <typename T> INLINE void prefetch_weights(const void *weights, const RopeParams &p, int heads) {
+    constexpr int LINE = 128 / sizeof(T);
+    if (weights == nullptr) return;
+    const int count = p.span == SHARED_BY_HEADS ? p.width : heads * p.width;
+    for (int at = threadIdx.x * LINE; at < count; at += blockDim.x * LINE) {
+        prefetch_l2(static_cast<const T *>(weights) + at);
+    }
+}
+
+// The norm, the clipping and the rotation of a head. `staged` is room for the head.
+template <typename T>
+INLINE void transform(float (&x)[Share<T>::VALUES], const Share<T> &share, int head, Statistics of_row, float *staged,
+                      const float (*table)[MOST_WIDTH / 2], const RopeParams &p) {
+    const bool query = head < p.heads, rotated = head < p.heads + p.kv_heads;
+    if (p.norm) {
+        const Statistics s = p.span == ALL_HEADS ? of_row : head_statistics<T>(x, share, p.norm, p.eps);
+        const int apart = p.span == SHARED_BY_HEADS ? 0 : (query ? head : head - p.heads) * p.width;
+        const T *weight = static_cast<const T *>(query ? p.query_weight : p.key_weight);
+        const T *bias = static_cast<const T *>(query ? p.query_bias : p.key_bias);
+        if (rotated) {
+            normalise<T>(x, share, s, p.norm, weight ? weight + apart : nullptr, bias ? bias + apart : nullptr);
+        }
+    }
+    if (p.clip > 0.0f) {
+#pragma unroll
+        for (int i = 0; i < Share<T>::VALUES; i++) x[i] = fminf(fmaxf(x[i], -p.clip), p.clip);
+    }
+    if (p.cos == nullptr) return;
+    share.each([&](int slot, int index) {
+#pragma unroll
+        for (int i = 0; i < Share<T>::COUNT; i += 4) {
+            const float *const from = x + slot + i;
+            *reinterpret_cast<float4 *>(staged + index + i) = {from[0], from[1], from[2], from[3]};
+        }
+    });
+    __syncwarp();
+    if (rotated) rotate<T>(x, share, staged, table, p);
+    __syncwarp();
+}
+
 template <typename T> INLINE void rope(const RopeParams &p) {
-    __shared__ float heads[MOST_THREADS / WARP][MOST_WIDTH];
-    __shared__ float table[2][MOST_WIDTH / 2];
+    __shared__ __align__(16) float heads[MOST_THREADS / WARP][MOST_WIDTH];
+    __shared__ __align__(16) float table[2][MOST_WIDTH / 2];
     constexpr int COUNT = Vector<T>::COUNT;
     let_next_start();
+    prefetch_weights<T>(p.query_weight, p, p.heads);
+    prefetch_weights<T>(p.key_weight, p, p.kv_heads);
     wait_for_inputs();
     const int total = p.heads + 2 * p.kv_heads, rotated = p.heads + p.kv_heads;
     const T *const row = static_cast<const T *>(p.qkv) + static_cast<size_t>(blockIdx.x) * total * p.width;
     const int sequence = blockIdx.x / p.tokens, column = *p.length + blockIdx.x % p.tokens;
-    load_table<T>(table, p, max(column - p.starts[sequence], 0));
+    const int position = max(column - p.starts[sequence], 0);
     Statistics of_queries = {}, of_keys = {};
     if (p.norm && p.span == ALL_HEADS) {
         of_queries = row_statistics(row, p.heads * p.width, p.norm, p.eps);
@@ -153,35 +223,16 @@ template <typename T> INLINE void rope(const RopeParams &p) {
     for (int first = blockIdx.y * groups; first < total; first += gridDim.y * groups) {
         const int head = first + group;
         const Share<T> share = {lanes, static_cast<int>(threadIdx.x) % lanes, p.width, head < total};
+        Vector<T> vectors[Share<T>::VECTORS];
+        share.each([&](int slot, int index) { vectors[slot / COUNT] = load16(row + head * p.width + index); });
+        // while the head is on its way
+        if (first == static_cast<int>(blockIdx.y) * groups) load_table<T>(table, p, position);
         float x[Share<T>::VALUES] = {};
-        share.each([&](int slot, int index) {
-            const Vector<T> vector = load16(row + head * p.width + index);
+        share.each([&](int slot, int) {
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) x[slot + i] = to_float(vector[i]);
+            for (int i = 0; i < COUNT; i++) x[slot + i] = to_float(vectors[slot / COUNT][i]);
         });
-        if (p.norm) {
-            const bool query = head < p.heads;
-            Statistics s = query ? of_queries : of_keys;
-            if (p.span != ALL_HEADS) s = head_statistics<T>(x, share, p.norm, p.eps);
-            const int of_kind = query ? head : head - p.heads, apart = p.span == SHARED_BY_HEADS ? 0 : of_kind * p.width;
-            const T *weight = static_cast<const T *>(query ? p.query_weight : p.key_weight);
-            const T *bias = static_cast<const T *>(query ? p.query_bias : p.key_bias);
-            if (head < rotated) {
-                normalise<T>(x, share, s, p.norm, weight ? weight + apart : nullptr, bias ? bias + apart : nullptr);
-            }
-        }
-        if (p.clip > 0.0f) {
-#pragma unroll
-            for (int i = 0; i < Share<T>::VALUES; i++) x[i] = fminf(fmaxf(x[i], -p.clip), p.clip);
-        }
-        if (p.cos != nullptr) {
-            share.each([&](int slot, int index) {
-                for (int i = 0; i < COUNT; i++) staged[index + i] = x[slot + i];
-            });
-            __syncwarp();
-            if (head < rotated) rotate<T>(x, share, staged, table, p);
-            __syncwarp();
-        }
+        transform<T>(x, share, head, head < p.heads ? of_queries : of_keys, staged, table, p);
         T *to = static_cast<T *>(p.q) + static_cast<size_t>(blockIdx.x) * p.q_pitch + head * p.width;
         if (head >= p.heads) {
             const int of_cache = head < rotated ? head - p.heads : head - rotated;
@@ -189,10 +240,9 @@ template <typename T> INLINE void rope(const RopeParams &p) {
             to = static_cast<T *>(head < rotated ? p.keys : p.values) + line * p.width;
         }
         share.each([&](int slot, int index) {
-            Vector<T> vector;
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) vector[i] = from_float<T>(x[slot + i]);
-            store16(to + index, vector);
+            for (int i = 0; i < COUNT; i++) vectors[slot / COUNT][i] = from_float<T>(x[slot + i]);
+            store16(to + index, vectors[slot / COUNT]);
         });
     }
 }
