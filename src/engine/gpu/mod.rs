@@ -32,8 +32,8 @@ mod rope;
 mod sequences;
 mod support;
 
-pub(super) use dummy::maker;
 pub(super) use calibrate::Reader;
+pub(super) use dummy::maker;
 pub(super) use model::{Model, StepEnd};
 pub(super) use sequences::Sequences;
 pub(super) use support::obstacles;
