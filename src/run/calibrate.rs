@@ -56,7 +56,7 @@ pub(super) fn needed(setup: Setup<'_>, meter: &MeterInfo, dir: &RunDir, sessions
         };
         Ok(Needed { wanted, known })
     };
-    wanted(setup, sessions).into_iter().map(need).collect()
+    wanted(setup, sessions).into_iter().filter(|wanted| wanted.is_charged_by(meter)).map(need).collect()
 }
 
 /// Records what is needed with the start under way; what isn't known is measured, if the sweep and the meter allow it. A
@@ -133,6 +133,14 @@ impl Wanted {
         match self.place {
             Place::Device(device) => device.name(),
             Place::Simulated(_) => "simulated".to_owned(),
+        }
+    }
+
+    /// Whether the meter measures the device at all: a GPU's shows nothing of the processor, nor the reverse.
+    fn is_charged_by(&self, meter: &MeterInfo) -> bool {
+        match self.place {
+            Place::Device(device) => device.is_gpu() != meter.gpus.is_empty(),
+            Place::Simulated(_) => true,
         }
     }
 
@@ -222,5 +230,59 @@ impl Wanted {
             reads,
             products,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::fixtures;
+    use crate::record::{GpuInfo, IdleBaseline};
+    use crate::units::{Seconds, Watts};
+
+    fn calibration(device: &str, uuid: Option<&str>, dtype: &str) -> Calibration {
+        Calibration {
+            device: device.into(),
+            name: None,
+            uuid: uuid.map(str::to_owned),
+            dtype: dtype.into(),
+            measured_at: String::new(),
+            meter: "synthetic".into(),
+            method: EnergyMethod::Counter,
+            idle: IdleBaseline {
+                power_w: Watts(1.0),
+                duration_s: Seconds(1.0),
+                segments_w: vec![],
+                temperature_c: None,
+            },
+            reads: vec![],
+            products: vec![],
+        }
+    }
+
+    fn simulated() -> Wanted {
+        let card = SyntheticCard { read_bytes_per_s: 1.0, read_w: 1.0, flops_per_s: 1.0, product_w: 1.0 };
+        Wanted { place: Place::Simulated(card), dtype: "bf16".into() }
+    }
+
+    #[test]
+    fn a_calibration_fits_its_own_device_and_data_type_and_energies_of_its_kind() {
+        let meter = fixtures::info(&["gpu0"]);
+        let fits = |known: &Calibration, meter: &MeterInfo| simulated().taken_over(known, meter).is_some();
+        assert!(fits(&calibration("simulated", None, "bf16"), &meter));
+        assert!(!fits(&calibration("simulated", None, "f32"), &meter));
+        assert!(!fits(&calibration("cpu", None, "bf16"), &meter));
+        let other = Calibration { name: Some("H100".into()), ..calibration("simulated", None, "bf16") };
+        assert!(!fits(&other, &meter), "a device of another name");
+        let modelled = MeterInfo { method: EnergyMethod::Modelled, ..meter };
+        assert!(!fits(&calibration("simulated", None, "bf16"), &modelled));
+    }
+
+    #[test]
+    fn a_gpus_meter_does_not_calibrate_the_processor() {
+        let cpu = Wanted { place: Place::Device(DeviceChoice::Cpu), dtype: "f32".into() };
+        let of_cpu = fixtures::info(&["package-0"]);
+        let of_gpu = MeterInfo { gpus: vec![GpuInfo::default()], ..of_cpu.clone() };
+        assert!(cpu.is_charged_by(&of_cpu) && !cpu.is_charged_by(&of_gpu));
     }
 }
