@@ -1,6 +1,7 @@
 //! What the engine answers to given token ids, for a comparison with another engine (scripts/gpu_agreement.py).
 //!
 //!     agreement FOLDER QUESTIONS.json ANSWERS.json [--device cuda] [--dtype bf16] [--dummy SEED]
+//!         [--kernels plain]
 //!
 //! Questions: `{"prompts": [[id, …], …], "steps": 256, "continuations": [[id, …], …]}`. Answers: greedy tokens of the
 //! left-padded batch in fixed length, and the log-probabilities of the continuations' tokens.
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load};
 use ept_sweep::engine::{Continuation, GenerateOptions, Prompt};
-use ept_sweep::record::{DummyDistribution, DummyWeights, OutputLength};
+use ept_sweep::record::{DummyDistribution, DummyWeights, KernelsChoice, OutputLength};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -29,7 +30,10 @@ struct Arguments {
     /// Data type to run in.
     #[arg(long)]
     dtype: Option<String>,
-    /// Seed of dummy weights in place of those of the folder.
+    /// `auto` for the fastest operations, `plain` for candle's.
+    #[arg(long, default_value = "auto")]
+    kernels: String,
+    /// Seed of Gaussian dummy weights in place of those of the folder.
     #[arg(long)]
     dummy: Option<u64>,
 }
@@ -48,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = if arguments.device == "cuda" { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu };
     let gaussian = |seed| DummyWeights { seed, distribution: DummyDistribution::Gaussian };
     let dummy = arguments.dummy.map(gaussian);
-    let options = LoadOptions { dtype: arguments.dtype.as_deref(), dummy, ..LoadOptions::default() };
+    let kernels = KernelsChoice::from_code(&arguments.kernels).ok_or("--kernels takes `auto` or `plain`")?;
+    let options = LoadOptions { dtype: arguments.dtype.as_deref(), dummy, kernels, ..LoadOptions::default() };
     let mut engine = load(&arguments.folder, &options, device)?;
     let prompts: Vec<Prompt> =
         questions.prompts.iter().map(|ids| Prompt { text: String::new(), ids: ids.clone() }).collect();

@@ -1,10 +1,11 @@
 //! How fast a model gets from its files onto the device, against the disk's own speed, in one run.
 //!
 //!     cargo run --release --example load_speed -- FOLDER [--device cpu|cuda] [--dtype bf16] [--repeats 3]
+//!         [--kernels plain] [--dummy]
 //!
 //! Cold: the files are dropped from the page cache first (`posix_fadvise`; what a file system ignores reads as warm,
 //! and the table shows it). Disk: all bytes of the files, read in order by one thread and by eight, into memory that is
-//! thrown away.
+//! thrown away. With `--dummy` the folder needs only a `config.json`, and loading makes seeded random weights.
 
 use std::error::Error;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use ept_sweep::engine::load::{DeviceChoice, LoadOptions, load};
+use ept_sweep::record::{DummyDistribution, DummyWeights, KernelsChoice};
 
 #[derive(Parser)]
 struct Arguments {
@@ -27,6 +29,12 @@ struct Arguments {
     /// Data type to run in.
     #[arg(long)]
     dtype: Option<String>,
+    /// `auto` for the fastest operations, `plain` for candle's.
+    #[arg(long, default_value = "auto")]
+    kernels: String,
+    /// Dummy weights in place of those of the folder.
+    #[arg(long)]
+    dummy: bool,
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     repeats: u32,
@@ -37,21 +45,47 @@ const CHUNK: usize = 8 << 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let device = if arguments.device == "cuda" { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu };
+    println!("{:<34} {:>8} {:>8}", "", "s", "GB/s");
+    match arguments.dummy {
+        true => dummies(&arguments, device),
+        false => stored(&arguments, device),
+    }
+}
+
+/// Loads the model, and gives the bytes of its weights that a step reads.
+fn loaded(arguments: &Arguments, device: DeviceChoice) -> Result<u64, Box<dyn Error>> {
+    let numbers = DummyWeights { seed: 42, distribution: DummyDistribution::Gaussian };
+    let options = LoadOptions {
+        dtype: arguments.dtype.as_deref(),
+        dummy: arguments.dummy.then_some(numbers),
+        kernels: KernelsChoice::from_code(&arguments.kernels).ok_or("--kernels takes `auto` or `plain`")?,
+        ..LoadOptions::default()
+    };
+    let engine = load(&arguments.folder, &options, device)?;
+    Ok(engine.info().weight_bytes.unwrap_or(0))
+}
+
+fn dummies(arguments: &Arguments, device: DeviceChoice) -> Result<(), Box<dyn Error>> {
+    // the first load of a process also opens the device
+    for number in 1..=arguments.repeats {
+        let start = Instant::now();
+        let bytes = loaded(arguments, device)?;
+        print_row(&format!("dummy weights, load {number}"), bytes, start);
+    }
+    Ok(())
+}
+
+fn stored(arguments: &Arguments, device: DeviceChoice) -> Result<(), Box<dyn Error>> {
     let files = weight_files(&arguments.folder)?;
     let bytes: u64 = files.iter().map(|file| Ok(file.metadata()?.len())).sum::<std::io::Result<u64>>()?;
     println!("{} files, {:.2} GB, onto {}", files.len(), bytes as f64 / 1e9, arguments.device);
-    println!("{:<34} {:>8} {:>8}", "", "s", "GB/s");
     for _ in 0..arguments.repeats {
         drop_from_cache(&files)?;
         report("disk, cold, one thread", bytes, || read_in_order(&arguments.folder))?;
         drop_from_cache(&files)?;
         report("disk, cold, eight threads", bytes, || read_in_parallel(&files, 8))?;
         report("page cache, eight threads", bytes, || read_in_parallel(&files, 8))?;
-        let loading = || -> Result<(), Box<dyn Error>> {
-            let options = LoadOptions { dtype: arguments.dtype.as_deref(), ..LoadOptions::default() };
-            drop(load(&arguments.folder, &options, device)?);
-            Ok(())
-        };
+        let loading = || loaded(arguments, device).map(drop);
         // hashing every file for the record is part of the first load of a process, and reads it once more
         report("load, warm (the first one hashes)", bytes, loading)?;
         drop_from_cache(&files)?;
@@ -64,9 +98,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn report(what: &str, bytes: u64, work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     work()?;
+    print_row(what, bytes, start);
+    Ok(())
+}
+
+fn print_row(what: &str, bytes: u64, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     println!("{what:<34} {seconds:>8.2} {:>8.2}", bytes as f64 / 1e9 / seconds);
-    Ok(())
 }
 
 fn weight_paths(folder: &Path) -> std::io::Result<Vec<PathBuf>> {

@@ -460,7 +460,7 @@ fn slowdowns_make_a_window_invalid_and_the_power_cap_is_only_recorded() {
     let conditions = &seen.found.conditions[0];
     assert_eq!(conditions.clock_events, [(ClockEvent::SoftwarePowerCap, 1.0)].into_iter().collect());
     assert_eq!((conditions.sm_clock_mhz, conditions.memory_clock_mhz), (Some(1755.0), Some(2619.0)));
-    assert_eq!(conditions.performance_state, Some(0));
+    assert_eq!((conditions.performance_state, conditions.busy), (Some(0), Some(0.85)));
 }
 
 #[test]

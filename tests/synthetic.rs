@@ -6,6 +6,158 @@ use std::fs;
 
 use common::{Folder, experiment, results, run, stdout, sweep};
 
+/// The least energy of a batch by hand: sequence by sequence, step by step. Bytes cost 100 pJ and go at 3 TB/s, operations
+/// take what a product of 8192³ at 600 W and 800 TFLOP/s leaves, and the card idles at 100 W.
+struct Card {
+    weights: f64,
+    token_flops: f64,
+    output_flops: f64,
+    /// Of all layers: bytes of a token's key and value, operations of a pair.
+    kv: f64,
+    pair: f64,
+}
+
+impl Card {
+    const TEACHER: Self =
+        Self { weights: 15e9, token_flops: 14e9, output_flops: 1e9, kv: 32.0 * 4096.0, pair: 32.0 * 16384.0 };
+    const STUDENT: Self =
+        Self { weights: 2.5e9, token_flops: 2e9, output_flops: 5e8, kv: 16.0 * 2048.0, pair: 16.0 * 8192.0 };
+
+    fn joules(bytes: f64, flops: f64) -> f64 {
+        let product = 2.0 * 8192f64.powi(3);
+        let per_flop = (500.0 * product / 8e14 - 2.0 * 3.0 * 8192.0 * 8192.0 * 1e-10) / product;
+        bytes * 1e-10 + flops * per_flop + 100.0 * (bytes / 3e12).max(flops / 8e14)
+    }
+
+    fn batch(&self, prompts: &[usize], new_tokens: usize) -> f64 {
+        let seen: usize = prompts.iter().map(|prompt| (1..=*prompt).sum::<usize>()).sum();
+        let (rows, tokens) = (prompts.len() as f64, prompts.iter().sum::<usize>() as f64);
+        let flops = tokens * self.token_flops + rows * self.output_flops + seen as f64 * self.pair;
+        let prefill = Self::joules(self.weights + tokens * self.kv, flops);
+        let step = |step: usize| {
+            let seen: usize = prompts.iter().map(|prompt| prompt + step).sum();
+            let flops = rows * (self.token_flops + self.output_flops) + seen as f64 * self.pair;
+            Self::joules(self.weights + seen as f64 * self.kv, flops)
+        };
+        prefill + (1..new_tokens).map(step).sum::<f64>()
+    }
+}
+
+#[test]
+fn the_energy_floor_is_that_of_every_byte_and_operation_on_the_calibrated_card() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated-floor.yaml"), &out);
+    let rows = results(&out);
+    assert_eq!(rows.len(), 8 * 3);
+    for row in &rows {
+        let card = if row["model"] == "teacher" { Card::TEACHER } else { Card::STUDENT };
+        let (size, new_tokens) = (number(row, "batch_size") as usize, number(row, "max_new_tokens") as usize);
+        let pass: f64 = [3, 7, 1, 2].chunks(size).map(|batch| card.batch(batch, new_tokens)).sum();
+        let (floor, expected) = (number(row, "EPT_floor_J_per_tok"), pass / (4 * new_tokens) as f64);
+        assert!((floor / expected - 1.0).abs() < 1e-5, "{}: {floor} instead of {expected}", row["cell"]);
+        assert!(number(row, "EPT_floor_half_J_per_tok") < 1e-6 * floor, "the repeats are all alike");
+        let multiple = number(row, "EPT_out_J_per_tok") / floor;
+        assert!(close(number(row, "floor_multiple"), multiple) && multiple > 1.2, "{multiple}");
+        let step = if row["model"] == "teacher" { 0.0066 } else { 0.0017 };
+        assert!(close(number(row, "decode_step_s"), step));
+        let share = number(row, "bandwidth_share") * step * 3e12 / card.weights;
+        assert!((1.0..1.002).contains(&share), "the weights, and a few keys and values: {share}");
+        assert_eq!(row["launches_per_step"], if row["model"] == "teacher" { "420" } else { "210" });
+        assert_eq!(row["gpu_busy"], "");
+    }
+}
+
+#[test]
+fn a_saving_at_the_floor_is_beside_the_measured_one_in_report_and_diff() {
+    let folder = Folder::new();
+    let out = folder.path("run");
+    sweep(&experiment("simulated-floor.yaml"), &out);
+    let report = fs::read_to_string(out.join("report.md")).unwrap().replace('\u{a0}', " ");
+    assert!(report.contains("student uses 79.39 % less energy per generated token than teacher"));
+    assert!(report.contains(
+        "; at the energy floor the saving is 83 % (the engine uses 1.30 times the floor for teacher and 1.61 times for \
+         student)"
+    ));
+    assert!(
+        report.contains("The energy floor of a cell is the least energy") && report.contains("What the engine costs")
+    );
+    let out = out.to_str().unwrap();
+    let json = stdout(&run(["diff", out, "--base", "teacher", "--new", "student", "--format", "json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for compared in json["rows"].as_array().unwrap().iter().chain(json["overall"].as_array().unwrap()) {
+        let at_floor = &compared["at_floor"];
+        let multiple = |of: &str| at_floor[of].as_f64().unwrap();
+        let measured = compared["ratio"]["value"].as_f64().unwrap();
+        let ratio = measured / (multiple("new_multiple") / multiple("base_multiple"));
+        assert!((at_floor["saving"].as_f64().unwrap() - (1.0 - ratio)).abs() < 1e-9, "{compared}");
+    }
+}
+
+fn calibrations(out: &std::path::Path) -> Vec<serde_json::Value> {
+    let run: serde_json::Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+    let parts = run["parts"].as_array().unwrap().iter();
+    parts.flat_map(|part| part["calibrations"].as_array().cloned().unwrap_or_default()).collect()
+}
+
+#[test]
+fn a_calibration_is_made_once_and_used_by_later_starts_and_other_runs() {
+    let folder = Folder::new();
+    let (first, second) = (folder.path("first"), folder.path("second"));
+    let text = fs::read_to_string(experiment("simulated-floor.yaml")).unwrap();
+    let start = |file: &std::path::Path, only: &str, out: &std::path::Path| {
+        common::program().arg(file).args(["--only", only]).arg("--out").arg(out).output().unwrap()
+    };
+    let file = folder.write("measure.yaml", &text);
+    assert!(start(&file, "teacher.*", &first).status.success());
+    assert!(start(&file, "student.*", &first).status.success());
+    let made = calibrations(&first);
+    assert_eq!((made.len(), &made[0]), (2, &made[1]), "the second start took it over");
+
+    let path = format!("calibration: {}", first.display());
+    let other = folder.write("read.yaml", &text.replace("calibration: measure", &path));
+    assert!(start(&other, "*", &second).status.success());
+    assert_eq!(calibrations(&second), made[..1]);
+    for (one, other) in results(&first).iter().zip(results(&second)) {
+        assert!(close(number(one, "EPT_floor_J_per_tok"), number(&other, "EPT_floor_J_per_tok")), "{}", one["cell"]);
+    }
+}
+
+#[test]
+fn without_a_calibration_the_floor_is_unknown_and_nothing_speaks_of_it() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(experiment("simulated-floor.yaml")).unwrap();
+    for choice in ["off", "auto"] {
+        let file = folder.write("sweep.yaml", &text.replace("calibration: measure", &format!("calibration: {choice}")));
+        let out = folder.path(choice);
+        sweep(&file, &out);
+        assert!(
+            results(&out).iter().all(|row| row["EPT_floor_J_per_tok"].is_empty() && row["bandwidth_share"].is_empty())
+        );
+        let report = fs::read_to_string(out.join("report.md")).unwrap();
+        // what follows quotes the sweep file
+        let report = report.split("## Provenance").next().unwrap();
+        assert!(!report.contains("nergy floor"), "{choice}");
+        assert!(calibrations(&out).is_empty());
+    }
+}
+
+#[test]
+fn a_calibration_that_is_missing_or_of_something_else_is_refused_before_anything_is_measured() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(experiment("simulated-floor.yaml")).unwrap();
+    let refused = |path: &str| {
+        let file = folder.write("sweep.yaml", &text.replace("calibration: measure", &format!("calibration: {path}")));
+        let output = common::program().arg(&file).arg("--out").arg(folder.path("run")).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        common::stderr(&output)
+    };
+    assert!(refused("./nowhere.json").contains("can't read the calibration"));
+    folder.write("other.json", r#"{"format": 3, "calibrations": []}"#);
+    let error = refused("./other.json");
+    assert!(error.contains("names no calibration of simulated in f32"), "{error}");
+}
+
 fn close(left: f64, right: f64) -> bool {
     (left - right).abs() <= 1e-9 * right.abs()
 }

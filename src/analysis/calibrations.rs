@@ -43,29 +43,32 @@ pub(super) fn device_costs(run: &RunInfo) -> Vec<DeviceCosts> {
             known.push(calibration);
         }
     }
-    known.into_iter().filter_map(costs).collect()
+    known.into_iter().filter_map(DeviceCosts::of).collect()
 }
 
-fn costs(calibration: &Calibration) -> Option<DeviceCosts> {
-    let rates = Rates::of(calibration);
-    let over = |get: fn(&Rates) -> f64| mean(&rates.iter().map(get).collect::<Vec<_>>());
-    let windows = |of: &[CalibrationWindow], get: fn(&CalibrationWindow) -> Option<f64>| {
-        mean(&of.iter().filter_map(get).collect::<Vec<_>>()).map(|estimate| estimate.value)
-    };
-    let both = [calibration.reads.as_slice(), &calibration.products].concat();
-    Some(DeviceCosts {
-        device: calibration.device.clone(),
-        name: calibration.name.clone(),
-        uuid: calibration.uuid.clone(),
-        dtype: calibration.dtype.clone(),
-        measured_at: calibration.measured_at.clone(),
-        idle_w: calibration.idle.power_w.get(),
-        bytes_per_s: over(|rates| rates.bytes_per_s)?,
-        joules_per_byte: over(|rates| rates.joules_per_byte)?,
-        flops_per_s: over(|rates| rates.flops_per_s)?,
-        joules_per_flop: over(|rates| rates.joules_per_flop)?,
-        temperature_c: windows(&both, |window| window.temperature_c),
-        sm_clock_mhz: windows(&calibration.products, |window| window.sm_clock_mhz),
-        power_cap: windows(&calibration.products, |window| window.power_cap),
-    })
+impl DeviceCosts {
+    /// `None` if the calibration gives no rates.
+    pub(crate) fn of(calibration: &Calibration) -> Option<Self> {
+        let rates = Rates::of(calibration);
+        let over = |get: fn(&Rates) -> f64| mean(&rates.iter().map(get).collect::<Vec<_>>());
+        let windows = |of: &[CalibrationWindow], get: fn(&CalibrationWindow) -> Option<f64>| {
+            mean(&of.iter().filter_map(get).collect::<Vec<_>>()).map(|estimate| estimate.value)
+        };
+        let both = [calibration.reads.as_slice(), &calibration.products].concat();
+        Some(Self {
+            device: calibration.device.clone(),
+            name: calibration.name.clone(),
+            uuid: calibration.uuid.clone(),
+            dtype: calibration.dtype.clone(),
+            measured_at: calibration.measured_at.clone(),
+            idle_w: calibration.idle.power_w.get(),
+            bytes_per_s: over(|rates| rates.bytes_per_s)?,
+            joules_per_byte: over(|rates| rates.joules_per_byte)?,
+            flops_per_s: over(|rates| rates.flops_per_s)?,
+            joules_per_flop: over(|rates| rates.joules_per_flop)?,
+            temperature_c: windows(&both, |window| window.temperature_c),
+            sm_clock_mhz: windows(&calibration.products, |window| window.sm_clock_mhz),
+            power_cap: windows(&calibration.products, |window| window.power_cap),
+        })
+    }
 }

@@ -125,6 +125,26 @@ pub struct BenchArgs {
     pub(crate) place: PlaceArgs,
 }
 
+/// Arguments of `calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// The device: `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = parse_device)]
+    pub(crate) device: DeviceChoice,
+
+    /// Data types of the products: `f32`, `f16` or `bf16` [default: `bf16` on a GPU, `f32` on the CPU]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = parse_dtype)]
+    pub(crate) dtype: Vec<Dtype>,
+
+    /// Meter: `auto`, `nvml` or `rapl`
+    #[arg(long, default_value = "auto", value_name = "METER", value_parser = parse_meter)]
+    pub(crate) meter: MeterChoice,
+
+    /// JSON file to write; `measure.calibration` in a sweep file reads it
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) out: Option<PathBuf>,
+}
+
 /// Arguments of `meter`.
 #[derive(Debug, Args)]
 #[command(

@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::measuring::{BenchArgs, MeterArgs, PlanArgs, RunArgs};
+pub(crate) use self::measuring::{BenchArgs, CalibrateArgs, MeterArgs, PlanArgs, RunArgs};
 pub(crate) use self::reading::{DiffArgs, ExplainArgs, RecomputeArgs, ReportArgs};
 pub(crate) use self::values::Format;
 
@@ -69,6 +69,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Measure one model on one prompt list and write EPT-Bench's JSON record
     Bench(BenchArgs),
+    /// Measure what reading memory and multiplying cost on a device, for the energy floor
+    Calibrate(CalibrateArgs),
     /// Show the energy sources of this machine and how well they work, or measure a command
     Meter(MeterArgs),
     /// Show everything behind one cell's number

@@ -2,6 +2,7 @@
 
 mod bench;
 mod budget;
+mod calibrate;
 mod diff;
 mod explain;
 mod meter;
@@ -32,6 +33,7 @@ pub fn dispatch(cli: Cli, console: &Console, stop: &Arc<AtomicBool>) -> Result<E
         Command::Recompute(arguments) => recompute::recompute(&arguments, console),
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments, console, stop),
+        Command::Calibrate(arguments) => calibrate::calibrate(&arguments, console, stop),
         Command::Meter(arguments) => meter::meter(&arguments, console),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Completions { shell } => {

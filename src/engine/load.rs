@@ -14,7 +14,7 @@ use super::gpu;
 use super::grouped::{self, GroupedConfig, GroupedEngine};
 use super::identity::digests;
 use super::interface::Engine;
-use super::weights::{Adapter, DEVIATION, Dummy, Gguf, Safetensors, Source, Weights, config_json};
+use super::weights::{Adapter, DEVIATION, Dummy, Gguf, OnDevice, Safetensors, Source, Weights, config_json};
 use super::workload::{bytes_per_step, workload};
 use crate::error::{Error, Result};
 use crate::record::{DummyDistribution, DummyWeights, ModelInfo, Padding};
@@ -41,7 +41,7 @@ impl Opened {
                 let config = Config::read(path)?;
                 let dtype = stated_dtype(path)?;
                 let norms_add_one = config.norm.one_plus;
-                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one, on_device: None }))
+                (config, Source::Dummy(Dummy { numbers, dtype, norms_add_one, on_device: maker() }))
             }
             None => (Config::read(path)?, Source::Safetensors(Safetensors::open(path)?)),
         };
@@ -59,6 +59,18 @@ impl Opened {
             false => run_dtype(options.dtype, self.weights.stored_dtype(), on_cpu),
         }
     }
+}
+
+/// What makes dummy weights on a device.
+#[cfg(feature = "cuda")]
+fn maker() -> Option<OnDevice> {
+    Some(gpu::maker())
+}
+
+/// The same; this build has nothing that could.
+#[cfg(not(feature = "cuda"))]
+fn maker() -> Option<OnDevice> {
+    None
 }
 
 /// Whether a model is a GGUF file and no folder.

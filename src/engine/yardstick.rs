@@ -6,14 +6,18 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::device::DeviceChoice;
+#[cfg(feature = "cuda")]
+use super::gpu::Reader;
 use super::weights::DEVIATION;
 use crate::clock::SimulatedDevice;
 use crate::error::{Error, Result};
 use crate::record::SyntheticCard;
 use crate::units::{Seconds, Watts};
 
-/// Bytes of the buffer that is read, if the device has room for it: far more than any cache.
+/// Bytes of the buffer that a GPU reads, if it has room for it: far more than its caches.
 const BUFFER: u64 = 2 << 30;
+/// The same of a CPU, whose caches may hold hundreds of megabytes.
+const CPU_BUFFER: u64 = 1 << 30;
 /// No more than this share of the free memory is used.
 const SHARE: u64 = 8;
 /// Rows and columns of the multiplied matrices on a GPU: large enough for the full rate.
@@ -21,11 +25,10 @@ const GPU_SIDE: usize = 8192;
 /// The same on a CPU.
 const CPU_SIDE: usize = 1024;
 /// Reads and products that a GPU is given at a time, so that waiting for it in between costs nothing.
+#[cfg(feature = "cuda")]
 const GPU_BATCH: usize = 16;
 /// Numbers that are drawn for the buffer of a CPU, which holds them again and again.
 const DRAWN: usize = 1 << 20;
-/// Columns of a GPU's buffer: as many sums run at a time as it has rows.
-const COLUMNS: usize = 8192;
 
 /// What a piece of work did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,9 +43,19 @@ pub struct Amount {
 pub struct Yardstick(Kind);
 
 enum Kind {
-    Cpu { buffer: Vec<f32>, matrices: Matrices },
-    Gpu { buffer: Tensor, matrices: Matrices },
-    Simulated { card: SyntheticCard, device: SimulatedDevice },
+    Cpu {
+        buffer: Vec<f32>,
+        matrices: Matrices,
+    },
+    #[cfg(feature = "cuda")]
+    Gpu {
+        reader: Reader,
+        matrices: Matrices,
+    },
+    Simulated {
+        card: SyntheticCard,
+        device: SimulatedDevice,
+    },
 }
 
 /// Two square matrices of the data type.
@@ -63,14 +76,29 @@ impl Yardstick {
             "bf16" => DType::BF16,
             other => return Err(Error::input(format!("`{other}` is no data type of products"))),
         };
-        let bytes = choice.free_memory().map_or(BUFFER, |free| BUFFER.min(free / SHARE));
+        let most = if choice.is_gpu() { BUFFER } else { CPU_BUFFER };
+        let bytes = choice.free_memory().map_or(most, |free| most.min(free / SHARE));
         let device = choice.open()?;
-        Ok(Self(match device.is_cpu() {
+        match device.is_cpu() {
             true => {
-                Kind::Cpu { buffer: numbers(bytes as usize / 4)?, matrices: Matrices::new(CPU_SIDE, dtype, &device)? }
+                let matrices = Matrices::new(CPU_SIDE, dtype, &device)?;
+                Ok(Self(Kind::Cpu { buffer: numbers(bytes as usize / 4)?, matrices }))
             }
-            false => Kind::Gpu { buffer: rows(bytes, &device)?, matrices: Matrices::new(GPU_SIDE, dtype, &device)? },
-        }))
+            false => Self::gpu(bytes, dtype, &device),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu(bytes: u64, dtype: DType, device: &Device) -> Result<Self> {
+        let count = bytes as usize / dtype.size_in_bytes();
+        let numbers = Tensor::randn(0f32, DEVIATION, count, device)?.to_dtype(dtype)?;
+        let reader = Reader::new(numbers, device)?;
+        Ok(Self(Kind::Gpu { reader, matrices: Matrices::new(GPU_SIDE, dtype, device)? }))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn gpu(_: u64, _: DType, _: &Device) -> Result<Self> {
+        Err(Error::new("this build has no kernels for GPUs"))
     }
 
     /// The yardstick of a simulated device.
@@ -88,12 +116,10 @@ impl Yardstick {
                 std::hint::black_box(sum_of_bits(buffer));
                 Ok(Amount { bytes: 4.0 * buffer.len() as f64, flops: 0.0 })
             }
-            Kind::Gpu { buffer, .. } => {
-                for _ in 0..GPU_BATCH {
-                    buffer.sum(1)?;
-                }
-                buffer.device().synchronize()?;
-                Ok(Amount { bytes: (GPU_BATCH * 4 * buffer.elem_count()) as f64, flops: 0.0 })
+            #[cfg(feature = "cuda")]
+            Kind::Gpu { reader, .. } => {
+                reader.read(GPU_BATCH)?;
+                Ok(Amount { bytes: (GPU_BATCH * reader.bytes()) as f64, flops: 0.0 })
             }
             Kind::Simulated { card, device } => {
                 device.spend(Seconds(BUFFER as f64 / card.read_bytes_per_s), Watts(card.read_w));
@@ -109,6 +135,7 @@ impl Yardstick {
     pub fn multiply(&mut self) -> Result<Amount> {
         match &self.0 {
             Kind::Cpu { matrices, .. } => matrices.multiply(1),
+            #[cfg(feature = "cuda")]
             Kind::Gpu { matrices, .. } => matrices.multiply(GPU_BATCH),
             Kind::Simulated { card, device } => {
                 let amount = product(GPU_SIDE, 2, 1);
@@ -144,12 +171,6 @@ fn product(side: usize, size: usize, times: usize) -> Amount {
 fn numbers(count: usize) -> Result<Vec<f32>> {
     let drawn: Vec<f32> = Tensor::randn(0f32, DEVIATION, DRAWN.min(count).max(1), &Device::Cpu)?.to_vec1()?;
     Ok(drawn.iter().copied().cycle().take(count).collect())
-}
-
-/// Numbers in a GPU's memory, `(rows, COLUMNS)`.
-fn rows(bytes: u64, device: &Device) -> Result<Tensor> {
-    let rows = (bytes as usize / 4 / COLUMNS).max(1);
-    Ok(Tensor::randn(0f32, DEVIATION, (rows, COLUMNS), device)?)
 }
 
 /// Reads everything, on all threads. Whole numbers are summed, since sums of floats depend on their order and so go one by

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::analysis::{HeatEffect, HeatEffects, HeatUnknown, Stopping, Study};
+use crate::analysis::{DeviceCosts, HeatEffect, HeatEffects, HeatUnknown, Stopping, Study};
 use crate::error::Result;
 use crate::format;
 use crate::record::{
@@ -106,7 +106,15 @@ fn facts(run: &RunInfo, study: &Study, meters: &[&MeterInfo]) -> Value {
         "accuracy": accuracy(study),
         "floor": format::fraction(run.floor),
         "heat": heat(study),
+        "energy_floor": energy_floor(study),
     })
+}
+
+/// The devices that were calibrated; `None` if none was.
+fn energy_floor(study: &Study) -> Option<Value> {
+    let device = |costs: &DeviceCosts| format!("{} in {}", costs.device, costs.dtype);
+    let devices: BTreeSet<String> = study.device_costs.iter().map(device).collect();
+    (!devices.is_empty()).then(|| json!({ "devices": listed(devices) }))
 }
 
 /// What a degree adds, of core and memory; `None` if no warm-up was recorded.

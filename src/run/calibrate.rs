@@ -33,34 +33,45 @@ pub(crate) enum Place {
     Simulated(SyntheticCard),
 }
 
-/// Records what the models of these sessions need, with the start under way: from an earlier start, from the file that the
-/// sweep names, or measured now. A device that can't be calibrated is a warning, since all but the floor is known without.
+/// A device in a data type, with its calibration if an earlier start or the sweep's file has one.
+pub(super) struct Needed {
+    wanted: Wanted,
+    known: Option<Calibration>,
+}
+
+/// What the models of these sessions need.
 ///
 /// # Errors
-/// The file has nothing that fits, the user asked to stop, or the disk fails.
-pub(super) fn calibrate(setup: Setup<'_>, meter: &mut dyn Meter, dir: &mut RunDir, sessions: &[Session]) -> Result<()> {
-    let choice = &setup.prepared.spec.measure.calibration;
-    let of_file = match choice {
+/// The sweep names a file that can't be read, or that has nothing that fits.
+pub(super) fn needed(setup: Setup<'_>, meter: &MeterInfo, dir: &RunDir, sessions: &[Session]) -> Result<Vec<Needed>> {
+    let of_file = match &setup.prepared.spec.measure.calibration {
         CalibrationChoice::File(path) => Some(read(&setup.prepared.loader.base.join(path))?),
         _ => None,
     };
-    let mut calibrations = Vec::new();
-    for wanted in wanted(setup, sessions) {
-        let known: Vec<&Calibration> = dir.info().parts.iter().flat_map(|part| &part.calibrations).collect();
-        if let Some(earlier) = known.into_iter().find_map(|known| wanted.taken_over(known, meter.info())) {
-            calibrations.push(earlier);
-        } else if let Some(of_file) = &of_file {
-            calibrations.push(wanted.find(of_file, meter.info())?);
-        } else if choice.measures(meter.info()) {
-            setup.console.say(format!("calibrating {} in {}: reading and multiplying", wanted.device(), wanted.dtype));
-            match wanted.measure(setup, meter, &dir.info().protocol) {
-                Ok(measured) => calibrations.push(measured),
-                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                Err(error) => {
-                    let device = wanted.device();
-                    setup.console.warn(format!("no energy floor: {device} can't be calibrated: {}", error.one_line()));
-                }
-            }
+    let need = |wanted: Wanted| {
+        let mut earlier = dir.info().parts.iter().flat_map(|part| &part.calibrations);
+        let known = match (earlier.find_map(|known| wanted.taken_over(known, meter)), &of_file) {
+            (None, Some(all)) => Some(wanted.find(all, meter)?),
+            (earlier, _) => earlier,
+        };
+        Ok(Needed { wanted, known })
+    };
+    wanted(setup, sessions).into_iter().filter(|wanted| wanted.is_charged_by(meter)).map(need).collect()
+}
+
+/// Records what is needed with the start under way; what isn't known is measured, if the sweep and the meter allow it. A
+/// device that can't be calibrated is a warning, since all but the floor is known without.
+///
+/// # Errors
+/// The user asked to stop, or the disk fails.
+pub(super) fn calibrate(setup: Setup<'_>, meter: &mut dyn Meter, dir: &mut RunDir, needed: Vec<Needed>) -> Result<()> {
+    let measures = setup.prepared.spec.measure.calibration.measures(meter.info());
+    let mut calibrations = Vec::with_capacity(needed.len());
+    for Needed { wanted, known } in needed {
+        match known {
+            Some(known) => calibrations.push(known),
+            None if measures => calibrations.extend(wanted.tried(setup, meter, &dir.info().protocol)?),
+            None => {}
         }
     }
     dir.record_calibrations(calibrations)
@@ -118,10 +129,18 @@ fn of_model(setup: Setup<'_>, model: &ModelSpec) -> Option<Wanted> {
 
 impl Wanted {
     /// The device as models are recorded to run on it.
-    fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         match self.place {
             Place::Device(device) => device.name(),
             Place::Simulated(_) => "simulated".to_owned(),
+        }
+    }
+
+    /// Whether the meter measures the device at all: a GPU's shows nothing of the processor, nor the reverse.
+    fn is_charged_by(&self, meter: &MeterInfo) -> bool {
+        match self.place {
+            Place::Device(device) => device.is_gpu() != meter.gpus.is_empty(),
+            Place::Simulated(_) => true,
         }
     }
 
@@ -165,8 +184,17 @@ impl Wanted {
         })
     }
 
-    fn measure(&self, setup: Setup<'_>, meter: &mut dyn Meter, protocol: &Protocol) -> Result<Calibration> {
-        self.measured(meter, setup.clock, protocol, setup.stop)
+    /// Calibrates the device, or warns that it can't be.
+    fn tried(&self, setup: Setup<'_>, meter: &mut dyn Meter, protocol: &Protocol) -> Result<Option<Calibration>> {
+        setup.console.say(format!("calibrating {} in {}: reading and multiplying", self.device(), self.dtype));
+        match self.measured(meter, setup.clock, protocol, setup.stop) {
+            Err(error) if error.kind() != Kind::Interrupted => {
+                let device = self.device();
+                setup.console.warn(format!("no energy floor: {device} can't be calibrated: {}", error.one_line()));
+                Ok(None)
+            }
+            measured => measured.map(Some),
+        }
     }
 
     /// Calibrates the device.
@@ -202,5 +230,59 @@ impl Wanted {
             reads,
             products,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::fixtures;
+    use crate::record::{GpuInfo, IdleBaseline};
+    use crate::units::{Seconds, Watts};
+
+    fn calibration(device: &str, uuid: Option<&str>, dtype: &str) -> Calibration {
+        Calibration {
+            device: device.into(),
+            name: None,
+            uuid: uuid.map(str::to_owned),
+            dtype: dtype.into(),
+            measured_at: String::new(),
+            meter: "synthetic".into(),
+            method: EnergyMethod::Counter,
+            idle: IdleBaseline {
+                power_w: Watts(1.0),
+                duration_s: Seconds(1.0),
+                segments_w: vec![],
+                temperature_c: None,
+            },
+            reads: vec![],
+            products: vec![],
+        }
+    }
+
+    fn simulated() -> Wanted {
+        let card = SyntheticCard { read_bytes_per_s: 1.0, read_w: 1.0, flops_per_s: 1.0, product_w: 1.0 };
+        Wanted { place: Place::Simulated(card), dtype: "bf16".into() }
+    }
+
+    #[test]
+    fn a_calibration_fits_its_own_device_and_data_type_and_energies_of_its_kind() {
+        let meter = fixtures::info(&["gpu0"]);
+        let fits = |known: &Calibration, meter: &MeterInfo| simulated().taken_over(known, meter).is_some();
+        assert!(fits(&calibration("simulated", None, "bf16"), &meter));
+        assert!(!fits(&calibration("simulated", None, "f32"), &meter));
+        assert!(!fits(&calibration("cpu", None, "bf16"), &meter));
+        let other = Calibration { name: Some("H100".into()), ..calibration("simulated", None, "bf16") };
+        assert!(!fits(&other, &meter), "a device of another name");
+        let modelled = MeterInfo { method: EnergyMethod::Modelled, ..meter };
+        assert!(!fits(&calibration("simulated", None, "bf16"), &modelled));
+    }
+
+    #[test]
+    fn a_gpus_meter_does_not_calibrate_the_processor() {
+        let cpu = Wanted { place: Place::Device(DeviceChoice::Cpu), dtype: "f32".into() };
+        let of_cpu = fixtures::info(&["package-0"]);
+        let of_gpu = MeterInfo { gpus: vec![GpuInfo::default()], ..of_cpu.clone() };
+        assert!(cpu.is_charged_by(&of_cpu) && !cpu.is_charged_by(&of_gpu));
     }
 }

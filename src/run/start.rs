@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::meter::Meter;
 use crate::record::{EnergyMethod, Evaluation, Part, RunInfo, Trial};
-use crate::run::calibrate::calibrate;
+use crate::run::calibrate::{calibrate, needed};
 use crate::run::evaluate::Scoring;
 use crate::run::measure::Measuring;
 use crate::run::resume::Remaining;
@@ -68,8 +68,9 @@ impl<'a> Start<'a> {
         if self.remaining.sessions.is_empty() && self.scoring.is_none() {
             return Ok(());
         }
+        let needed = needed(self.setup, meter.info(), dir, &self.remaining.sessions)?;
         dir.begin_part(&self.info)?;
-        calibrate(self.setup, meter, dir, &self.remaining.sessions)?;
+        calibrate(self.setup, meter, dir, needed)?;
         Measuring::new(self.setup, meter, dir, self.remaining).sessions()?;
         self.scoring.map_or(Ok(()), |scoring| scoring.score(dir))
     }

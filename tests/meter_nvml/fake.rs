@@ -472,6 +472,18 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(device: *mut c_void, _: c_uint
     unsafe { give(device, into, |state| Ok(state.temperature)) }
 }
 
+/// The layout of `nvmlUtilization_t`: percent of the time in which a kernel ran, and of that in which memory was accessed.
+#[repr(C)]
+pub struct Utilization {
+    gpu: c_uint,
+    memory: c_uint,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: *mut c_void, into: *mut Utilization) -> c_int {
+    unsafe { give(device, into, |_| Ok(Utilization { gpu: 85, memory: 40 })) }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPerformanceState(device: *mut c_void, into: *mut c_uint) -> c_int {
     unsafe { give(device, into, |_| Ok(0)) }

@@ -184,6 +184,42 @@ fn compare(study: &mut Study, models: &[(String, Role, f64, f64)]) {
     }
 }
 
+/// The same with floors: the engine takes 1.2 times the teacher's and 1.6 times the students'.
+pub(crate) fn with_floors() -> Study {
+    let mut study = study();
+    for cell in &mut study.cells {
+        let multiple = if cell.role == Role::Teacher { 1.2 } else { 1.6 };
+        let floor = cell.ept_out_j.unwrap().value / multiple;
+        cell.engine = EngineCost {
+            floor_j: Some(estimate(floor, 0.004 * floor, 5)),
+            floor_multiple: Some(estimate(multiple, 0.02, 5)),
+            decode_step_s: Some(estimate(0.0066, 0.0001, 5)),
+            bandwidth_share: Some(estimate(0.9 / multiple, 0.01, 5)),
+            gpu_busy: Some(0.97),
+            launches_per_step: Some(227),
+        };
+    }
+    let at_floor = Some(AtFloor { saving: 0.78, base_multiple: 1.2, new_multiple: 1.6 });
+    study.savings.iter_mut().for_each(|saving| saving.at_floor = at_floor);
+    study.overall.iter_mut().for_each(|overall| overall.at_floor = at_floor);
+    study.device_costs = vec![DeviceCosts {
+        device: "cuda:0".to_owned(),
+        name: Some("NVIDIA H100 80GB HBM3".to_owned()),
+        uuid: Some("GPU-1".to_owned()),
+        dtype: "bf16".to_owned(),
+        measured_at: "2026-03-04T05:06:07Z".to_owned(),
+        idle_w: 126.0,
+        bytes_per_s: estimate(3.02e12, 0.01e12, 4),
+        joules_per_byte: estimate(98e-12, 1e-12, 4),
+        flops_per_s: estimate(798e12, 3e12, 4),
+        joules_per_flop: estimate(0.61e-12, 0.01e-12, 4),
+        temperature_c: Some(58.0),
+        sm_clock_mhz: Some(1610.0),
+        power_cap: Some(1.0),
+    }];
+    study
+}
+
 /// What a run looks like in which a third of the trials went wrong.
 pub(crate) fn spoiled() -> Study {
     let mut study = study();

@@ -49,6 +49,20 @@ fn the_headline_answers_in_one_sentence_with_its_interval() {
     assert!(plain(&report.markdown).contains(&format!("**{sentence}**")));
 }
 
+#[test]
+fn the_headline_states_the_saving_at_the_floor_where_both_floors_are_known() {
+    let report = rendered(&fixture::run(), &fixture::with_floors());
+    let clause = "(95 % interval 69–73 %, 5 repeats of 6 cells); at the energy floor the saving is 78 % (the engine uses 1.20 \
+        times the floor for teacher and 1.60 times for student-kd); exact match";
+    assert!(headline(&report.html).contains(clause), "{}", headline(&report.html));
+    let markdown = plain(&report.markdown);
+    for row in ["| 1.60×<br>[1.580, 1.620] | 6.60<br>[6.50, 6.70] |", "| 3020<br>[3010, 3030] |", "| 97 % | 227 |"] {
+        assert!(markdown.contains(row), "{row} is not in\n{markdown}");
+    }
+    let without = rendered(&fixture::run(), &fixture::study());
+    assert!(!without.markdown.contains("nergy floor") && !without.markdown.contains("What the engine costs"));
+}
+
 fn headline(html: &str) -> String {
     plain(html.split("class=\"headline\">").nth(1).unwrap().split("</p>").next().unwrap())
 }
@@ -177,7 +191,8 @@ fn the_page_loads_nothing_and_runs_nothing() {
 
 #[test]
 fn markdown_tables_have_equal_column_counts() {
-    for study in [fixture::study(), fixture::spoiled(), fixture::modelled(fixture::spoiled())] {
+    let studies = [fixture::study(), fixture::spoiled(), fixture::modelled(fixture::spoiled()), fixture::with_floors()];
+    for study in studies {
         let report = rendered(&fixture::run(), &study);
         assert!(check_markdown_tables(&report.markdown) >= 5);
     }

@@ -7,7 +7,8 @@ use super::place::{Kernels, Place};
 use crate::engine::config::{Attention, FusedOrder};
 use crate::engine::cpu::panels::Panels;
 use crate::engine::layout::{GateUpSpec, MatrixSpec, QkvSpec};
-use crate::engine::weights::{Matrix, Weights};
+use crate::engine::weights::Weights;
+use crate::engine::weights::matrices::Matrix;
 use crate::error::{Error, Result};
 
 /// y = x · Wᵀ + b.

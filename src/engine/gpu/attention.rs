@@ -241,3 +241,163 @@ fn prefill(gpu: &Gpu, attend: &Attend<'_>) -> Result<()> {
     };
     gpu.driver.launch(&format!("attention_prefill_{}_{name}", suffix(gpu.dtype)?), grid, &params)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use candle_nn::ops::softmax_last_dim;
+
+    use super::*;
+    use crate::engine::gpu::library::Library;
+
+    /// A batch whose row r begins at column 5 · r.
+    #[derive(Clone, Copy)]
+    struct Case {
+        heads: Heads,
+        rows: usize,
+        past: usize,
+        tokens: usize,
+        window: Option<usize>,
+        softcap: f32,
+        alibi: bool,
+    }
+
+    impl Case {
+        fn new(queries: usize, keys: usize, width: usize, past: usize, tokens: usize) -> Self {
+            let heads = Heads { queries, keys, width };
+            Self { heads, rows: 3, past, tokens, window: None, softcap: 0.0, alibi: false }
+        }
+
+        fn columns(&self) -> usize {
+            self.past + self.tokens
+        }
+
+        fn capacity(&self) -> usize {
+            self.columns() + 9
+        }
+
+        fn start(row: usize) -> usize {
+            5 * row
+        }
+
+        /// Biases by position, as linear biases are.
+        fn bias(head: usize, position: usize) -> f32 {
+            0.01 * (head + 1) as f32 * position as f32
+        }
+
+        /// What is added to scores `(b, h, t, columns)`: biases, and a mask of what a token doesn't see.
+        fn added(&self, device: &Device) -> Result<Tensor> {
+            let mut added = Vec::new();
+            for row in 0..self.rows {
+                for head in 0..self.heads.queries {
+                    for own in self.past..self.columns() {
+                        let from = Self::start(row).max((own + 1).saturating_sub(self.window.unwrap_or(own + 1)));
+                        added.extend((0..self.columns()).map(|column| match (from..=own).contains(&column) {
+                            true if self.alibi => Self::bias(head, column - Self::start(row)),
+                            true => 0.0,
+                            false => -1e30,
+                        }));
+                    }
+                }
+            }
+            Ok(Tensor::from_vec(added, (self.rows, self.heads.queries, self.tokens, self.columns()), device)?)
+        }
+
+        /// Distance of the kernels' output from that of plain operations, over the tokens that aren't padding.
+        fn distance(&self, gpu: &Gpu) -> Result<f32> {
+            let Self { heads, rows, tokens, .. } = *self;
+            let device = gpu.driver.device();
+            let random = |shape: &[usize]| Tensor::randn(0f32, 1f32, shape, device)?.to_dtype(gpu.dtype);
+            let queries = random(&[rows * tokens, heads.qkv()])?;
+            let cache = [rows, heads.keys, self.capacity(), heads.width];
+            let (keys, values) = (random(&cache)?, random(&cache)?);
+            let output = gpu.driver.zeros(rows * tokens * heads.queries * heads.width, gpu.dtype)?;
+            let starts: Vec<u32> = (0..rows).map(|row| Self::start(row) as u32).collect();
+            let biases = (0..heads.queries).flat_map(|head| (0..self.capacity()).map(move |i| Self::bias(head, i)));
+            let biases = gpu.driver.upload(&biases.collect::<Vec<_>>())?;
+            let (starts, length) = (gpu.driver.upload(&starts)?, gpu.driver.upload(&[self.past as u32])?);
+            let scale = 1.0 / (heads.width as f32).sqrt();
+            let buffers = [queries.clone(), keys.clone(), values.clone()].map(Buffer::of);
+            let [query_buffer, key_buffer, value_buffer] = &buffers;
+            let at = |buffer: &Result<Buffer>| buffer.as_ref().map_or(NULL, Buffer::pointer);
+            let attend = Attend {
+                heads,
+                queries: at(query_buffer),
+                query_stride: heads.qkv(),
+                keys: at(key_buffer),
+                values: at(value_buffer),
+                output: output.pointer(),
+                starts: starts.pointer(),
+                length: length.pointer(),
+                alibi: self.alibi.then(|| biases.pointer()),
+                rows,
+                tokens,
+                capacity: self.capacity(),
+                window: self.window,
+                scale,
+                softcap: self.softcap,
+                scratch: &Scratch::new(&gpu.driver, heads, gpu.dtype, rows, self.capacity())?,
+            };
+            launch(gpu, &attend)?;
+
+            let first = queries.narrow(1, 0, heads.queries * heads.width)?;
+            let first = first.reshape((rows, tokens, heads.queries, heads.width))?.transpose(1, 2)?;
+            let repeated = |cache: &Tensor| -> Result<Tensor> {
+                let seen = cache.narrow(2, 0, self.columns())?.unsqueeze(2)?;
+                let seen = seen.repeat((1, 1, heads.shared(), 1, 1))?.to_dtype(DType::F32)?;
+                Ok(seen.reshape((rows, heads.queries, self.columns(), heads.width))?)
+            };
+            let rounded = |x: Tensor| -> Result<Tensor> { Ok(x.to_dtype(gpu.dtype)?.to_dtype(DType::F32)?) };
+            let products = first.to_dtype(DType::F32)?.contiguous()?.matmul(&repeated(&keys)?.transpose(2, 3)?)?;
+            let mut scores = (rounded(products)? * f64::from(scale))?;
+            if !self.alibi {
+                scores = rounded(scores)?;
+            }
+            if self.softcap > 0.0 {
+                let cap = f64::from(self.softcap);
+                scores = rounded((rounded(rounded((scores / cap)?)?.tanh()?)? * cap)?)?;
+            }
+            let weights = softmax_last_dim(&(scores + self.added(device)?)?)?;
+            let expected = weights.matmul(&repeated(&values)?)?.transpose(1, 2)?.contiguous()?;
+            let found = output.tensor().to_dtype(DType::F32)?.reshape(expected.shape())?;
+            let size = |x: Tensor| -> Result<f32> {
+                let mut sum = 0.0;
+                for row in 0..rows {
+                    let padding = Self::start(row).saturating_sub(self.past).min(tokens);
+                    let x = x.get(row)?.narrow(0, padding, tokens - padding)?;
+                    sum += x.sqr()?.sum_all()?.to_scalar::<f32>()?;
+                }
+                Ok(sum.sqrt())
+            };
+            Ok(size((found - &expected)?)? / size(expected)?)
+        }
+    }
+
+    #[test]
+    fn a_gpu_attends_as_plain_operations_do() {
+        let Ok(device) = Device::new_cuda(0) else { return };
+        let widths = [8, 64, 80, 96, 128, 256];
+        let mut cases: Vec<Case> = widths.into_iter().map(|width| Case::new(8, 2, width, 300, 1)).collect();
+        cases.extend(widths.into_iter().map(|width| Case::new(8, 2, width, 20, 130)));
+        cases.extend([Case::new(32, 1, 64, 700, 1), Case::new(32, 1, 64, 0, 200), Case::new(4, 4, 128, 2000, 1)]);
+        for window in [None, Some(40)] {
+            for tokens in [1, 70] {
+                let case = Case { window, ..Case::new(4, 2, 64, 90, tokens) };
+                cases.extend([case, Case { softcap: 3.0, ..case }, Case { alibi: true, ..case }]);
+            }
+        }
+        for (dtype, limit) in [(DType::F32, 1e-5), (DType::F16, 1e-3), (DType::BF16, 5e-3)] {
+            let driver = Driver::new(&device).unwrap();
+            let gpu = Gpu::new(driver, dtype).unwrap();
+            for case in &cases {
+                let distance = case.distance(&gpu).unwrap();
+                let Case { heads, past, tokens, window, softcap, alibi, .. } = case;
+                assert!(
+                    distance < limit,
+                    "{distance} in {dtype:?}: {heads:?}, {tokens} tokens after {past} columns, window {window:?}, \
+                     cap {softcap}, biases {alibi}"
+                );
+            }
+        }
+    }
+}

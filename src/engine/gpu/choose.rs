@@ -94,7 +94,7 @@ impl Chooser {
         fixed_length: bool,
     ) -> Result<Self> {
         let [most, fewest] = CHUNKS;
-        let wanted = (2 * driver.multiprocessors() as usize).div_ceil(rows);
+        let wanted = (8 * driver.multiprocessors() as usize).div_ceil(rows);
         let chunk = vocabulary.div_ceil(wanted).clamp(fewest, most).next_multiple_of(8);
         let splits = vocabulary.div_ceil(chunk);
         let padded = if ends.is_empty() { &[0] } else { ends };

@@ -145,6 +145,12 @@ impl Driver {
         self.multiprocessors
     }
 
+    /// Whether kernels may begin while the one before them ends: Hopper and later, whose blocks may also have more shared
+    /// memory than others.
+    pub(crate) fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
     /// Launches so far; a product of a library counts as one, unless it was recorded in a graph.
     pub(crate) fn launches(&self) -> u64 {
         self.launches.get()

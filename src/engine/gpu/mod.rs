@@ -9,10 +9,12 @@
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
 //! | `layer`, `mixture`, `model` | the order of launches, from token ids to the next |
+//! | `dummy` | dummy weights, made on the device |
 //! | `support` | which models run here |
-//! | `dummy` | weights that are made on the device |
+//! | `calibrate` | a pure read of memory |
 
 mod attention;
+mod calibrate;
 mod choose;
 mod driver;
 mod dummy;
@@ -33,6 +35,8 @@ mod rope;
 mod sequences;
 mod support;
 
+pub(super) use calibrate::Reader;
+pub(super) use dummy::maker;
 pub(super) use model::{Model, StepEnd};
 pub(super) use sequences::Sequences;
 pub(super) use support::obstacles;

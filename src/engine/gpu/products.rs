@@ -1,25 +1,22 @@
-//! Products of few rows of activations, which memory bounds: kernels that read the weights once, at memory's full speed.
+//! Products of few rows of activations, bound by memory: kernels that read the weights once, at memory's full speed.
 
 use candle_core::DType;
 
-use super::driver::{Driver, Grid, NULL, Params, Pointer, suffix};
+use super::driver::{Driver, Grid, Params, Pointer, suffix};
 use super::gate;
 use super::library::Product;
 use crate::engine::config::Activation;
 use crate::error::{Error, Result};
 
-/// The most rows that the kernels for half precision are ahead of cuBLASLt with.
-const MOST_ROWS: usize = 16;
-
-/// The most rows in f32, whose kernel is plain.
-const MOST_ROWS_F32: usize = 16;
+/// The most rows that the kernels are ahead of cuBLASLt with. With more, as many inputs as weights come from the caches,
+/// and the library needs less energy.
+const MOST_ROWS: usize = 8;
 
 /// Elements of a row that a warp reads at a time, `CHUNK` in the kernels.
 const CHUNK: usize = 64;
 
-/// Weights of a block's rows that it asks the L2 cache for before its inputs are there, in elements of each row beyond
-/// those that it holds itself.
-const AHEAD: usize = 0;
+/// Columns of W from which on a multiprocessor has one large block in place of two.
+const LONG: usize = 4096;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -27,21 +24,16 @@ struct ProductParams {
     inputs: Pointer,
     weights: Pointer,
     bias: Pointer,
-    residual: Pointer,
-    scale: Pointer,
     outputs: Pointer,
     rows: i32,
     weight_rows: i32,
     weight_columns: i32,
-    ahead: i32,
     activation: i32,
-    unit_offset: i32,
-    epsilon: f32,
 }
 
 // SAFETY: the fields are those of `ProductParams` in products.cu.
 unsafe impl Params for ProductParams {}
-const _: () = assert!(size_of::<ProductParams>() == 80);
+const _: () = assert!(size_of::<ProductParams>() == 48);
 
 /// A kernel, as `PRODUCTS` in products.cu makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,20 +49,28 @@ struct Variant {
     depth: usize,
     /// They are in shared memory, not in registers.
     ring: bool,
-    /// Blocks of a multiprocessor that run at the same time.
+    /// Blocks that a multiprocessor has room for. No fewer may be asked for at once: blocks share the work by their
+    /// number, and some multiprocessors would get more of them than others.
     blocks: usize,
 }
 
-const FOUR: Variant = Variant { name: "m4", columns: 4, warps: 8, fragments: 1, depth: 4, ring: false, blocks: 2 };
-const EIGHT: Variant = Variant { name: "m8", columns: 8, warps: 8, fragments: 1, depth: 4, ring: true, blocks: 2 };
-const SIXTEEN: Variant = Variant { name: "m16", columns: 16, warps: 8, fragments: 2, depth: 2, ring: true, blocks: 2 };
+const TWO: Variant = Variant { name: "m2", columns: 2, warps: 8, fragments: 1, depth: 4, ring: false, blocks: 2 };
+const FOUR: Variant = Variant { name: "m4", columns: 4, ..TWO };
+const EIGHT: Variant = Variant { name: "m8", columns: 8, ..TWO };
+const TWO_LONG: Variant = Variant { name: "m2_long", warps: 16, depth: 2, blocks: 1, ..TWO };
+const FOUR_LONG: Variant = Variant { name: "m4_long", warps: 16, ring: true, blocks: 1, ..FOUR };
+const EIGHT_LONG: Variant = Variant { name: "m8_long", fragments: 2, ring: true, blocks: 1, ..EIGHT };
 
 impl Variant {
-    fn for_rows(rows: usize) -> Self {
-        match rows {
-            ..=4 => FOUR,
-            5..=8 => EIGHT,
-            _ => SIXTEEN,
+    /// `long`: rows of W are long, and a block may have most of a Hopper GPU's shared memory.
+    fn for_rows(rows: usize, long: bool) -> Self {
+        match (rows, long) {
+            (..=2, false) => TWO,
+            (..=2, true) => TWO_LONG,
+            (3..=4, false) => FOUR,
+            (3..=4, true) => FOUR_LONG,
+            (_, false) => EIGHT,
+            (_, true) => EIGHT_LONG,
         }
     }
 
@@ -79,7 +79,7 @@ impl Variant {
         const STAGE: usize = 16 * CHUNK * 2;
         let across = self.columns.div_ceil(8);
         // of two floats for each of 32 lanes
-        let sums = if self.columns == 4 { self.fragments } else { 2 * self.fragments * across };
+        let sums = if self.columns < 8 { self.fragments } else { 2 * self.fragments * across };
         let buffers = if self.fragments * across > 2 { 1 } else { 2 };
         let ring = if self.ring { self.warps * self.depth * self.fragments * STAGE } else { 0 };
         ring + buffers * self.warps * sums * 256
@@ -105,10 +105,9 @@ pub(crate) fn gated_is_better(product: &Product) -> bool {
 }
 
 fn fits(product: &Product) -> bool {
-    let most = if product.dtype == DType::F32 { MOST_ROWS_F32 } else { MOST_ROWS };
     let aligned = [product.x, product.weight].iter().all(|pointer| pointer.is_multiple_of(16));
     let whole = (product.inputs * product.dtype.size_in_bytes()).is_multiple_of(16);
-    aligned && whole && product.rows <= most && suffix(product.dtype).is_ok()
+    aligned && whole && product.rows <= MOST_ROWS && suffix(product.dtype).is_ok()
 }
 
 /// y = x · Wᵀ + b.
@@ -136,16 +135,11 @@ fn run(driver: &Driver, product: &Product, activation: Option<Activation>) -> Re
         inputs: product.x,
         weights: product.weight,
         bias: product.bias,
-        residual: NULL,
-        scale: NULL,
         outputs: product.y,
         rows: product.rows as i32,
         weight_rows: product.outputs as i32,
         weight_columns: product.inputs as i32,
-        ahead: AHEAD as i32,
         activation: activation.map_or(0, gate::code),
-        unit_offset: 0,
-        epsilon: 0.0,
     };
     let form = if activation.is_some() { "product_gated" } else { "product" };
     let outputs = if activation.is_some() { product.outputs / 2 } else { product.outputs };
@@ -157,7 +151,7 @@ fn run(driver: &Driver, product: &Product, activation: Option<Activation>) -> Re
         let grid = Grid { blocks: (blocks as u32, 1, 1), threads: 32 * WARPS as u32, shared: 0 };
         return driver.launch(&format!("{form}_{dtype}"), grid, &params);
     }
-    let variant = Variant::for_rows(product.rows);
+    let variant = Variant::for_rows(product.rows, product.inputs >= LONG && driver.overlaps());
     let grid = variant.grid(driver, outputs, if activation.is_some() { 8 } else { 16 });
     driver.launch(&format!("{form}_{}_{dtype}", variant.name), grid, &params)
 }
@@ -167,7 +161,7 @@ mod tests {
     use candle_core::{D, Device, Tensor};
 
     use super::*;
-    use crate::engine::gpu::driver::Buffer;
+    use crate::engine::gpu::driver::{Buffer, NULL};
 
     fn device() -> Option<Device> {
         Device::new_cuda(0).ok()
@@ -222,7 +216,7 @@ mod tests {
         let Some(device) = device() else { return };
         let driver = Driver::new(&device).unwrap();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            for rows in [1, 2, 4, 5, 8, 9, MOST_ROWS] {
+            for rows in [1, 2, 3, 4, 5, MOST_ROWS] {
                 for shape in [[rows, 4096, 4096], [rows, 1000, 896], [rows, 37, 72], [rows, 512, 14336]] {
                     compare(&driver, dtype, shape, false);
                     compare(&driver, dtype, [shape[0], 2 * shape[1], shape[2]], true);
@@ -250,11 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn blocks_have_equal_work_in_as_many_rounds_as_are_needed() {
-        let rounds = |tiles: usize, at_once: usize| tiles.div_ceil(tiles.div_ceil(tiles.div_ceil(at_once)));
-        assert_eq!(rounds(1792, 264), 7);
-        assert_eq!(FOUR.shared(), 2 * 8 * 256);
-        assert_eq!(EIGHT.shared(), (64 << 10) + 2 * 8 * 2 * 256);
-        assert_eq!(SIXTEEN.shared(), (64 << 10) + 8 * 8 * 256);
+    fn shared_memory_holds_the_weights_in_flight_and_the_sums_of_the_warps() {
+        assert_eq!(TWO.shared(), 2 * 8 * 256);
+        assert_eq!(TWO_LONG.shared(), 2 * 16 * 256);
+        assert_eq!(EIGHT.shared(), 2 * 8 * 2 * 256);
+        assert_eq!(FOUR_LONG.shared(), (128 << 10) + 2 * 16 * 256);
+        assert_eq!(EIGHT_LONG.shared(), (128 << 10) + 2 * 8 * 4 * 256);
+        for variant in [FOUR_LONG, EIGHT_LONG] {
+            assert!(2 * variant.shared() > 227 << 10, "a multiprocessor would take two blocks of {}", variant.name);
+        }
     }
 }

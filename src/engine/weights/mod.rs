@@ -4,7 +4,7 @@
 mod adapter;
 mod dummy;
 mod gguf;
-mod matrices;
+pub(crate) mod matrices;
 mod safetensors;
 
 use std::collections::BTreeSet;
@@ -18,9 +18,10 @@ use super::layout::{Layout, TensorSpec};
 use crate::error::{Error, Result};
 
 pub(crate) use adapter::Adapter;
-pub(crate) use dummy::{DEVIATION, Dummy};
+#[cfg(feature = "cuda")]
+pub(crate) use dummy::Numbers;
+pub(crate) use dummy::{DEVIATION, Dummy, OnDevice};
 pub(crate) use gguf::{Gguf, config_json};
-pub(crate) use matrices::Matrix;
 pub(crate) use safetensors::Safetensors;
 
 /// The weights of a model and the layout that they follow.

@@ -32,8 +32,8 @@ pub(crate) fn engine(study: &Study) -> Option<Table> {
             Some(Cell::new(format::times(&multiple)).with(format::interval(&multiple, shown)))
         }),
         number("Decode step", Scale { factor: 1e3, unit: "ms" }, |cell| cell.engine.decode_step_s),
-        number("Share of bandwidth", Scale::PERCENT, |cell| cell.engine.bandwidth_share).explained(
-            "Share of bandwidth: bytes of a decode step / its time / the bandwidth of a pure read.",
+        number("Bandwidth", Scale::PERCENT, |cell| cell.engine.bandwidth_share).explained(
+            "Bandwidth: bytes of a decode step / its time, as a share of the bandwidth of a pure read.",
         ),
         plain("GPU busy", "", |engine| Some(format::fraction(engine.gpu_busy?)))
             .explained("GPU busy: share of the time in which some kernel ran, as the driver samples it."),

@@ -8,7 +8,7 @@ use crate::report::table::{Cell, Column, Table, TableRow};
 
 /// Place of the column of savings at the floor, if there is one.
 const AT_FLOOR: usize = 7;
-const FLOOR: &str = " Saving at the floor: that of the energy floors, below it how many times the floor the engine uses for \
+const FLOOR: &str = " At the floor: the saving by the energy floors, below it how many times the floor the engine uses for \
     teacher and model.";
 
 /// `None` if nothing is compared.
@@ -41,7 +41,7 @@ pub(crate) fn savings(study: &Study) -> Option<Table> {
         Column::numbers("Break-even", "tokens"),
     ];
     if floors {
-        columns.insert(AT_FLOOR, Column::numbers("Saving at the floor", "%"));
+        columns.insert(AT_FLOOR, Column::numbers("At the floor", "%"));
     }
     let all = study.savings.iter().map(|s| &s.ept_out).chain(study.overall.iter().map(|o| &o.ept_out));
     let tested = all.into_iter().any(|comparison| comparison.p_adjusted.is_some());
@@ -112,7 +112,7 @@ fn compared(
 
 fn at_floor(known: Option<AtFloor>) -> Cell {
     let Some(AtFloor { saving, base_multiple, new_multiple }) = known else { return Cell::unknown() };
-    let multiples = format!("{} and {}", format::number(base_multiple, None), format::multiple(new_multiple));
+    let multiples = format!("{}× and {}×", format::number(base_multiple, None), format::number(new_multiple, None));
     Cell::new(format::whole_percent(saving)).with(multiples)
 }
 

@@ -131,19 +131,8 @@ INLINE void prefetch_l2(const void *address) {
 #endif
 }
 
-// Brings a range of global memory to the L2 cache: 16-byte aligned, `bytes` a multiple of 16.
-INLINE void prefetch_l2_range(const void *from, unsigned bytes) {
-#ifdef __CUDACC__
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
-#else
-    for (unsigned at = 0; at < bytes; at += 128) prefetch_l2(static_cast<const char *>(from) + at);
-#endif
-#else
-    if (reinterpret_cast<size_t>(from) % 16 || bytes % 16) emulate::fail("prefetches a range that 16 doesn't divide");
-    for (unsigned at = 0; at < bytes; at++) (void)static_cast<const volatile char *>(from)[at];
-#endif
-}
+// Reads past the L1 cache, for what another block of the same kernel wrote before a __threadfence.
+INLINE int load_volatile(const int *from) { return *reinterpret_cast<const volatile int *>(from); }
 
 // ---- dependent launches ----
 

@@ -1,35 +1,33 @@
 // Products of a few rows of activations with a weight matrix, y = x·Wᵀ, at the speed of reading W once.
 //
-// A warp multiplies 16·R rows of W with 8·C rows of x on the tensor cores (mma m16n8k16; W is the operand with 16 rows).
-// Within a block of k, the order of the elements is free as long as both operands agree on it, so each lane takes 16
-// contiguous bytes of its rows straight from memory and uses them for two multiplications: no lane ever reads what another
-// lane loaded, and the pipeline needs no barrier. The warps of a block take turns along k; their sums meet in shared memory
-// once a tile and are added in a fixed order, so the result has the same bits on every run.
+// A warp multiplies 16·R rows of W with a few rows of x on the tensor cores (mma m16n8k16; W is the operand with 16
+// rows). Within a block of k, the order of the elements is free as long as both operands agree on it, so a lane's 16
+// contiguous bytes of a row are what it needs for two multiplications. The warps of a block take turns along k; their
+// sums meet in shared memory once a tile of 16·R rows and are added in a fixed order, so the result has the same bits
+// on every run.
 //
-// Weights don't depend on an earlier kernel. So the first DEPTH stages of a block's weights are on their way, and `ahead`
-// further ones to the L2 cache, before the block waits for its inputs: memory stays busy between two kernels.
+// Weights don't depend on an earlier kernel. So DEPTH stages of a block's weights are on their way before it waits for
+// its inputs, and those of its next tile before it has finished one: memory stays busy between tiles and between
+// kernels. Where eight lanes load 128 contiguous bytes, a line of the caches, reading costs less energy than by halves
+// of lines.
 #include "common.cuh"
 
 #include "activation.cuh"
 
 struct ProductParams {
-    const void *inputs;    // (m, k)
-    const void *weights;   // (n, k)
-    const void *bias;      // (n), or null
-    const void *residual;  // (m, outputs' width), added after the product is rounded; or null
-    const void *scale;     // (k): weights of the RMSNorm that the inputs go through first (`_norm` variants)
-    void *outputs;         // (m, n), or (m, n / 2) of the gated variants
+    const void *inputs; // (m, k)
+    const void *weights; // (n, k)
+    const void *bias; // (n), or null
+    void *outputs; // (m, n), or (m, n / 2) of the gated variants
     int m;
     int n;
     int k;
-    int ahead;         // elements of each row to prefetch to L2 beyond those that a block has in flight
-    int activation;    // of the gated variants
-    int unit_offset;   // 1: the norm multiplies by 1 + scale and rounds once (Gemma)
-    float epsilon;
+    int activation;  // of the gated variants
 };
-static_assert(sizeof(ProductParams) == 80, "as in products.rs");
+static_assert(sizeof(ProductParams) == 48, "as in products.rs");
 
-enum Kind { REGISTERS, RING_OF_PIECES, LINE_RING };
+// Where weights in flight are: in registers, each lane's own; or in shared memory, whole lines that a warp shares.
+enum Kind { REGISTERS, LINE_RING };
 
 constexpr int CHUNK = 64;  // elements of k in a stage: 128 bytes of a row, a line of L2
 
@@ -38,9 +36,7 @@ template <typename T>
 __device__ __forceinline__ void store_output(const ProductParams &p, int row, int column, float sum) {
     if (row >= p.n || column >= p.m) return;
     if (p.bias) sum += to_float(static_cast<const T *>(p.bias)[row]);
-    const size_t at = static_cast<size_t>(column) * p.n + row;
-    if (p.residual) sum = rounded<T>(sum) + to_float(static_cast<const T *>(p.residual)[at]);
-    static_cast<T *>(p.outputs)[at] = from_float<T>(sum);
+    static_cast<T *>(p.outputs)[static_cast<size_t>(column) * p.n + row] = from_float<T>(sum);
 }
 
 // Writes output (column, row) of a gated product, act(gate)·up.
@@ -56,52 +52,19 @@ __device__ __forceinline__ void store_gated(const ProductParams &p, int row, int
     static_cast<T *>(p.outputs)[static_cast<size_t>(column) * inner + row] = from_float<T>(active * rounded<T>(up));
 }
 
-// RMSNorm of the m rows of inputs into shared memory. A thread normalises the very values that it loaded.
-template <typename T, int WARPS>
-__device__ __forceinline__ void normalize(const ProductParams &p, T *normal, int stride, float *sums) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const T *inputs = static_cast<const T *>(p.inputs);
-    for (int row = 0; row < p.m; row++) {
-        float sum = 0.0f;
-        for (int i = threadIdx.x * 8; i < p.k; i += WARPS * 32 * 8) {
-            const Vector<T> piece = load16(inputs + static_cast<size_t>(row) * p.k + i);
-#pragma unroll
-            for (int e = 0; e < 8; e++) sum += to_float(piece[e]) * to_float(piece[e]);
-            store16(normal + row * stride + i, piece);
-        }
-        sum = warp_sum(sum);
-        if (lane == 0) sums[row * WARPS + warp] = sum;
-    }
-    __syncthreads();
-    const T *scale = static_cast<const T *>(p.scale);
-    for (int i = threadIdx.x * 8; i < p.k; i += WARPS * 32 * 8) {
-        const Vector<T> weights = load16(scale + i);
-        for (int row = 0; row < p.m; row++) {
-            float sum = 0.0f;
-#pragma unroll
-            for (int w = 0; w < WARPS; w++) sum += sums[row * WARPS + w];
-            const float factor = rsqrtf(sum / p.k + p.epsilon);
-            T *const at = normal + row * stride + i;
-            Vector<T> values = load16(at);
-#pragma unroll
-            for (int e = 0; e < 8; e++) {
-                const float normal = to_float(values[e]) * factor, weight = to_float(weights[e]);
-                values[e] = from_float<T>(p.unit_offset ? normal * (1.0f + weight) : rounded<T>(normal) * weight);
-            }
-            store16(at, values);
-        }
-    }
-    __syncthreads();
-}
-
-// COLUMNS: up to how many rows of inputs: 4, or a multiple of 8.
+// COLUMNS: up to how many rows of inputs: 2, 4, or a multiple of 8. HINT: bytes that the L2 cache fetches at a time.
 //
-// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0, 1,
-// 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5, and column
-// 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other sums mean nothing.
-template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
+// With 4, a 16-byte piece of one row of W is an operand as it is: the registers that hold "row g" get its elements 0,
+// 1, 4 and 5, those of "row g + 8" its elements 2, 3, 6 and 7. Inputs row c is column 2c with elements 0, 1, 4 and 5,
+// and column 2c + 1 with the others. The sums of (g, 2c) and (g + 8, 2c + 1) are the result's two halves; the other
+// sums mean nothing.
+//
+// With 2, an operand is moreover a whole line of each of 4 rows as eight lanes have loaded it: "row" 2j is the first
+// half of row j's line and 2j + 1 the second, and columns 4c and 4c + 1 have the inputs for the one, 4c + 2 and 4c + 3
+// for the other.
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED>
 struct Product {
-    static constexpr bool RING = KIND != REGISTERS, LINES = KIND == LINE_RING;
+    static constexpr bool RING = KIND == LINE_RING;
     static constexpr bool TWICE = COLUMNS == 2;            // folded twice
     static constexpr bool FOLDED = COLUMNS == 4;
     static constexpr int C = COLUMNS < 8 ? 1 : COLUMNS / 8;     // fragments along the inputs' rows
@@ -117,8 +80,6 @@ struct Product {
     const int groups, tiles;
     uint4 *ring;
     float2 *partial;
-    const T *inputs;
-    int stride;
     uint4 held[RING ? 1 : DEPTH][4 * R];
     uint4 x[EARLY ? 2 : 1][C][2];
     float sums[FRAGMENTS][4];
@@ -133,14 +94,13 @@ struct Product {
     __device__ __forceinline__ Product(const ProductParams &params, unsigned char *shared)
         : p(params), warp(threadIdx.x / WARP), lane(threadIdx.x % WARP), g(lane / 4), t(lane % 4),
           groups((params.k + GROUP - 1) / GROUP),
-          tiles(GATED ? (params.n / 2 + 8 * R - 1) / (8 * R) : (params.n + 16 * R - 1) / (16 * R)),
-          inputs(static_cast<const T *>(params.inputs)), stride(params.k) {
+          tiles(GATED ? (params.n / 2 + 8 * R - 1) / (8 * R) : (params.n + 16 * R - 1) / (16 * R)) {
         ring = reinterpret_cast<uint4 *>(shared);
         partial = reinterpret_cast<float2 *>(ring + (RING ? WARPS * DEPTH * 4 * R * WARP : 0));
         ring += warp * DEPTH * 4 * R * WARP;
     }
 
-    static constexpr bool WHOLE_LINES = LINES || TWICE;  // eight lanes load a row's 128 bytes
+    static constexpr bool WHOLE_LINES = RING || TWICE;  // eight lanes load a row's 128 bytes
 
     // A lane's first element of a chunk of W.
     __device__ __forceinline__ int first() const { return WHOLE_LINES ? lane % 8 * 8 : t * 8; }
@@ -177,14 +137,13 @@ struct Product {
         }
     }
 
-    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so that
-    // eight lanes that read two rows' halves meet no bank twice.
+    // Where a piece of a stage is in the ring: for lines, a row after the other, with odd rows' halves exchanged, so
+    // that eight lanes that read two rows' halves meet no bank twice.
     __device__ __forceinline__ uint4 *place(int slot, int index) const { return ring + slot * 4 * R * WARP + index; }
 
     __device__ __forceinline__ void load_piece(int slot, int piece, const T *source, bool valid) {
         if (RING) {
-            const int lined = piece * WARP + (lane ^ (lane >> 1 & 4));
-            copy_async<HINT>(place(slot, LINES ? lined : piece * WARP + lane), source, valid);
+            copy_async<HINT>(place(slot, piece * WARP + (lane ^ (lane >> 1 & 4))), source, valid);
         } else {
             uint4 bits = make_uint4(0, 0, 0, 0);
             if (valid) bits = load16_streaming_bits<HINT>(source);
@@ -207,19 +166,6 @@ struct Product {
             for (int i = 0; i < 4 * R; i++) load_piece(slot, i, source(slot, i), (WHOLE_LINES ? 0 : i % 2 * 32) < left);
         }
         if (RING) copy_async_commit();
-    }
-
-    // Asks for the next `ahead` elements of each row after those in flight, and of the block's next tile after them.
-    __device__ __forceinline__ void prefetch() const {
-        if (threadIdx.x >= 16 * R) return;
-        int left = p.ahead, from = GROUP;
-        for (int tile = blockIdx.x; left > 0 && tile < tiles; tile += gridDim.x, from = 0) {
-            const int count = min(left, p.k - from);
-            if (count > 0) {
-                prefetch_l2_range(row_start(tile, threadIdx.x / 16, threadIdx.x % 16) + from, count * sizeof(T));
-                left -= count;
-            }
-        }
     }
 
     // The inputs of the stages of `group` come next.
@@ -255,19 +201,20 @@ struct Product {
     __device__ __forceinline__ void start_inputs() {
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            input_rows[c] = inputs + static_cast<size_t>(has_inputs(c) ? input_row(c) : 0) * stride + warp * CHUNK +
-                            input_first() + (groups - 1) * GROUP;
+            const size_t row = has_inputs(c) ? input_row(c) : 0;
+            input_rows[c] = static_cast<const T *>(p.inputs) + row * p.k + warp * CHUNK + input_first() +
+                            (groups - 1) * GROUP;
 #pragma unroll
             for (int i = 0; i < (EARLY ? 4 : 2); i++) x[i / 2][c][i % 2] = make_uint4(0, 0, 0, 0);
         }
     }
 
     __device__ __forceinline__ uint4 weights(int slot, int piece) const {
-        if (LINES) {  // piece 2 · half + q of fragment r is row g + 8 · half, 16-byte piece 4q + t
+        if (RING) {  // piece 2 · half + q of fragment r is row g + 8 · half, 16-byte piece 4q + t
             const int row = piece / 4 * 16 + piece / 2 % 2 * 8 + g;
             return *place(slot, row * 8 + ((piece % 2 * 4 + t) ^ (g % 2 * 4)));
         }
-        return RING ? *place(slot, piece * WARP + lane) : held[RING ? 0 : slot][piece];
+        return held[RING ? 0 : slot][piece];
     }
 
     __device__ __forceinline__ void multiply(int slot, const uint4 (&inputs)[C][2]) {
@@ -280,15 +227,12 @@ struct Product {
                 const uint4 piece = weights(slot, i);
                 mma_16816<T>(sums[i], {piece.x, piece.y, piece.z, piece.w}, {first, second});
             }
-            return;
-        }
+        } else {
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-#pragma unroll
-            for (int q = 0; q < 2; q++) {
+            for (int i = 0; i < 2 * R; i++) {
+                const int r = i / 2, q = i % 2;
                 const uint4 upper = weights(slot, 4 * r + q), lower = weights(slot, 4 * r + 2 + q);
-                if constexpr (TWICE) {
-                } else if constexpr (FOLDED) {
+                if constexpr (FOLDED) {
                     const uint4 &b = inputs[0][q];
                     const unsigned first = odd ? b.y : b.x, second = odd ? b.w : b.z;
                     mma_16816<T>(sums[2 * r], {upper.x, upper.y, upper.z, upper.w}, {first, second});
@@ -357,15 +301,7 @@ struct Product {
         enter_tile(blockIdx.x);
 #pragma unroll
         for (int slot = 0; slot < DEPTH; slot++) fetch(slot);
-        prefetch();
         wait_for_inputs();
-        if (NORM) {
-            float *row_sums = reinterpret_cast<float *>(partial + BUFFERS * WARPS * SUMS * WARP);
-            T *normal = reinterpret_cast<T *>(row_sums + COLUMNS * WARPS);
-            stride = p.k + 32;  // half a row of banks further: rows g and g + 1 don't meet
-            normalize<T, WARPS>(p, normal, stride, row_sums);
-            inputs = normal;
-        }
         start_inputs();
         enter_inputs(0);
         if (EARLY) load_inputs(0, 0);
@@ -380,9 +316,9 @@ struct Product {
                     if (slot + 1 == DEPTH) enter_inputs(group + 1 == groups ? 0 : group + 1);
                     if (EARLY) load_inputs((slot + 1) % 2, (slot + 1) % DEPTH);
                     if (RING) copy_async_wait<DEPTH - 1>();
-                    if (LINES) __syncwarp();
+                    if (RING) __syncwarp();
                     multiply(slot, x[EARLY ? slot % 2 : 0]);
-                    if (LINES) __syncwarp();  // all have read the slot
+                    if (RING) __syncwarp();  // all have read the slot
                     fetch(slot);
                 }
             }
@@ -391,54 +327,37 @@ struct Product {
     }
 };
 
-template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED, bool NORM>
+template <typename T, int WARPS, int COLUMNS, int R, int DEPTH, int KIND, int HINT, bool GATED>
 __device__ __forceinline__ void product(const ProductParams &p) {
     static_assert(DEPTH % 2 == 0, "inputs alternate between two buffers");
     DYNAMIC_SHARED(unsigned char, shared);
-    Product<T, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p, shared).run();
+    Product<T, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED>(p, shared).run();
 }
 
 // ---- f32: exact, by plain multiplications ----
 
 // A warp takes one output row at a time and 8 rows of inputs.
-template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(const ProductParams &p) {
+template <bool GATED> __device__ __forceinline__ void product_in_f32(const ProductParams &p) {
     constexpr int WARPS = 8, COLUMNS = 8;
-    __shared__ float scratch[WARP];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = GATED ? p.n / 2 : p.n;
-    const float *inputs = static_cast<const float *>(p.inputs), *scale = static_cast<const float *>(p.scale);
+    const float *inputs = static_cast<const float *>(p.inputs);
     let_next_start();
     wait_for_inputs();
     for (int first = 0; first < p.m; first += COLUMNS) {
-        float factors[COLUMNS];
-#pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-            factors[c] = 1.0f;
-            if (!NORM || first + c >= p.m) continue;
-            float sum = 0.0f;
-            for (int i = threadIdx.x; i < p.k; i += blockDim.x) {
-                const float value = inputs[static_cast<size_t>(first + c) * p.k + i];
-                sum += value * value;
-            }
-            factors[c] = rsqrtf(block_sum(sum, scratch) / p.k + p.epsilon);
-            __syncthreads();
-        }
         for (int row = blockIdx.x * WARPS + warp; row < width; row += gridDim.x * WARPS) {
             const float *weights = static_cast<const float *>(p.weights) + static_cast<size_t>(row) * p.k;
             const float *up = weights + static_cast<size_t>(GATED ? width : 0) * p.k;
             float sums[COLUMNS] = {}, up_sums[COLUMNS] = {};
             for (int i = lane * 4; i < p.k; i += WARP * 4) {
                 const Vector<float> w = load16(weights + i), u = load16(up + i);
-                Vector<float> s;
-                if (NORM) s = load16(scale + i);
 #pragma unroll
                 for (int c = 0; c < COLUMNS; c++) {
                     if (first + c >= p.m) continue;
                     const Vector<float> x = load16(inputs + static_cast<size_t>(first + c) * p.k + i);
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
-                        const float value = NORM ? x[e] * factors[c] * (p.unit_offset ? 1.0f + s[e] : s[e]) : x[e];
-                        sums[c] += w[e] * value;
-                        if (GATED) up_sums[c] += u[e] * value;
+                        sums[c] += w[e] * x[e];
+                        if (GATED) up_sums[c] += u[e] * x[e];
                     }
                 }
             }
@@ -454,35 +373,26 @@ template <bool GATED, bool NORM> __device__ __forceinline__ void product_in_f32(
 }
 
 #ifndef NO_ENTRIES
-#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM)                                                     \
+#define PRODUCT(name, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED)                                                     \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_bf16(const ProductParams p) {                      \
-        product<bf16_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
+        product<bf16_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED>(p);                                               \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) name##_f16(const ProductParams p) {                       \
-        product<half_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED, NORM>(p);                                               \
+        product<half_t, WARPS, COLUMNS, R, DEPTH, KIND, HINT, GATED>(p);                                               \
     }
 #define PRODUCTS(suffix, ...)                                                                                          \
-    PRODUCT(product_##suffix, __VA_ARGS__, false, false)                                                               \
-    PRODUCT(product_gated_##suffix, __VA_ARGS__, true, false)
-#define NORM_PRODUCTS(suffix, ...)                                                                                     \
-    PRODUCT(product_norm_##suffix, __VA_ARGS__, false, true)                                                           \
-    PRODUCT(product_gated_norm_##suffix, __VA_ARGS__, true, true)
-PRODUCTS(m2, 8, 2, 1, 2, REGISTERS, 256)
+    PRODUCT(product_##suffix, __VA_ARGS__, false)                                                                      \
+    PRODUCT(product_gated_##suffix, __VA_ARGS__, true)
+// Of the same names as in products.rs, which says when each is best.
+PRODUCTS(m2, 8, 2, 1, 4, REGISTERS, 0)
 PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
-NORM_PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
-PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
-NORM_PRODUCTS(m8, 8, 8, 1, 4, LINE_RING, 256)
-PRODUCTS(m16, 8, 16, 2, 2, LINE_RING, 256)
-PRODUCTS(m32, 4, 32, 2, 2, RING_OF_PIECES, 0)
+PRODUCTS(m8, 8, 8, 1, 4, REGISTERS, 256)
+PRODUCTS(m2_long, 16, 2, 1, 2, REGISTERS, 0)
+PRODUCTS(m4_long, 16, 4, 1, 4, LINE_RING, 0)
+PRODUCTS(m8_long, 8, 8, 2, 4, LINE_RING, 0)
+#undef PRODUCTS
 #undef PRODUCT
 
-#define PRODUCT_F32(name, GATED, NORM)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) name##_f32(const ProductParams p) {                              \
-        product_in_f32<GATED, NORM>(p);                                                                                \
-    }
-PRODUCT_F32(product, false, false)
-PRODUCT_F32(product_gated, true, false)
-PRODUCT_F32(product_norm, false, true)
-PRODUCT_F32(product_gated_norm, true, true)
-#undef PRODUCT_F32
+extern "C" __global__ void __launch_bounds__(256) product_f32(const ProductParams p) { product_in_f32<false>(p); }
+extern "C" __global__ void __launch_bounds__(256) product_gated_f32(const ProductParams p) { product_in_f32<true>(p); }
 #endif

@@ -100,21 +100,48 @@ INLINE void normalise(float (&x)[Share<T>::VALUES], const Share<T> &share, Stati
     });
 }
 
+// COUNT values of shared memory, 16 bytes at a time.
+template <int COUNT> INLINE void load_shared(float (&to)[COUNT], const float *from) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+        const float4 four = *reinterpret_cast<const float4 *>(from + i);
+        to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+    }
+}
+
 // `head` is the whole head before the rotation, `table` the cosines and sines of the token's position.
 template <typename T>
 INLINE void rotate(float (&x)[Share<T>::VALUES], const Share<T> &share, const float *head,
                    const float (*table)[MOST_WIDTH / 2], const RopeParams &p) {
+    constexpr int COUNT = Share<T>::COUNT;
+    const bool whole = !p.neighbours && p.pairs % COUNT == 0; // a vector's partners are a vector
     share.each([&](int slot, int index) {
+        float partners[COUNT], cos[COUNT], sin[COUNT];
+        if (index >= 2 * p.pairs) return;
+        if (whole) {
+            const bool first = index < p.pairs;
+            const int pair = first ? index : index - p.pairs;
+            load_shared(partners, head + (first ? index + p.pairs : pair));
+            load_shared(cos, table[0] + pair);
+            load_shared(sin, table[1] + pair);
 #pragma unroll
-        for (int i = 0; i < Share<T>::COUNT; i++) {
-            const int at = index + i;
-            if (at >= 2 * p.pairs) continue;
-            const bool first = p.neighbours ? at % 2 == 0 : at < p.pairs;
-            const int pair = p.neighbours ? at / 2 : first ? at : at - p.pairs;
-            const int other = p.neighbours ? at ^ 1 : first ? at + p.pairs : at - p.pairs;
-            const float partner = first ? -head[other] : head[other];
-            const float straight = x[slot + i] * table[0][pair], across = partner * table[1][pair];
-            x[slot + i] = rounded<T>(straight) + rounded<T>(across);
+            for (int i = 0; i < COUNT; i++) partners[i] = first ? -partners[i] : partners[i];
+        } else {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                const int at = min(index + i, 2 * p.pairs - 1);
+                const bool first = p.neighbours ? at % 2 == 0 : at < p.pairs;
+                const int pair = p.neighbours ? at / 2 : first ? at : at - p.pairs;
+                const int other = p.neighbours ? at ^ 1 : first ? at + p.pairs : at - p.pairs;
+                partners[i] = first ? -head[other] : head[other];
+                cos[i] = table[0][pair];
+                sin[i] = table[1][pair];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const float rotated = rounded<T>(x[slot + i] * cos[i]) + rounded<T>(partners[i] * sin[i]);
+            if (whole || index + i < 2 * p.pairs) x[slot + i] = rotated;
         }
     });
 }
@@ -161,7 +188,10 @@ INLINE void transform(float (&x)[Share<T>::VALUES], const Share<T> &share, int h
     if (p.cos == nullptr) return;
     share.each([&](int slot, int index) {
 #pragma unroll
-        for (int i = 0; i < Share<T>::COUNT; i++) staged[index + i] = x[slot + i];
+        for (int i = 0; i < Share<T>::COUNT; i += 4) {
+            const float *const from = x + slot + i;
+            *reinterpret_cast<float4 *>(staged + index + i) = {from[0], from[1], from[2], from[3]};
+        }
     });
     __syncwarp();
     if (rotated) rotate<T>(x, share, staged, table, p);
@@ -169,8 +199,8 @@ INLINE void transform(float (&x)[Share<T>::VALUES], const Share<T> &share, int h
 }
 
 template <typename T> INLINE void rope(const RopeParams &p) {
-    __shared__ float heads[MOST_THREADS / WARP][MOST_WIDTH];
-    __shared__ float table[2][MOST_WIDTH / 2];
+    __shared__ __align__(16) float heads[MOST_THREADS / WARP][MOST_WIDTH];
+    __shared__ __align__(16) float table[2][MOST_WIDTH / 2];
     constexpr int COUNT = Vector<T>::COUNT;
     let_next_start();
     prefetch_weights<T>(p.query_weight, p, p.heads);
