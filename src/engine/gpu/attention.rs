@@ -248,7 +248,6 @@ mod tests {
     use candle_nn::ops::softmax_last_dim;
 
     use super::*;
-    use crate::engine::gpu::library::Library;
 
     /// A batch whose row r begins at column 5 · r.
     #[derive(Clone, Copy)]
