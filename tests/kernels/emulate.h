@@ -210,6 +210,22 @@ void mma_16816(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], fl
     }
 }
 
+inline unsigned subtract_bf16_pair(unsigned a, unsigned b) {
+    unsigned difference = 0;
+    for (int which = 0; which < 2; which++) {
+        float values[2];
+        for (int i = 0; i < 2; i++) {
+            const unsigned bits = (i ? b : a) >> 16 * which << 16;
+            memcpy(&values[i], &bits, 4);
+        }
+        const __nv_bfloat16 rounded = __float2bfloat16_rn(values[0] - values[1]);
+        unsigned short bits;
+        memcpy(&bits, &rounded, 2);
+        difference |= static_cast<unsigned>(bits) << 16 * which;
+    }
+    return difference;
+}
+
 // ---- launches ----
 
 inline void fiber_main() {

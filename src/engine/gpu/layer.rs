@@ -6,6 +6,7 @@ use super::attention::{self, Attend};
 use super::driver::{Buffer, NULL, Pointer};
 use super::gate::{self, Gate};
 use super::matrix::{Gpu, Matrix};
+use super::mixture::Mixture;
 use super::norm::{self, Join, Norm};
 use super::room::{Room, Workspace};
 use super::rope::{self, HeadNorms, Rope, Rotation};
@@ -52,6 +53,7 @@ struct Attention {
 enum FeedForward {
     Gated { gate_up: Matrix, down: Matrix },
     Plain { up: Matrix, down: Matrix },
+    Mixture(Box<Mixture>),
 }
 
 /// The tokens that a launch is for: `tokens` new ones of each of `rows` rows.
@@ -317,7 +319,7 @@ impl FeedForward {
                 Ok(Self::Gated { gate_up: load(&gated.gate_up.parts())?, down: load(&[&gated.down])? })
             }
             FeedForwardSpec::Plain { up, down } => Ok(Self::Plain { up: load(&[up])?, down: load(&[down])? }),
-            FeedForwardSpec::Experts(_) => Err(Error::new("a mixture of experts doesn't run here")),
+            FeedForwardSpec::Experts(experts) => Ok(Self::Mixture(Box::new(Mixture::load(experts, weights, gpu)?))),
         }
     }
 
@@ -328,6 +330,10 @@ impl FeedForward {
         let (first, down, gated) = match self {
             Self::Gated { gate_up, down } => (gate_up, down, true),
             Self::Plain { up, down } => (up, down, false),
+            Self::Mixture(mixture) => {
+                let buffers = work.mixture.as_ref().ok_or_else(|| Error::new("a mixture of experts has no buffers"))?;
+                return mixture.launch(gpu, activation, x, rows, buffers, to);
+            }
         };
         let (wide, inner) = (work.wide.pointer(), work.gated.pointer());
         if !(gated && first.multiply_gated(gpu, x, rows, activation, inner)?) {

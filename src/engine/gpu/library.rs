@@ -33,6 +33,8 @@ struct Shape {
     dtype: DType,
     /// Values from one row of y to the next.
     stride: usize,
+    /// y is in f32, whatever the other matrices are in.
+    to_f32: bool,
     bias: bool,
 }
 
@@ -81,7 +83,21 @@ impl Library {
     /// A shape that the library has no algorithm for, or a failure of the device.
     pub(crate) fn multiply(&self, driver: &Driver, product: &Product) -> Result<()> {
         let Product { rows, outputs, inputs, dtype, .. } = *product;
-        let shape = Shape { rows, outputs, inputs, dtype, stride: outputs, bias: product.bias != NULL };
+        let bias = product.bias != NULL;
+        self.run(driver, product, Shape { rows, outputs, inputs, dtype, stride: outputs, to_f32: false, bias })
+    }
+
+    /// Runs a product without a bias, whose y is in f32 and has `stride` values from one row to the next.
+    ///
+    /// # Errors
+    /// As for [`Library::multiply`].
+    pub(crate) fn multiply_to_f32(&self, driver: &Driver, product: &Product, stride: usize) -> Result<()> {
+        let Product { rows, outputs, inputs, dtype, .. } = *product;
+        self.run(driver, product, Shape { rows, outputs, inputs, dtype, stride, to_f32: true, bias: false })
+    }
+
+    fn run(&self, driver: &Driver, product: &Product, shape: Shape) -> Result<()> {
+        let Shape { rows, outputs, inputs, .. } = shape;
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.get(&shape) {
             Some(plan) => plan,
@@ -131,16 +147,17 @@ impl Plan {
         };
         let failed = || format!("cuBLASLt has no algorithm for {shape:?}");
         let (rows, outputs, inputs) = (shape.rows as u64, shape.outputs as u64, shape.inputs as u64);
-        let layout = |rows, columns, stride: usize| {
+        let layout = |data, rows, columns, stride: usize| {
             result::create_matrix_layout(data, rows, columns, stride as i64).context(failed)
         };
+        let to = if shape.to_f32 { sys::cudaDataType_t::CUDA_R_32F } else { data };
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).context(failed)?;
         let mut plan = Self {
             operation,
-            weight: layout(inputs, outputs, shape.inputs)?,
-            input: layout(inputs, rows, shape.inputs)?,
-            output: layout(outputs, rows, shape.stride)?,
+            weight: layout(data, inputs, outputs, shape.inputs)?,
+            input: layout(data, inputs, rows, shape.inputs)?,
+            output: layout(to, outputs, rows, shape.stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
         // SAFETY: the operation has just been made, and each attribute has the type that the library documents.

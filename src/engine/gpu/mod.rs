@@ -5,9 +5,10 @@
 //! |---|---|
 //! | `driver`, `pinned` | CUDA: launches, memory, graphs |
 //! | `library`, `products`, `matrix` | matrix products, by cuBLASLt or by kernels for few rows |
+//! | `experts`, `quantised` | mixtures of experts, products with matrices that stay quantised |
 //! | `embed`, `norm`, `rope`, `attention`, `gate`, `choose` | the other kernels, as they are launched |
 //! | `room`, `sequences` | the buffers of a batch, and where it is |
-//! | `layer`, `model` | the order of launches, from token ids to the next |
+//! | `layer`, `mixture`, `model` | the order of launches, from token ids to the next |
 //! | `dummy` | dummy weights, made on the device |
 //! | `support` | which models run here |
 //! | `calibrate` | a pure read of memory |
@@ -18,14 +19,17 @@ mod choose;
 mod driver;
 mod dummy;
 mod embed;
+mod experts;
 mod gate;
 mod layer;
 mod library;
 mod matrix;
+mod mixture;
 mod model;
 mod norm;
 mod pinned;
 mod products;
+mod quantised;
 mod room;
 mod rope;
 mod sequences;

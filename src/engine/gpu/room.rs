@@ -9,6 +9,7 @@ use super::attention;
 use super::choose::Chooser;
 use super::driver::{Buffer, Driver, Graph};
 use super::matrix::Gpu;
+use super::mixture;
 use super::pinned::Pinned;
 use crate::engine::config::{Config, FeedForward};
 use crate::engine::heads::Heads;
@@ -87,6 +88,8 @@ pub(crate) struct Workspace {
     pub(crate) gated: Buffer,
     /// The part that the feed-forward adds to the residual stream `(m, hidden)`.
     pub(crate) fed: Buffer,
+    /// Of mixtures of experts, if there are any.
+    pub(crate) mixture: Option<mixture::Buffers>,
 }
 
 impl Room {
@@ -185,7 +188,8 @@ impl Workspace {
             let (first, second) = match layer.feed_forward {
                 FeedForward::Gated { inner, .. } => (2 * inner, inner),
                 FeedForward::Plain { inner, .. } => (inner, inner),
-                FeedForward::Experts(experts) => (2 * experts.inner, experts.inner),
+                // they have buffers of their own
+                FeedForward::Experts(_) => (0, 0),
             };
             (wide, inner) = (wide.max(first), inner.max(second));
         }
@@ -202,6 +206,7 @@ impl Workspace {
             wide: buffer(wide)?,
             gated: buffer(inner)?,
             fed: buffer(hidden)?,
+            mixture: mixture::Buffers::new(driver, config, tokens, dtype)?,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device};
 
+use super::experts;
 use crate::engine::config::{Config, FeedForward};
 use crate::engine::weights::Weights;
 
@@ -19,8 +20,9 @@ pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, device
     refuse(devices.len() > 1, "the layers are spread over several devices");
     refuse(weights.are_quantised(), "its matrices are quantised");
     refuse(config.embedding.width != config.hidden_size, "its embedding is projected to another width");
-    let experts = |layer: &FeedForward| matches!(layer, FeedForward::Experts(_));
-    refuse(config.layers.iter().any(|layer| experts(&layer.feed_forward)), "its feed-forward is a mixture of experts");
+    let too_many = |layer: &FeedForward| matches!(layer, FeedForward::Experts(experts) if !experts::fits(experts));
+    let too_many = config.layers.iter().any(|layer| too_many(&layer.feed_forward));
+    refuse(too_many, "its router chooses from more than 512 experts, or more than 32 of them");
     refuse(config.attention.head_dim > WIDEST_HEAD, "its heads are wider than 256");
     refuse(too_old(devices), "the GPU's compute capability is below 8.0");
     // kernels read 16 bytes at a time

@@ -49,6 +49,28 @@ template <typename T> INLINE unsigned pack(T low, T high) {
     return both.bits;
 }
 
+// The same bits, but the compiler does not know them: for a constant that is to stay in a register. Whole warps call it.
+INLINE unsigned opaque(unsigned bits) {
+#ifdef __CUDACC__
+    unsigned active;
+    asm volatile("activemask.b32 %0;" : "=r"(active));
+    return bits & active;
+#else
+    return bits;
+#endif
+}
+
+// a − b for both of a pair in bf16.
+INLINE unsigned subtract_bf16_pair(unsigned a, unsigned b) {
+#ifdef __CUDACC__
+    unsigned difference;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(difference) : "r"(b), "r"(0xbf80bf80u), "r"(a));
+    return difference;
+#else
+    return emulate::subtract_bf16_pair(a, b);
+#endif
+}
+
 // ---- 16-byte accesses ----
 
 // 16 bytes of a row: 8 values in half precision, 4 in f32.
@@ -165,6 +187,31 @@ INLINE float block_max(float x, float *scratch) {
     if (lane == 0) scratch[threadIdx.x / WARP] = x;
     __syncthreads();
     return warp_max(lane < warps ? scratch[lane] : scratch[0]);
+}
+
+INLINE unsigned warp_max_bits(unsigned x) {
+#ifdef __CUDACC__
+    return __reduce_max_sync(ALL_LANES, x);
+#else
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        const unsigned other = __shfl_xor_sync(ALL_LANES, x, step);
+        x = x > other ? x : other;
+    }
+    return x;
+#endif
+}
+
+INLINE unsigned warp_min_bits(unsigned x) { return ~warp_max_bits(~x); }
+
+// The lanes that hold the same value as this one.
+INLINE unsigned lanes_with_same(int x) {
+#ifdef __CUDACC__
+    return __match_any_sync(ALL_LANES, x);
+#else
+    unsigned same = 0;
+    for (int lane = 0; lane < WARP; lane++) same |= (__shfl_sync(ALL_LANES, x, lane) == x ? 1u : 0u) << lane;
+    return same;
+#endif
 }
 
 // ---- asynchronous copies of 16 bytes from global to shared memory ----

@@ -1,0 +1,464 @@
+//! Products with matrices that stay in the block formats of GGUF, y = x·Wᵀ, with activations in f32.
+//!
+//! Up to 16 rows of x are multiplied by kernels that read the blocks as they are stored. They are as exact as a product
+//! in f32 but for rounding near 10⁻⁵ of the result: unlike candle's products they don't quantise activations to 8 bits.
+//! More rows go through in groups of 16 up to [`FEW_ROWS`]; beyond, matrix and activations become f16 for a product of
+//! cuBLASLt, with roundings near 3 · 10⁻⁴ of the result.
+
+use std::sync::Arc;
+
+use candle_core::DType;
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use half::f16;
+
+use super::driver::{Buffer, Driver, Grid, NULL, Params, Pointer, suffix};
+use super::library::{self, Library};
+use crate::error::{Error, Result};
+
+/// Rows that one launch multiplies.
+const GROUP: usize = 16;
+
+/// Rows up to which groups of [`GROUP`] are quicker than dequantising the matrix.
+pub(crate) const FEW_ROWS: usize = 64;
+
+const THREADS: usize = 256;
+
+/// Warps of a block.
+const WARPS: usize = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct QuantisedParams {
+    inputs: Pointer,
+    weights: Pointer,
+    operands: Pointer,
+    unit_sums: Pointer,
+    bias: Pointer,
+    outputs: Pointer,
+    m: i32,
+    n: i32,
+    k: i32,
+    width: i32,
+    groups: i32,
+    splits: i32,
+}
+
+// SAFETY: the fields are those of `QuantisedParams` in quantised.cu.
+unsafe impl Params for QuantisedParams {}
+const _: () = assert!(size_of::<QuantisedParams>() == 72);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DequantiseParams {
+    weights: Pointer,
+    values: Pointer,
+    n: i32,
+    k: i32,
+}
+
+// SAFETY: the fields are those of `DequantiseParams` in quantised.cu.
+unsafe impl Params for DequantiseParams {}
+const _: () = assert!(size_of::<DequantiseParams>() == 24);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RowsParams {
+    inputs: Pointer,
+    values: Pointer,
+    scales: Pointer,
+    k: i32,
+}
+
+// SAFETY: the fields are those of `RowsParams` in quantised.cu.
+unsafe impl Params for RowsParams {}
+const _: () = assert!(size_of::<RowsParams>() == 32);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FinishParams {
+    outputs: Pointer,
+    scales: Pointer,
+    bias: Pointer,
+    n: i32,
+    width: i32,
+}
+
+// SAFETY: the fields are those of `FinishParams` in quantised.cu.
+unsafe impl Params for FinishParams {}
+const _: () = assert!(size_of::<FinishParams>() == 32);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DummyBlocksParams {
+    blocks: Pointer,
+    stream: u64,
+    count: u64,
+    bytes: i32,
+    scale_at: i32,
+    minimum_at: i32,
+    scale: u32,
+    minimum: u32,
+}
+
+// SAFETY: the fields are those of `DummyBlocksParams` in quantised.cu.
+unsafe impl Params for DummyBlocksParams {}
+const _: () = assert!(size_of::<DummyBlocksParams>() == 48);
+
+/// A block format that kernels read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Format {
+    /// In the names of kernels.
+    name: &'static str,
+    /// Values of a block.
+    columns: usize,
+    /// Bytes of a block.
+    bytes: usize,
+    /// Columns of a stage of the kernels.
+    chunk: usize,
+    /// What divides the address of a block in a matrix whose first address 16 divides.
+    alignment: usize,
+    /// Where scale and minimum of a block are, and what makes values of random integers that spread by 0.02 around 0.
+    dummy: [(usize, f32); 2],
+}
+
+impl Format {
+    const ALL: [(GgmlDType, Self); 10] = [
+        (GgmlDType::Q8_0, Self::new("q8_0", [32, 34], 128, 2, [(0, 2.71e-4), (0, 0.0)])),
+        (GgmlDType::Q4_0, Self::new("q4_0", [32, 18], 256, 2, [(0, 4.34e-3), (0, 0.0)])),
+        (GgmlDType::Q4_1, Self::new("q4_1", [32, 20], 256, 4, [(0, 4.34e-3), (2, -3.25e-2)])),
+        (GgmlDType::Q5_0, Self::new("q5_0", [32, 22], 256, 2, [(0, 2.17e-3), (0, 0.0)])),
+        (GgmlDType::Q5_1, Self::new("q5_1", [32, 24], 256, 4, [(0, 2.17e-3), (2, -3.36e-2)])),
+        (GgmlDType::Q2K, Self::new("q2_k", [256, 84], 256, 4, [(80, 1.44e-3), (82, 2.16e-3)])),
+        (GgmlDType::Q3K, Self::new("q3_k", [256, 110], 256, 2, [(108, 4.6e-4), (108, 0.0)])),
+        (GgmlDType::Q4K, Self::new("q4_k", [256, 144], 256, 16, [(0, 7.75e-5), (2, 5.8e-4)])),
+        (GgmlDType::Q5K, Self::new("q5_k", [256, 176], 256, 16, [(0, 3.8e-5), (2, 5.9e-4)])),
+        (GgmlDType::Q6K, Self::new("q6_k", [256, 210], 256, 2, [(208, 1.46e-5), (208, 0.0)])),
+    ];
+
+    const fn new(
+        name: &'static str,
+        [columns, bytes]: [usize; 2],
+        chunk: usize,
+        alignment: usize,
+        dummy: [(usize, f32); 2],
+    ) -> Self {
+        Self { name, columns, bytes, chunk, alignment, dummy }
+    }
+
+    /// The format of a type of candle's, if there are kernels for it.
+    pub(crate) fn of(dtype: GgmlDType) -> Option<Self> {
+        Self::ALL.into_iter().find(|(known, _)| *known == dtype).map(|(_, format)| format)
+    }
+
+    /// Dynamic shared memory of a block whose warps have `rows` rows each: the rings of stages, as in quantised.cu.
+    fn shared(&self, rows: usize) -> usize {
+        let row = self.chunk / self.columns * self.bytes + if self.alignment == 16 { 0 } else { 16 - self.alignment };
+        // an odd number of 16-byte pieces
+        let stage = rows * (row.div_ceil(16) | 1) * 16;
+        let stages = match stage {
+            4001.. => 2,
+            2901.. => 3,
+            _ => 4,
+        };
+        WARPS * stages * stage
+    }
+}
+
+/// A quantised matrix `(outputs, inputs)` on the device.
+pub(crate) struct QuantisedMatrix {
+    format: Format,
+    pointer: Pointer,
+    /// What `pointer` is of.
+    _blocks: Blocks,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+}
+
+enum Blocks {
+    Loaded { _tensor: Arc<QTensor> },
+    Dummy { _buffer: Buffer },
+}
+
+/// Buffers for activations as the kernels take them.
+pub(crate) struct Scratch {
+    operands: Buffer,
+    unit_sums: Buffer,
+    /// For products of many rows, if there are any.
+    many: Option<ManyRows>,
+}
+
+struct ManyRows {
+    /// The matrix in f16.
+    weights: Buffer,
+    /// `(rows, inputs)` in f16.
+    x: Buffer,
+    /// `(rows)`.
+    scales: Buffer,
+}
+
+impl Scratch {
+    /// Buffers for products of `rows` rows with matrices of up to `elements` elements and `inputs` columns.
+    ///
+    /// # Errors
+    /// The device is full.
+    pub(crate) fn new(driver: &Driver, rows: usize, inputs: usize, elements: usize) -> Result<Self> {
+        let many = |_| -> Result<ManyRows> {
+            Ok(ManyRows {
+                weights: driver.zeros(elements, DType::F16)?,
+                x: driver.zeros(rows * inputs, DType::F16)?,
+                scales: driver.zeros(rows, DType::F32)?,
+            })
+        };
+        // 16 rows take 4 groups of 32 lanes with 16 bytes each, for every 32 and for every 256 inputs
+        const ROWS: usize = 4 * 32 * 16;
+        Ok(Self {
+            operands: driver.zeros(inputs.div_ceil(32) * ROWS, DType::U8)?,
+            unit_sums: driver.zeros(inputs.div_ceil(256) * ROWS, DType::U8)?,
+            many: (rows > FEW_ROWS).then_some(()).map(many).transpose()?,
+        })
+    }
+}
+
+/// What a product reads and writes besides its matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product {
+    /// `(rows, inputs)` in f32.
+    pub(crate) x: Pointer,
+    pub(crate) rows: usize,
+    /// `(outputs)` in f32, or [`NULL`].
+    pub(crate) bias: Pointer,
+    /// `(rows, width)` in f32, of which the first `outputs` of a row are written.
+    pub(crate) y: Pointer,
+    /// Values from one row of y to the next.
+    pub(crate) width: usize,
+}
+
+impl QuantisedMatrix {
+    /// Takes over a matrix that candle has brought to the device as it is stored; `None` if it is in a format without
+    /// kernels.
+    ///
+    /// # Errors
+    /// It isn't a matrix on a GPU.
+    pub(crate) fn new(matrix: &QMatMul) -> Result<Option<Self>> {
+        let QMatMul::QTensor(blocks) = matrix else { return Ok(None) };
+        let Some(format) = Format::of(blocks.dtype()) else { return Ok(None) };
+        let (outputs, inputs) = blocks.shape().dims2()?;
+        // candle leaves room after the last block, which copies of 16 bytes may read
+        let pointer = blocks.device_ptr()? as Pointer;
+        match inputs.is_multiple_of(format.columns) && pointer.is_multiple_of(16) {
+            true => {
+                let kept = Blocks::Loaded { _tensor: blocks.clone() };
+                Ok(Some(Self { format, pointer, _blocks: kept, outputs, inputs }))
+            }
+            false => Err(Error::new(format!("a matrix in {} has rows that aren't whole blocks", format.name))),
+        }
+    }
+
+    /// A matrix `(outputs, inputs)` of random integers, whose values spread by 0.02 around 0; hashes begin at `stream`.
+    ///
+    /// # Errors
+    /// A format without kernels, rows that aren't whole blocks, or a device that is full.
+    pub(crate) fn dummy(driver: &Driver, kind: GgmlDType, [outputs, inputs]: [usize; 2], stream: u64) -> Result<Self> {
+        let format = Format::of(kind).filter(|format| inputs.is_multiple_of(format.columns));
+        let format = format.ok_or_else(|| Error::new(format!("rows of {inputs} can't be stored in {kind:?}")))?;
+        let count = outputs * inputs / format.columns;
+        // copies of 16 bytes may read past the last block
+        let buffer = driver.zeros(count * format.bytes + 16, DType::U8)?;
+        let [(scale_at, scale), (minimum_at, minimum)] = format.dummy;
+        let bits = |number: f32| u32::from(f16::from_f32(number).to_bits());
+        let params = DummyBlocksParams {
+            blocks: buffer.pointer(),
+            stream,
+            count: count as u64,
+            bytes: format.bytes as i32,
+            scale_at: scale_at as i32,
+            minimum_at: minimum_at as i32,
+            scale: bits(scale),
+            minimum: bits(minimum),
+        };
+        let blocks = 16 * driver.multiprocessors();
+        driver.launch(
+            "quantised_dummy",
+            Grid { blocks: (blocks, 1, 1), threads: THREADS as u32, shared: 0 },
+            &params,
+        )?;
+        let pointer = buffer.pointer();
+        Ok(Self { format, pointer, _blocks: Blocks::Dummy { _buffer: buffer }, outputs, inputs })
+    }
+
+    /// Multiplies rows.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub(crate) fn multiply(
+        &self,
+        driver: &Driver,
+        library: &Library,
+        product: &Product,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        if product.rows > FEW_ROWS {
+            return self.multiply_many(driver, library, product, scratch);
+        }
+        for first in (0..product.rows).step_by(GROUP) {
+            let at = |pointer: Pointer, width: usize| pointer + (first * width * size_of::<f32>()) as u64;
+            let part = Product {
+                x: at(product.x, self.inputs),
+                y: at(product.y, product.width),
+                rows: GROUP.min(product.rows - first),
+                ..*product
+            };
+            self.multiply_few(driver, &part, scratch)?;
+        }
+        Ok(())
+    }
+
+    fn multiply_many(&self, driver: &Driver, library: &Library, product: &Product, scratch: &Scratch) -> Result<()> {
+        let Some(ManyRows { weights, x, scales }) = &scratch.many else {
+            return Err(Error::new("a product of more rows than there are buffers for"));
+        };
+        self.dequantise(driver, DType::F16, weights.pointer())?;
+        let grid = Grid { blocks: (product.rows as u32, 1, 1), threads: THREADS as u32, shared: 0 };
+        let (values, scales) = (x.pointer(), scales.pointer());
+        driver.launch(
+            "quantised_rows",
+            grid,
+            &RowsParams { inputs: product.x, values, scales, k: self.inputs as i32 },
+        )?;
+        let in_f16 = library::Product {
+            x: values,
+            weight: weights.pointer(),
+            bias: NULL,
+            y: product.y,
+            rows: product.rows,
+            outputs: self.outputs,
+            inputs: self.inputs,
+            dtype: DType::F16,
+        };
+        library.multiply_to_f32(driver, &in_f16, product.width)?;
+        let finish = FinishParams {
+            outputs: product.y,
+            scales,
+            bias: product.bias,
+            n: self.outputs as i32,
+            width: product.width as i32,
+        };
+        driver.launch("quantised_finish", grid, &finish)
+    }
+
+    fn multiply_few(&self, driver: &Driver, product: &Product, scratch: &Scratch) -> Result<()> {
+        // columns of activations in eights, two for each row; rows of W of a warp
+        let (most, groups, rows) = match product.rows {
+            ..=4 => (4, 1, 16),
+            5..=8 => (8, 2, 32),
+            _ => (16, 4, 32),
+        };
+        let splits = self.splits();
+        let params = QuantisedParams {
+            inputs: product.x,
+            weights: self.pointer,
+            operands: scratch.operands.pointer(),
+            unit_sums: if self.inputs.is_multiple_of(256) { scratch.unit_sums.pointer() } else { NULL },
+            bias: product.bias,
+            outputs: product.y,
+            m: product.rows as i32,
+            n: self.outputs as i32,
+            k: self.inputs as i32,
+            width: product.width as i32,
+            groups: groups as i32,
+            splits: splits as i32,
+        };
+        let blocks = (self.inputs * groups).div_ceil(THREADS) as u32;
+        let grid = Grid { blocks: (blocks, 1, 1), threads: THREADS as u32, shared: 0 };
+        driver.launch("quantised_inputs", grid, &params)?;
+        let shared = self.format.shared(rows);
+        // two blocks share a multiprocessor where registers and shared memory allow it
+        let resident = if most == 4 { 2 } else { 1 } * driver.multiprocessors() as usize;
+        let tiles = self.outputs.div_ceil(rows * WARPS / splits);
+        let grid = Grid { blocks: (tiles.min(resident) as u32, 1, 1), threads: THREADS as u32, shared: shared as u32 };
+        driver.launch(&format!("quantised_{}_{most}", self.format.name), grid, &params)
+    }
+
+    /// How many warps of a block share the rows of W, each with some of its columns: as many as there are stages for.
+    fn splits(&self) -> usize {
+        let chunks = self.inputs.div_ceil(self.format.chunk);
+        [8, 4, 2].into_iter().find(|splits| chunks.is_multiple_of(*splits)).unwrap_or(1)
+    }
+
+    /// The matrix in `dtype` `(outputs, inputs)`.
+    ///
+    /// # Errors
+    /// A failure of the device, or a data type that no kernel writes.
+    pub(crate) fn dequantise(&self, driver: &Driver, dtype: DType, to: Pointer) -> Result<()> {
+        let params =
+            DequantiseParams { weights: self.pointer, values: to, n: self.outputs as i32, k: self.inputs as i32 };
+        let blocks = (self.outputs * self.inputs / 8).div_ceil(THREADS);
+        let grid = Grid { blocks: (blocks as u32, 1, 1), threads: THREADS as u32, shared: 0 };
+        driver.launch(&format!("dequantise_{}_{}", self.format.name, suffix(dtype)?), grid, &params)
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use candle_core::quantized::QStorage;
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    fn norm(tensor: &Tensor) -> f32 {
+        tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+    }
+
+    /// A random matrix as candle quantises it: on the CPU and on the GPU.
+    fn quantised(kind: GgmlDType, outputs: usize, inputs: usize, device: &Device) -> (Tensor, QMatMul) {
+        let plain = Tensor::randn(0f32, 0.05, (outputs, inputs), &Device::Cpu).unwrap();
+        let tensor = QTensor::quantize(&plain, kind).unwrap();
+        let values = tensor.dequantize(&Device::Cpu).unwrap();
+        let storage = QStorage::from_data(tensor.data().unwrap(), device, kind).unwrap();
+        let matrix = QMatMul::QTensor(Arc::new(QTensor::new(storage, (outputs, inputs)).unwrap()));
+        (values, matrix)
+    }
+
+    #[test]
+    fn a_gpu_makes_dummy_weights_of_every_format_that_spread_by_two_hundredths() {
+        let Ok(device) = Device::new_cuda(0) else { return };
+        let driver = Driver::new(&device).unwrap();
+        for (kind, format) in Format::ALL {
+            let matrix = QuantisedMatrix::dummy(&driver, kind, [300, 512], 17).unwrap();
+            let values = driver.zeros(300 * 512, DType::F32).unwrap();
+            matrix.dequantise(&driver, DType::F32, values.pointer()).unwrap();
+            let values = values.tensor().to_device(&Device::Cpu).unwrap();
+            let spread = norm(&values) / (300.0f32 * 512.0).sqrt();
+            let mean = values.mean_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!((spread - 0.02).abs() < 0.001 && mean.abs() < 0.001, "{}: {mean}, {spread}", format.name);
+        }
+    }
+
+    #[test]
+    fn a_gpu_multiplies_by_quantised_matrices_as_by_their_values_in_f32() {
+        let Ok(device) = Device::new_cuda(0) else { return };
+        let driver = Driver::new(&device).unwrap();
+        let library = Library::new(&driver).unwrap();
+        let (outputs, inputs) = (1000, 2816);
+        for (kind, format) in Format::ALL {
+            let (values, matrix) = quantised(kind, outputs, inputs, &device);
+            let matrix = QuantisedMatrix::new(&matrix).unwrap().unwrap();
+            for rows in [1, 3, 4, 7, 16, 33, 100] {
+                let x = Tensor::randn(0f32, 1.0, (rows, inputs), &Device::Cpu).unwrap();
+                let bias = Tensor::randn(0f32, 1.0, outputs, &Device::Cpu).unwrap();
+                let on_device = |tensor: &Tensor| Buffer::of(tensor.to_device(&device).unwrap()).unwrap();
+                let (x_there, bias_there) = (on_device(&x), on_device(&bias));
+                let y = driver.zeros(rows * outputs, DType::F32).unwrap();
+                let scratch = Scratch::new(&driver, rows, inputs, outputs * inputs).unwrap();
+                let (x_at, bias_at, y_at) = (x_there.pointer(), bias_there.pointer(), y.pointer());
+                let product = Product { x: x_at, rows, bias: bias_at, y: y_at, width: outputs };
+                matrix.multiply(&driver, &library, &product, &scratch).unwrap();
+                let found = y.tensor().to_device(&Device::Cpu).unwrap().reshape((rows, outputs)).unwrap();
+                let expected = x.matmul(&values.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+                let apart = norm(&(found - &expected).unwrap()) / norm(&expected);
+                let limit = if rows > FEW_ROWS { 1e-3 } else { 1e-5 };
+                assert!(apart < limit, "{}, {rows} rows: off by {apart}", format.name);
+            }
+        }
+    }
+}
