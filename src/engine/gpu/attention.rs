@@ -8,7 +8,7 @@ use crate::engine::heads::Heads;
 use crate::error::Result;
 
 /// Threads of a block in decode, in warps.
-const DECODE_WARPS: usize = 8;
+const DECODE_WARPS: usize = 4;
 
 /// The fewest columns that are worth a block of their own.
 const LEAST: usize = 64;
@@ -142,7 +142,8 @@ impl Scratch {
     pub(crate) fn new(driver: &Driver, heads: Heads, dtype: DType, rows: usize, capacity: usize) -> Result<Self> {
         let decode = Decode::of(heads, dtype);
         let together = rows * heads.keys * decode.chunks;
-        let wanted = (2 * driver.multiprocessors() as usize).div_ceil(together);
+        // two blocks run on a multiprocessor, and a block more than that costs more than it gains
+        let wanted = 2 * driver.multiprocessors() as usize / together;
         let splits = wanted.clamp(1, capacity.div_ceil(LEAST));
         Ok(Self {
             splits,
