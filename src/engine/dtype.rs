@@ -46,15 +46,13 @@ pub(crate) fn run_dtype(asked: Option<&str>, stored: DType, on_cpu: bool) -> Res
     })
 }
 
-/// The same for quantised weights, whose products take and give f32.
+/// The data type to run in with quantised weights, whose products take and give f32.
 ///
 /// # Errors
 /// Another data type is asked for.
-pub(crate) fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<(DType, Vec<String>)> {
+pub(crate) fn quantised_dtype(asked: Option<&str>, stored: &str) -> Result<DType> {
     match asked {
-        None | Some("f32") => {
-            Ok((DType::F32, vec![format!("matrices stay in {stored}; their products quantise activations to 8 bits")]))
-        }
+        None | Some("f32") => Ok(DType::F32),
         Some(other) => Err(Error::input(format!("weights in {stored} can't run in `{other}`"))
             .with_hint("leave `dtype` out: activations are f32")),
     }

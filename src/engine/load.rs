@@ -55,7 +55,7 @@ impl Opened {
     /// The data type to run in, with notes for the record.
     fn dtype(&self, options: &LoadOptions<'_>, on_cpu: bool) -> Result<(DType, Vec<String>)> {
         match self.weights.are_quantised() {
-            true => quantised_dtype(options.dtype, &self.weights.stored_type()),
+            true => Ok((quantised_dtype(options.dtype, &self.weights.stored_type())?, Vec::new())),
             false => run_dtype(options.dtype, self.weights.stored_dtype(), on_cpu),
         }
     }
@@ -183,6 +183,7 @@ pub fn load_decoder(
     let Opened { config, weights } = opened;
     // the disk reads ahead while tensors are cast and uploaded
     weights.read_ahead();
+    notes.extend(weights.are_quantised().then(|| quantised_note(&weights.stored_type(), kernels)));
     notes.extend(weight_notes(&config, &weights, options));
     let info = ModelInfo {
         architecture: config.architecture.clone(),
@@ -252,6 +253,15 @@ fn open_devices(config: &Config, first: DeviceChoice, options: &LoadOptions<'_>)
         return Err(Error::input(message).with_hint("name fewer `devices`"));
     }
     choices.iter().map(|choice| choice.open()).collect()
+}
+
+/// How quantised matrices are multiplied.
+fn quantised_note(stored: &str, kernels: Kernels) -> String {
+    let products = match kernels {
+        Kernels::Gpu => "take activations in f32, of more than 64 tokens at a time in f16",
+        Kernels::Stock | Kernels::Cpu => "quantise activations to 8 bits",
+    };
+    format!("matrices stay in {stored}; their products {products}")
 }
 
 /// Notes for the record about the weights.

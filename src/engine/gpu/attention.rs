@@ -249,7 +249,6 @@ mod tests {
     use candle_nn::ops::softmax_last_dim;
 
     use super::*;
-    use crate::engine::gpu::library::Library;
 
     /// A batch whose row r begins at column 5 · r.
     #[derive(Clone, Copy)]
@@ -389,7 +388,7 @@ mod tests {
         }
         for (dtype, limit) in [(DType::F32, 1e-5), (DType::F16, 1e-3), (DType::BF16, 5e-3)] {
             let driver = Driver::new(&device).unwrap();
-            let gpu = Gpu { library: Library::new(&driver).unwrap(), driver, dtype };
+            let gpu = Gpu::new(driver, dtype).unwrap();
             for case in &cases {
                 let distance = case.distance(&gpu).unwrap();
                 let Case { heads, past, tokens, window, softcap, alibi, .. } = case;

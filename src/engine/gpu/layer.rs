@@ -242,11 +242,11 @@ impl Attention {
             window: layer.window,
             rope: layer.rope,
             style: layer.rope.map_or(RopeStyle::Halves, |rope| config.ropes[rope].style),
-            qkv: Matrix::new(weights.load_qkv(&spec.qkv, &config.attention, dtype, device)?)?,
+            qkv: Matrix::load_qkv(weights, &spec.qkv, &config.attention, gpu)?,
             qk_norm,
             span: config.attention.qk_norm.map_or(QkSpan::SharedByHeads, |qk| qk.span),
             clip: config.attention.clip.map(|clip| clip as f32),
-            output: Matrix::new(weights.load_rows(&[&spec.attention_output], dtype, device)?)?,
+            output: Matrix::load(weights, &[&spec.attention_output], gpu)?,
         })
     }
 
@@ -312,8 +312,7 @@ impl Attention {
 
 impl FeedForward {
     fn load(spec: &FeedForwardSpec, weights: &Weights, gpu: &Gpu) -> Result<Self> {
-        let (dtype, device) = (gpu.dtype, gpu.driver.device());
-        let load = |parts: &[_]| Matrix::new(weights.load_rows(parts, dtype, device)?);
+        let load = |parts: &[_]| Matrix::load(weights, parts, gpu);
         match spec {
             FeedForwardSpec::Gated(gated) => {
                 Ok(Self::Gated { gate_up: load(&gated.gate_up.parts())?, down: load(&[&gated.down])? })

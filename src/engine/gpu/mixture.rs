@@ -69,7 +69,7 @@ impl Mixture {
     /// Weights that can't be read, or a device that is full.
     pub(crate) fn load(spec: &ExpertsSpec, weights: &Weights, gpu: &Gpu) -> Result<Self> {
         let (dtype, device) = (gpu.dtype, gpu.driver.device());
-        let matrix = |parts: &[_]| Matrix::new(weights.load_rows(parts, dtype, device)?);
+        let matrix = |parts: &[_]| Matrix::load(weights, parts, gpu);
         let [gate_up, down] = match &spec.weights {
             ExpertWeights::Stacked { gate_up, down } => {
                 [weights.load(gate_up, dtype, device)?, weights.load(down, dtype, device)?]

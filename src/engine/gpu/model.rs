@@ -10,7 +10,6 @@ use super::choose::{self, Choice};
 use super::driver::{Buffer, Driver, Mark, Pointer};
 use super::embed::{self, Embed, Positions};
 use super::layer::{Columns, Layer, NormLayer, Pass, Pending};
-use super::library::Library;
 use super::matrix::{Gpu, Matrix};
 use super::room::{Room, Workspace};
 use super::sequences::{Sequences, view};
@@ -58,17 +57,19 @@ impl Model {
     /// Weights that can't be read, or a device that is full.
     pub(crate) fn load(config: &Config, weights: &Weights, device: &Device, dtype: DType) -> Result<Self> {
         let driver = Driver::new(device)?;
-        let gpu = Gpu { library: Library::new(&driver)?, driver, dtype };
+        let gpu = Gpu::new(driver, dtype)?;
         let layout = weights.layout();
         let load = |spec| Buffer::of(weights.load(spec, dtype, device)?);
         let norm = |spec: &Option<_>| -> Result<Option<NormLayer>> {
             spec.as_ref().map(|spec| NormLayer::load(weights, spec, dtype, device)).transpose()
         };
         let embedding = load(&layout.embedding)?;
+        let tied = MatrixSpec { weight: layout.embedding.clone(), ..layout.output.clone() };
         let output = match weights.has_own_output() {
-            true => Matrix::new(weights.load_rows(&[&layout.output], dtype, device)?)?,
+            true => Matrix::load(weights, &[&layout.output], &gpu)?,
+            // beside the table in f32, which tokens are looked up in
+            false if weights.are_quantised() => Matrix::load(weights, &[&tied], &gpu)?,
             false => {
-                let tied = MatrixSpec { weight: layout.embedding.clone(), ..layout.output.clone() };
                 let bias = weights.load_bias(&[&tied], dtype, device)?;
                 Matrix::new(crate::engine::weights::matrices::Matrix { weight: embedding.tensor().clone(), bias })?
             }

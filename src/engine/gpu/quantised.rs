@@ -5,6 +5,7 @@
 //! More rows go through in groups of 16 up to [`FEW_ROWS`]; beyond, matrix and activations become f16 for a product of
 //! cuBLASLt, with roundings near 3 · 10⁻⁴ of the result.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::DType;
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 const GROUP: usize = 16;
 
 /// Rows up to which groups of [`GROUP`] are quicker than dequantising the matrix.
-pub(crate) const FEW_ROWS: usize = 64;
+const FEW_ROWS: usize = 64;
 
 const THREADS: usize = 256;
 
@@ -179,15 +180,23 @@ enum Blocks {
     Dummy { _buffer: Buffer },
 }
 
-/// Buffers for activations as the kernels take them.
+/// Buffers for activations as the kernels take them. What has grown too small is kept, since recorded launches know it.
+#[derive(Default)]
 pub(crate) struct Scratch {
+    few: RefCell<Vec<FewRows>>,
+    many: RefCell<Vec<ManyRows>>,
+}
+
+/// Operands of up to [`GROUP`] rows.
+struct FewRows {
+    inputs: usize,
     operands: Buffer,
     unit_sums: Buffer,
-    /// For products of many rows, if there are any.
-    many: Option<ManyRows>,
 }
 
 struct ManyRows {
+    /// Elements that `weights` and `x` have room for, and rows that `scales` has.
+    room: [usize; 3],
     /// The matrix in f16.
     weights: Buffer,
     /// `(rows, inputs)` in f16.
@@ -197,25 +206,40 @@ struct ManyRows {
 }
 
 impl Scratch {
-    /// Buffers for products of `rows` rows with matrices of up to `elements` elements and `inputs` columns.
+    /// Makes room for products with few rows of matrices of `inputs` columns.
     ///
     /// # Errors
     /// The device is full.
-    pub(crate) fn new(driver: &Driver, rows: usize, inputs: usize, elements: usize) -> Result<Self> {
-        let many = |_| -> Result<ManyRows> {
-            Ok(ManyRows {
-                weights: driver.zeros(elements, DType::F16)?,
-                x: driver.zeros(rows * inputs, DType::F16)?,
-                scales: driver.zeros(rows, DType::F32)?,
-            })
-        };
-        // 16 rows take 4 groups of 32 lanes with 16 bytes each, for every 32 and for every 256 inputs
-        const ROWS: usize = 4 * 32 * 16;
-        Ok(Self {
-            operands: driver.zeros(inputs.div_ceil(32) * ROWS, DType::U8)?,
-            unit_sums: driver.zeros(inputs.div_ceil(256) * ROWS, DType::U8)?,
-            many: (rows > FEW_ROWS).then_some(()).map(many).transpose()?,
-        })
+    pub(crate) fn reserve(&self, driver: &Driver, inputs: usize) -> Result<()> {
+        let mut few = self.few.borrow_mut();
+        if few.last().is_none_or(|last| last.inputs < inputs) {
+            // 16 rows take 4 groups of 32 lanes with 16 bytes each, for every 32 and for every 256 inputs
+            let buffer = |units: usize| driver.zeros(units * 4 * 32 * 16, DType::U8);
+            let (operands, unit_sums) = (buffer(inputs.div_ceil(32))?, buffer(inputs.div_ceil(256))?);
+            few.push(FewRows { inputs, operands, unit_sums });
+        }
+        Ok(())
+    }
+
+    /// Addresses of operands and of sums of units.
+    fn few(&self) -> Result<[Pointer; 2]> {
+        let few = self.few.borrow();
+        let last = few.last().ok_or_else(|| Error::new("a quantised product has no buffers"))?;
+        Ok([last.operands.pointer(), last.unit_sums.pointer()])
+    }
+
+    /// Addresses of the matrix, the rows and their scales, for so many of each.
+    fn many(&self, driver: &Driver, needed: [usize; 3]) -> Result<[Pointer; 3]> {
+        let mut many = self.many.borrow_mut();
+        let kept = many.last().map_or([0; 3], |last| last.room);
+        if kept.iter().zip(needed).any(|(kept, needed)| *kept < needed) {
+            let room: [usize; 3] = std::array::from_fn(|index| kept[index].max(needed[index]));
+            let buffer = |count, dtype| driver.zeros(count, dtype);
+            let (weights, x) = (buffer(room[0], DType::F16)?, buffer(room[1], DType::F16)?);
+            many.push(ManyRows { room, weights, x, scales: buffer(room[2], DType::F32)? });
+        }
+        let last = many.last().ok_or_else(|| Error::new("a quantised product has no buffers"))?;
+        Ok([last.weights.pointer(), last.x.pointer(), last.scales.pointer()])
     }
 }
 
@@ -297,7 +321,8 @@ impl QuantisedMatrix {
         product: &Product,
         scratch: &Scratch,
     ) -> Result<()> {
-        if product.rows > FEW_ROWS {
+        // cuBLASLt chooses algorithms for rows that begin at multiples of 256 bytes
+        if product.rows > FEW_ROWS && product.y.is_multiple_of(256) {
             return self.multiply_many(driver, library, product, scratch);
         }
         for first in (0..product.rows).step_by(GROUP) {
@@ -314,12 +339,10 @@ impl QuantisedMatrix {
     }
 
     fn multiply_many(&self, driver: &Driver, library: &Library, product: &Product, scratch: &Scratch) -> Result<()> {
-        let Some(ManyRows { weights, x, scales }) = &scratch.many else {
-            return Err(Error::new("a product of more rows than there are buffers for"));
-        };
-        self.dequantise(driver, DType::F16, weights.pointer())?;
+        let room = [self.outputs * self.inputs, product.rows * self.inputs, product.rows];
+        let [weight, values, scales] = scratch.many(driver, room)?;
+        self.dequantise(driver, DType::F16, weight)?;
         let grid = Grid { blocks: (product.rows as u32, 1, 1), threads: THREADS as u32, shared: 0 };
-        let (values, scales) = (x.pointer(), scales.pointer());
         driver.launch(
             "quantised_rows",
             grid,
@@ -327,7 +350,7 @@ impl QuantisedMatrix {
         )?;
         let in_f16 = library::Product {
             x: values,
-            weight: weights.pointer(),
+            weight,
             bias: NULL,
             y: product.y,
             rows: product.rows,
@@ -354,11 +377,12 @@ impl QuantisedMatrix {
             _ => (16, 4, 32),
         };
         let splits = self.splits();
+        let [operands, unit_sums] = scratch.few()?;
         let params = QuantisedParams {
             inputs: product.x,
             weights: self.pointer,
-            operands: scratch.operands.pointer(),
-            unit_sums: if self.inputs.is_multiple_of(256) { scratch.unit_sums.pointer() } else { NULL },
+            operands,
+            unit_sums: if self.inputs.is_multiple_of(256) { unit_sums } else { NULL },
             bias: product.bias,
             outputs: product.y,
             m: product.rows as i32,
@@ -449,7 +473,8 @@ mod tests {
                 let on_device = |tensor: &Tensor| Buffer::of(tensor.to_device(&device).unwrap()).unwrap();
                 let (x_there, bias_there) = (on_device(&x), on_device(&bias));
                 let y = driver.zeros(rows * outputs, DType::F32).unwrap();
-                let scratch = Scratch::new(&driver, rows, inputs, outputs * inputs).unwrap();
+                let scratch = Scratch::default();
+                scratch.reserve(&driver, inputs).unwrap();
                 let (x_at, bias_at, y_at) = (x_there.pointer(), bias_there.pointer(), y.pointer());
                 let product = Product { x: x_at, rows, bias: bias_at, y: y_at, width: outputs };
                 matrix.multiply(&driver, &library, &product, &scratch).unwrap();

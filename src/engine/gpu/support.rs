@@ -18,7 +18,9 @@ pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, device
         }
     };
     refuse(devices.len() > 1, "the layers are spread over several devices");
-    refuse(weights.are_quantised(), "its matrices are quantised");
+    let is_mixture = |layer: &FeedForward| matches!(layer, FeedForward::Experts(_));
+    let is_mixture = config.layers.iter().any(|layer| is_mixture(&layer.feed_forward));
+    refuse(weights.are_quantised() && is_mixture, "its experts are quantised");
     refuse(config.embedding.width != config.hidden_size, "its embedding is projected to another width");
     let too_many = |layer: &FeedForward| matches!(layer, FeedForward::Experts(experts) if !experts::fits(experts));
     let too_many = config.layers.iter().any(|layer| too_many(&layer.feed_forward));
