@@ -141,7 +141,7 @@ def cpu(data):
         f" {versions['transformers']}, llama-cpp-python {versions['llama-cpp-python']}. Other processes took"
         f" {share(min(others))} to {share(max(others))} of the processor meanwhile."
     )
-    return f"{markdown(head, lines)}\n\n{textwrap.fill(facts, 120)}"
+    return f"{markdown(head, lines)}\n\n{textwrap.fill(facts, 120, break_on_hyphens=False)}"
 
 
 TABLES = {"decode": decode, "ratios": ratios, "limits": limits, "heat": heat, "factor": factor, "prefill": prefill,
