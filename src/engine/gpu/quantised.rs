@@ -24,6 +24,9 @@ const FEW_ROWS: usize = 64;
 
 const THREADS: usize = 256;
 
+/// Shared memory that a block has on all devices.
+const SHARED: usize = 96 << 10;
+
 /// Warps of a block.
 const WARPS: usize = 8;
 
@@ -371,10 +374,11 @@ impl QuantisedMatrix {
 
     fn multiply_few(&self, driver: &Driver, product: &Product, scratch: &Scratch) -> Result<()> {
         // columns of activations in eights, two for each row; rows of W of a warp
+        let wide = if self.format.shared(32) <= SHARED { 32 } else { 16 };
         let (most, groups, rows) = match product.rows {
             ..=4 => (4, 1, 16),
-            5..=8 => (8, 2, 32),
-            _ => (16, 4, 32),
+            5..=8 => (8, 2, wide),
+            _ => (16, 4, wide),
         };
         let splits = self.splits();
         let [operands, unit_sums] = scratch.few()?;
@@ -399,7 +403,9 @@ impl QuantisedMatrix {
         // two blocks share a multiprocessor where registers and shared memory allow it
         let resident = if most == 4 { 2 } else { 1 } * driver.multiprocessors() as usize;
         let tiles = self.outputs.div_ceil(rows * WARPS / splits);
-        let grid = Grid { blocks: (tiles.min(resident) as u32, 1, 1), threads: THREADS as u32, shared: shared as u32 };
+        // as many blocks as there are at once, or fewer if they have equal work then
+        let blocks = tiles.div_ceil(tiles.div_ceil(resident));
+        let grid = Grid { blocks: (blocks as u32, 1, 1), threads: THREADS as u32, shared: shared as u32 };
         driver.launch(&format!("quantised_{}_{most}", self.format.name), grid, &params)
     }
 
