@@ -15,8 +15,8 @@ struct Kernels {
     {                                                                                                                  \
         quantised_##name##_4, quantised_##name##_8, quantised_##name##_16, dequantise_##name##_f32,                    \
             dequantise_##name##_bf16, dequantise_##name##_f16, {                                                       \
-            Product<type, 1, 1>::SHARED, Product<type, 2, wide_rows<type>()>::SHARED,                                  \
-                Product<type, 4, wide_rows<type>()>::SHARED                                                            \
+            Product<type, 1, 1>::SHARED, Product<type, 2, WIDE_ROWS<type>>::SHARED,                                  \
+                Product<type, 4, WIDE_ROWS<type>>::SHARED                                                            \
         }                                                                                                              \
     }
 static const Kernels KERNELS_OF[] = {KERNELS(q8_0, Q8_0), KERNELS(q4_0, Q4_0), KERNELS(q4_1, Q4_1), KERNELS(q5_0, Q5_0),

@@ -324,7 +324,7 @@ template <class F, int C, int R, int U = F::CHUNK / 32> INLINE void multiply(con
 
 // Groups of 16 rows of a warp that multiplies with several groups of columns: two, if a block's stages fit into the
 // shared memory of all devices then.
-template <class F> constexpr int wide_rows() { return Product<F, 2, 2>::SHARED <= 96 << 10 ? 2 : 1; }
+template <class F> constexpr int WIDE_ROWS = Product<F, 2, 2>::SHARED <= 96 << 10 ? 2 : 1;
 
 // ---- the matrix itself, for products of many rows ----
 
@@ -462,10 +462,10 @@ extern "C" __global__ void __launch_bounds__(256) quantised_finish(const FinishP
         multiply<type, 1, 1>(p);                                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) quantised_##name##_8(const QuantisedParams p) {       \
-        multiply<type, 2, wide_rows<type>()>(p);                                                                                       \
+        multiply<type, 2, WIDE_ROWS<type>>(p);                                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) quantised_##name##_16(const QuantisedParams p) {      \
-        multiply<type, 4, wide_rows<type>()>(p);                                                                                       \
+        multiply<type, 4, WIDE_ROWS<type>>(p);                                                                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) dequantise_##name##_f16(const DequantiseParams p) {              \
         dequantise<type, half_t>(p);                                                                                   \
