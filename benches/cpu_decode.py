@@ -14,7 +14,8 @@ rounds, a ratio the median of the ratios within them. A measurement while other 
 processor (`--others`) is repeated, three times at most, and the share is recorded.
 
 transformers and llama.cpp may live in different environments: `--python` and `--llama-python` name their interpreters.
-Before measuring, both continue one prompt and have to write the same tokens.
+Before measuring, both continue one prompt, and their tokens are compared. The read bandwidth is that of
+`read_bandwidth.c`, compiled with `cc`.
 """
 
 import argparse
@@ -145,7 +146,9 @@ def repeat(call, seconds):
 def transformers_engine(folder, batch):
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.set_num_threads(os.cpu_count())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
@@ -215,29 +218,14 @@ def engine(options):
 # -------------------------------------------------------------------------------------------------------- measurement
 
 
-def read_bandwidth(seconds=1.0):
-    """Bytes a second that all cores read together: the best of several passes, each core over memory of its own."""
-    import numpy as np
-
-    cores = os.cpu_count()
-    parts = [np.ones((256 << 20) // 4, np.float32) for _ in range(cores)]
-    lanes = [part.reshape(-1, 16384) for part in parts]
-    best, end = 0.0, time.perf_counter() + seconds * 4
-    total = sum(part.nbytes for part in parts)
-
-    def read(lane):
-        for row in lane:  # a dot product with itself: one load a number, and no more arithmetic than fits beside it
-            np.dot(row, row)
-
-    while time.perf_counter() < end:
-        threads = [threading.Thread(target=read, args=(lane,)) for lane in lanes]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = max(best, total / (time.perf_counter() - start))
-    return best
+def read_bandwidth(scratch):
+    """Bytes a second that all cores read together."""
+    program = scratch / "read_bandwidth"
+    if not program.exists():
+        options = ["-O3", "-march=native", "-pthread"]
+        subprocess.run(["cc", *options, HERE / "read_bandwidth.c", "-o", program], check=True)
+    done = subprocess.run([program, str(os.cpu_count())], check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
 class Onlooker:
@@ -333,7 +321,7 @@ def run(options):
             subprocess.run([bench.pythons["llama.cpp"], __file__, "weights", shape, bench.scratch / shape], check=True)
             same_tokens(bench, shape)
         for round_ in range(options.rounds):
-            found["read_bandwidths"].append(quiet_bandwidth())
+            found["read_bandwidths"].append(read_bandwidth(bench.scratch))
             print(f"round {round_ + 1}: read {found['read_bandwidths'][-1] / 1e9:.1f} GB/s", flush=True)
             for shape, batch in cells:
                 for engine in ENGINES if round_ % 2 == 0 else ENGINES[::-1]:
@@ -344,13 +332,6 @@ def run(options):
                     others = f"others {window['others']:.1%}"
                     print(f"{shape} b{batch} {engine}: {speed:.1f} tokens/s, {others}", flush=True)
                     options.out.write_text(json.dumps(found | {"rows": rows(found)}, indent=1) + "\n")
-
-
-def quiet_bandwidth():
-    """In a process of its own, whose linear algebra has one thread for each of ours."""
-    command = [sys.executable, __file__, "bandwidth"]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def same_tokens(bench, shape):
@@ -434,7 +415,6 @@ def main():
     model = commands.add_parser("weights", help="(writes the random weights, for `run`)")
     model.add_argument("shape")
     model.add_argument("folder", type=pathlib.Path)
-    commands.add_parser("bandwidth", help="bytes a second that all cores read")
     options = parser.parse_args()
     if options.command == "run":
         run(options)
@@ -443,10 +423,8 @@ def main():
         options.out.write_text(json.dumps(found | {"rows": rows(found)}, indent=1) + "\n")
     elif options.command == "engine":
         engine(options)
-    elif options.command == "weights":
-        write_model(shapes()[options.shape], options.folder)
     else:
-        print(read_bandwidth())
+        write_model(shapes()[options.shape], options.folder)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ ROOT = HERE.parent
 SHAPES = ("llama-3.1-8b", "llama-3.2-1b")
 ENGINES = ("products", "ours", "prefill", "transformers")
 CALIBRATION_S = 40.0
+SOME_FAILED = 3
+"""This program's exit code if it finished and some trials failed: the others count."""
 GROUP_SPAN = 8
 """Batch sizes of one process of ours: a window is whole passes over as many prompts as the largest of them has."""
 PREFILL = {"prompt": 2048, "batch": 8, "shape": "llama-3.1-8b"}
@@ -130,14 +132,15 @@ class Runner:
                 self.theirs(name, engine, shape, batches)
         except (subprocess.SubprocessError, OSError) as why:
             print(f"  FAILED: {why}", flush=True)
+            shutil.rmtree(self.out / name, ignore_errors=True)
             return False
         self.took[(engine, tuple(batches))] = time.monotonic() - begin
         self.first = False
         return True
 
-    def call(self, command, **more):
+    def call(self, command, well=(0,), **more):
         done = subprocess.run(command, env=self.environment, timeout=min(self.left() + 20, 86400), **more)
-        if done.returncode != 0:
+        if done.returncode not in well:
             raise subprocess.SubprocessError(f"exit code {done.returncode}")
 
     def lengths(self, engine):
@@ -182,7 +185,7 @@ class Runner:
         folder = self.out / name
         command = [self.program, "run", file, "--out", folder, "--device", self.device, "--offline", "--quiet"]
         try:
-            self.call(command, stdout=subprocess.DEVNULL)
+            self.call(command, well=(0, SOME_FAILED), stdout=subprocess.DEVNULL)
         finally:
             file.unlink()
             # what can be made again from the records
@@ -323,7 +326,10 @@ def all_windows(folder):
     found = []
     for entry in sorted(folder.iterdir()):
         if (entry / "records.jsonl").exists():
-            found += windows_of_ours(entry)
+            if (entry / "results.csv").exists():
+                found += windows_of_ours(entry)
+            else:
+                print(f"{entry.name} was broken off and is left out: remove it")
         elif entry.suffix == ".json":
             found += windows_of_theirs(entry)
     return found

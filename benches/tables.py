@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 import sys
+import textwrap
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 NAMES = {
@@ -133,7 +134,14 @@ def cpu(data):
         against = [digits(own["ours"][f"ratio_to_{e}"]) if e in own else "–" for e in engines[1:]]
         shares = [share(own[e]["share_of_bandwidth"]) if e in own else "–" for e in ("ours", "llama.cpp")]
         lines.append([SHAPES[key[0]], str(key[1]), *speeds, *against, *shares])
-    return markdown(head, lines)
+    machine, versions, others = data["machine"], data["versions"], [w["others"] for w in data["windows"]]
+    facts = (
+        f"{machine['processor']}, {machine['cores']} cores; all of them together read"
+        f" {digits(max(data['read_bandwidths']) / 1e9)} GB/s. torch {versions['torch']}, transformers"
+        f" {versions['transformers']}, llama-cpp-python {versions['llama-cpp-python']}. Other processes took"
+        f" {share(min(others))} to {share(max(others))} of the processor meanwhile."
+    )
+    return f"{markdown(head, lines)}\n\n{textwrap.fill(facts, 120, break_on_hyphens=False)}"
 
 
 TABLES = {"decode": decode, "ratios": ratios, "limits": limits, "heat": heat, "factor": factor, "prefill": prefill,

@@ -311,7 +311,7 @@ fn every_speed_on_the_processor_is_the_median_of_its_rounds() {
     assert!(rows.len() >= 9, "three engines on three cells");
     for row in rows {
         let own = rounds(row, row["engine"].as_str().unwrap());
-        assert!(own.len() >= 3, "{row}");
+        assert!(own.len() >= 2, "{row}");
         assert!(same(&row["tokens_per_s"], Some(median(own.values().copied().collect()))), "{row}");
         for other in ["transformers", "llama.cpp"] {
             let Some(ratio) = row.get(format!("ratio_to_{other}")) else { continue };

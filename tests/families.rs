@@ -273,13 +273,15 @@ fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noi
         return;
     }
     for dtype in ["bf16", "f16"] {
-        let mut compared = 0;
+        let (mut compared, mut off) = (0, Vec::new());
         for golden in goldens() {
             let folder = golden.model();
             let [mut auto, mut plain] = ON_A_GPU.map(|kernels| on_a_gpu(&folder, dtype, kernels));
             let (ours, theirs) = (worst_logit(&golden, &mut auto), worst_logit(&golden, &mut plain));
             // both round as the type does; one may be the luckier one
-            assert!(ours <= 2.0 * theirs + TOLERANCE, "{}, {dtype}: off by {ours}, plain by {theirs}", golden.name);
+            if ours > 2.0 * theirs + TOLERANCE {
+                off.push(format!("{}, {dtype}: off by {ours}, plain by {theirs}", golden.name));
+            }
             // either of the two logits of a margin may be off by as much, at later steps perhaps by more
             let noise = 4.0 * ours.max(theirs);
             for (first, batch) in batches(&golden) {
@@ -294,6 +296,7 @@ fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noi
                 }
             }
         }
+        assert!(off.is_empty(), "{}", off.join("\n"));
         assert!(compared > 1000, "{dtype}: only {compared} steps have a clear margin");
     }
 }
@@ -317,7 +320,9 @@ fn a_gpu_runs_these_families_whole_on_its_kernels_and_says_of_any_other_why_not(
                 Some(KernelsUsed::Gpu) => assert!(auto.fallback.is_empty(), "{place}"),
                 other => {
                     assert_eq!(other, Some(KernelsUsed::Plain), "{place}");
-                    assert!(!auto.fallback.is_empty() && !WHOLE.contains(&family), "{place}");
+                    // the heads of real models of these families are multiples of 8 wide
+                    let real = golden.config["head_dim"].as_u64().is_none_or(|width| width % 8 == 0);
+                    assert!(!auto.fallback.is_empty() && !(real && WHOLE.contains(&family)), "{place}");
                 }
             }
             let plain = on_a_gpu(&folder, dtype, Some(Kernels::Stock)).info().clone();

@@ -171,7 +171,7 @@ static void test_decodes() {
     }
     for (int group : {1, 3, 7, 8, 9, 16, 17, 40}) test_decode<half_t>({2, 2 * group, 2, 64, 37, 1, 2, 2});
     for (int width : {64, 128, 256}) {
-        Shape shape(3, 12, 1, width, 90, 1, 2, 8);
+        Shape shape(3, 12, 1, width, 90, 1, 2);
         shape.window = 20;
         test_decode_everywhere(shape);
         shape.softcap = 5.0f;

@@ -7,15 +7,13 @@ use super::matrix::Gpu;
 use crate::engine::heads::Heads;
 use crate::error::Result;
 
-/// Threads of a block in decode, in warps.
-const DECODE_WARPS: usize = 8;
-
-/// The fewest columns that are worth a block of their own.
-const LEAST: usize = 64;
-
 /// Memory in which the blocks that share a row's columns leave their parts.
 pub(crate) struct Scratch {
     splits: usize,
+    /// Columns that a block takes at least.
+    least: usize,
+    /// Warps of a block.
+    warps: usize,
     partial: Buffer,
     counters: Buffer,
 }
@@ -142,10 +140,17 @@ impl Scratch {
     pub(crate) fn new(driver: &Driver, heads: Heads, dtype: DType, rows: usize, capacity: usize) -> Result<Self> {
         let decode = Decode::of(heads, dtype);
         let together = rows * heads.keys * decode.chunks;
-        let wanted = (2 * driver.multiprocessors() as usize).div_ceil(together);
-        let splits = wanted.clamp(1, capacity.div_ceil(LEAST));
+        // two blocks run on a multiprocessor, and a block more than that costs more than it gains
+        let wanted = 2 * driver.multiprocessors() as usize / together;
+        // with few blocks a row has to be shared early; with half of the multiprocessors at work, joining costs more
+        let least = if 2 * together < driver.multiprocessors() as usize { 64 } else { 512 };
+        let splits = wanted.clamp(1, capacity.div_ceil(least));
+        let enough = together >= 2 * driver.multiprocessors() as usize;
         Ok(Self {
             splits,
+            least,
+            // narrow heads leave little to do for the warps of many blocks
+            warps: if decode.padded == 64 && enough { 2 } else { 4 },
             partial: driver.zeros(together * splits * decode.state(), DType::F32)?,
             counters: driver.zeros(together, DType::U32)?,
         })
@@ -183,14 +188,14 @@ fn decode(gpu: &Gpu, attend: &Attend<'_>) -> Result<()> {
         query_stride: attend.query_stride as i32,
         alibi_stride: attend.capacity as i32,
         window: attend.window.unwrap_or(0).min(i32::MAX as usize) as i32,
-        least: LEAST as i32,
+        least: scratch.least as i32,
         scale: attend.scale,
         softcap: attend.softcap,
     };
-    let shared = DECODE_WARPS * decode.state() * size_of::<f32>();
+    let shared = scratch.warps * decode.state() * size_of::<f32>();
     let grid = Grid {
         blocks: (scratch.splits as u32, (heads.keys * decode.chunks) as u32, attend.rows as u32),
-        threads: 32 * DECODE_WARPS as u32,
+        threads: 32 * scratch.warps as u32,
         shared: shared as u32,
     };
     gpu.driver.launch(&decode.name(heads, gpu.dtype)?, grid, &params)

@@ -8,9 +8,9 @@ use super::library::Product;
 use crate::engine::config::Activation;
 use crate::error::{Error, Result};
 
-/// The most rows that the kernels are ahead of cuBLASLt with. With more, as many inputs as weights come from the caches,
-/// and the library needs less energy.
-const MOST_ROWS: usize = 8;
+/// The most rows that the kernels are for. With more, the inputs' way through the caches costs energy: at 8 rows of an 8B
+/// shape a pass is 9 % shorter than the library's, at 5 % more energy, and energy is what this program is about.
+const MOST_ROWS: usize = 4;
 
 /// Elements of a row that a warp reads at a time, `CHUNK` in the kernels.
 const CHUNK: usize = 64;
@@ -56,10 +56,8 @@ struct Variant {
 
 const TWO: Variant = Variant { name: "m2", columns: 2, warps: 8, fragments: 1, depth: 4, ring: false, blocks: 2 };
 const FOUR: Variant = Variant { name: "m4", columns: 4, ..TWO };
-const EIGHT: Variant = Variant { name: "m8", columns: 8, ..TWO };
 const TWO_LONG: Variant = Variant { name: "m2_long", warps: 16, depth: 2, blocks: 1, ..TWO };
 const FOUR_LONG: Variant = Variant { name: "m4_long", warps: 16, ring: true, blocks: 1, ..FOUR };
-const EIGHT_LONG: Variant = Variant { name: "m8_long", fragments: 2, ring: true, blocks: 1, ..EIGHT };
 
 impl Variant {
     /// `long`: rows of W are long, and a block may have most of a Hopper GPU's shared memory.
@@ -67,10 +65,8 @@ impl Variant {
         match (rows, long) {
             (..=2, false) => TWO,
             (..=2, true) => TWO_LONG,
-            (3..=4, false) => FOUR,
-            (3..=4, true) => FOUR_LONG,
-            (_, false) => EIGHT,
-            (_, true) => EIGHT_LONG,
+            (_, false) => FOUR,
+            (_, true) => FOUR_LONG,
         }
     }
 
@@ -216,7 +212,7 @@ mod tests {
         let Some(device) = device() else { return };
         let driver = Driver::new(&device).unwrap();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            for rows in [1, 2, 3, 4, 5, MOST_ROWS] {
+            for rows in [1, 2, 3, MOST_ROWS] {
                 for shape in [[rows, 4096, 4096], [rows, 1000, 896], [rows, 37, 72], [rows, 512, 14336]] {
                     compare(&driver, dtype, shape, false);
                     compare(&driver, dtype, [shape[0], 2 * shape[1], shape[2]], true);
@@ -229,11 +225,11 @@ mod tests {
     fn a_gpu_gives_the_same_bits_each_time_it_multiplies_few_rows() {
         let Some(device) = device() else { return };
         let driver = Driver::new(&device).unwrap();
-        let [x, w] = [(7, 2048), (3072, 2048)].map(|shape| numbers(&device, shape, DType::BF16, 1.0));
+        let [x, w] = [(3, 2048), (3072, 2048)].map(|shape| numbers(&device, shape, DType::BF16, 1.0));
         let results = [0, 1, 2].map(|_| {
-            let y = Tensor::zeros((7, 3072), DType::BF16, &device).unwrap();
+            let y = Tensor::zeros((3, 3072), DType::BF16, &device).unwrap();
             let [x, w, y] = [&x, &w, &y].map(|tensor| Buffer::of(tensor.clone()).unwrap());
-            let (rows, outputs, inputs, dtype) = (7, 3072, 2048, DType::BF16);
+            let (rows, outputs, inputs, dtype) = (3, 3072, 2048, DType::BF16);
             let [x, weight] = [x.pointer(), w.pointer()];
             multiply(&driver, &Product { x, weight, bias: NULL, y: y.pointer(), rows, outputs, inputs, dtype })
                 .unwrap();
@@ -247,11 +243,7 @@ mod tests {
     fn shared_memory_holds_the_weights_in_flight_and_the_sums_of_the_warps() {
         assert_eq!(TWO.shared(), 2 * 8 * 256);
         assert_eq!(TWO_LONG.shared(), 2 * 16 * 256);
-        assert_eq!(EIGHT.shared(), 2 * 8 * 2 * 256);
         assert_eq!(FOUR_LONG.shared(), (128 << 10) + 2 * 16 * 256);
-        assert_eq!(EIGHT_LONG.shared(), (128 << 10) + 2 * 8 * 4 * 256);
-        for variant in [FOUR_LONG, EIGHT_LONG] {
-            assert!(2 * variant.shared() > 227 << 10, "a multiprocessor would take two blocks of {}", variant.name);
-        }
+        assert!(2 * FOUR_LONG.shared() > 227 << 10, "a multiprocessor would take two blocks");
     }
 }

@@ -475,17 +475,17 @@ template <int D> static __device__ __forceinline__ void attention_decode_plain(c
 
 // NAME_T_d128 for that width, NAME_T_w128 for smaller ones that 8 divides; _q16 for groups of more than 8 queries.
 #define DECODE(name, T, D, NQ, TILES, EXACT)                                                                           \
-    extern "C" __global__ void __launch_bounds__(256) attention_decode_##name(const AttentionDecodeParams p) {         \
+    extern "C" __global__ void __launch_bounds__(128) attention_decode_##name(const AttentionDecodeParams p) {         \
         attention_decode<T, D, NQ, TILES, EXACT>(p);                                                                   \
     }
 #define DECODE_ALL(name, T)                                                                                            \
-    DECODE(name##_d64, T, 64, 1, 2, true)                                                                              \
+    DECODE(name##_d64, T, 64, 1, 4, true)                                                                              \
     DECODE(name##_d64_q16, T, 64, 2, 2, true)                                                                          \
-    DECODE(name##_w64, T, 64, 1, 2, false)                                                                             \
+    DECODE(name##_w64, T, 64, 1, 4, false)                                                                             \
     DECODE(name##_w64_q16, T, 64, 2, 2, false)                                                                         \
-    DECODE(name##_d128, T, 128, 1, 1, true)                                                                            \
+    DECODE(name##_d128, T, 128, 1, 2, true)                                                                            \
     DECODE(name##_d128_q16, T, 128, 2, 1, true)                                                                        \
-    DECODE(name##_w128, T, 128, 1, 1, false)                                                                           \
+    DECODE(name##_w128, T, 128, 1, 2, false)                                                                           \
     DECODE(name##_w128_q16, T, 128, 2, 1, false)                                                                       \
     DECODE(name##_d256, T, 256, 1, 1, true)                                                                            \
     DECODE(name##_w256, T, 256, 1, 1, false)
@@ -493,7 +493,7 @@ DECODE_ALL(bf16, bf16_t)
 DECODE_ALL(f16, half_t)
 
 #define DECODE_PLAIN(D)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(256) attention_decode_f32_w##D(const AttentionDecodeParams p) {       \
+    extern "C" __global__ void __launch_bounds__(128) attention_decode_f32_w##D(const AttentionDecodeParams p) {       \
         attention_decode_plain<D>(p);                                                                                  \
     }
 DECODE_PLAIN(64)

@@ -386,10 +386,8 @@ template <bool GATED> __device__ __forceinline__ void product_in_f32(const Produ
 // Of the same names as in products.rs, which says when each is best.
 PRODUCTS(m2, 8, 2, 1, 4, REGISTERS, 0)
 PRODUCTS(m4, 8, 4, 1, 4, REGISTERS, 256)
-PRODUCTS(m8, 8, 8, 1, 4, REGISTERS, 256)
 PRODUCTS(m2_long, 16, 2, 1, 2, REGISTERS, 0)
 PRODUCTS(m4_long, 16, 4, 1, 4, LINE_RING, 0)
-PRODUCTS(m8_long, 8, 8, 2, 4, LINE_RING, 0)
 #undef PRODUCTS
 #undef PRODUCT
 
