@@ -273,13 +273,15 @@ fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noi
         return;
     }
     for dtype in ["bf16", "f16"] {
-        let (mut compared, mut off) = (0, Vec::new());
+        let (mut compared, mut off, mut ratios) = (0, Vec::new(), Vec::new());
         for golden in goldens() {
             let folder = golden.model();
             let [mut auto, mut plain] = ON_A_GPU.map(|kernels| on_a_gpu(&folder, dtype, kernels));
             let (ours, theirs) = (worst_logit(&golden, &mut auto), worst_logit(&golden, &mut plain));
-            // both round as the type does; one may be the luckier one
-            if ours > 2.0 * theirs + TOLERANCE {
+            // both round as the type does, and either may be the luckier one: transformers itself in bf16 is off by a
+            // third of the largest logit on the same models on which others are off by a twelfth
+            ratios.push(ours / theirs.max(TOLERANCE));
+            if ours > 4.0 * theirs + TOLERANCE {
                 off.push(format!("{}, {dtype}: off by {ours}, plain by {theirs}", golden.name));
             }
             // either of the two logits of a margin may be off by as much, at later steps perhaps by more
@@ -297,6 +299,9 @@ fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noi
             }
         }
         assert!(off.is_empty(), "{}", off.join("\n"));
+        ratios.sort_by(f32::total_cmp);
+        let median = ratios[ratios.len() / 2];
+        assert!(median < 1.25, "{dtype}: the errors are {median} times those of the plain operations");
         assert!(compared > 1000, "{dtype}: only {compared} steps have a clear margin");
     }
 }

@@ -33,36 +33,9 @@ template <typename T> static void test_all(void (*kernel)(const EmbedParams)) {
 }
 
 // Rows of words: `length` columns of each part come from the row that the index names, the others stay as they were.
-static void test_gather(const char *name, int groups, int capacity, int copied, bool length_on_device) {
-    const int rows = 5, unit = 3;
-    emulate::Buffer<uint4> from(rows * groups * capacity * unit), to(rows * groups * capacity * unit);
-    emulate::Buffer<unsigned> index(rows);
-    emulate::Buffer<int> length(1);
-    length[0] = copied;
-    for (unsigned at = 0; at < from.count; at++) from[at] = {at, at + 1, at * 5, 9}, to[at] = {at, 0, 0, 0};
-    for (int row = 0; row < rows; row++) index[row] = row * 3 % 4;
-    const GatherParams p = {from.data, index.data, length_on_device ? length.data : nullptr, to.data,
-                            static_cast<long long>(capacity) * unit, copied, unit};
-    emulate::run(name, gather, dim3(2, groups, rows), 32, 0, p);
-    int wrong = 0;
-    for (int row = 0; row < rows; row++) {
-        for (int group = 0; group < groups; group++) {
-            for (int word = 0; word < capacity * unit; word++) {
-                const unsigned own = (row * groups + group) * capacity * unit + word;
-                const unsigned other = (index[row] * groups + group) * capacity * unit + word;
-                const uint4 expected = word < copied * unit ? from[other] : uint4{own, 0, 0, 0};
-                wrong += memcmp(&to[own], &expected, 16) != 0;
-            }
-        }
-    }
-    emulate::check(name, wrong, 1);
-}
-
 int main() {
     test_all<float>(embed_f32);
     test_all<half_t>(embed_f16);
     test_all<bf16_t>(embed_bf16);
-    test_gather("gather, cache", 2, 40, 33, true);
-    test_gather("gather, rows", 1, 30, 30, false);
     return emulate::failures != 0;
 }

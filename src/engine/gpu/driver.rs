@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
-use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaGraph, CudaStream, DevicePtr, DriverError, result, sys,
 };
@@ -56,7 +55,6 @@ pub(crate) unsafe trait Params: Copy {}
 /// A device with the kernels of this crate.
 pub(crate) struct Driver {
     device: Device,
-    cuda: CudaDevice,
     stream: Arc<CudaStream>,
     modules: Vec<Module>,
     functions: RefCell<HashMap<String, Function>>,
@@ -101,8 +99,7 @@ impl Driver {
     /// # Errors
     /// Not a CUDA device, or one that the kernels aren't compiled for.
     pub(crate) fn new(device: &Device) -> Result<Self> {
-        let cuda = device.as_cuda_device()?.clone();
-        let stream = cuda.cuda_stream();
+        let stream = device.as_cuda_device()?.cuda_stream();
         let context = stream.context();
         let (major, minor) = context.compute_capability().context(|| "can't ask for the GPU's compute capability")?;
         if major < 8 {
@@ -121,18 +118,12 @@ impl Driver {
             launches: Cell::new(0),
             device: device.clone(),
             stream,
-            cuda,
         })
     }
 
     /// The device as candle knows it.
     pub(crate) fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// candle's handle of the device.
-    pub(super) fn cuda(&self) -> &CudaDevice {
-        &self.cuda
     }
 
     /// The stream that everything runs on.
@@ -255,31 +246,6 @@ impl Driver {
         // call returns.
         let copied = unsafe { result::memcpy_htod_async(buffer.pointer, values, self.stream.cu_stream()) };
         copied.context(|| "can't copy to the GPU")
-    }
-
-    /// Copies the first numbers of a buffer to the host, once all work before is done.
-    ///
-    /// # Errors
-    /// Fewer numbers in the buffer, or work before that has failed.
-    pub(crate) fn read(&self, buffer: &Buffer, count: usize) -> Result<Vec<u32>> {
-        self.read_from(buffer, 0, count)
-    }
-
-    /// Copies `count` numbers from `first` on to the host, once all work before is done.
-    ///
-    /// # Errors
-    /// As for [`Driver::read`].
-    pub(crate) fn read_from(&self, buffer: &Buffer, first: usize, count: usize) -> Result<Vec<u32>> {
-        if (first + count) * size_of::<u32>() > buffer.bytes() {
-            return Err(Error::new("a buffer on the device is shorter than what is read"));
-        }
-        let mut values = vec![0; count];
-        let from = buffer.pointer + (first * size_of::<u32>()) as u64;
-        // SAFETY: the sizes have just been compared; the copy is complete before the vector is handed out.
-        let copied = unsafe { result::memcpy_dtoh_async(&mut values, from, self.stream.cu_stream()) };
-        copied.context(|| "can't copy from the GPU")?;
-        self.wait()?;
-        Ok(values)
     }
 
     /// Waits until all work is done.

@@ -1,4 +1,4 @@
-//! Rows by index: embeddings, the last tokens of rows, and caches whose rows change places.
+//! Token embeddings, and learned positions with them.
 
 use candle_core::DType;
 
@@ -56,40 +56,6 @@ struct EmbedParams {
 unsafe impl Params for EmbedParams {}
 const _: () = assert!(size_of::<EmbedParams>() == 72);
 
-/// Copies of rows `(groups, pitch)` of which each group's first bytes matter.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Gather {
-    pub(crate) from: Pointer,
-    /// Row r of `to` is row `index[r]` of `from`; u32.
-    pub(crate) index: Pointer,
-    /// Not `from`.
-    pub(crate) to: Pointer,
-    /// Columns to copy: one number on the device, or [`NULL`] for all.
-    pub(crate) length: Pointer,
-    /// Parts of a row, such as the heads of a cache.
-    pub(crate) groups: usize,
-    /// Columns of a group.
-    pub(crate) columns: usize,
-    /// Bytes of a column, a multiple of 16.
-    pub(crate) bytes: usize,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GatherParams {
-    from: Pointer,
-    index: Pointer,
-    length: Pointer,
-    to: Pointer,
-    pitch: i64,
-    columns: i32,
-    unit: i32,
-}
-
-// SAFETY: the fields are those of `GatherParams` in embed.cu.
-unsafe impl Params for GatherParams {}
-const _: () = assert!(size_of::<GatherParams>() == 48);
-
 /// Embeds `batch` rows of `tokens` tokens.
 ///
 /// # Errors
@@ -112,24 +78,4 @@ pub(crate) fn run(driver: &Driver, dtype: DType, batch: usize, tokens: usize, em
     let threads = vectors.next_multiple_of(32).min(2 * THREADS);
     let grid = Grid { blocks: ((batch * tokens) as u32, 1, 1), threads: threads as u32, shared: 0 };
     driver.launch(&format!("embed_{}", suffix(dtype)?), grid, &params)
-}
-
-/// Copies `rows` rows.
-///
-/// # Errors
-/// A failure of the device.
-pub(crate) fn gather(driver: &Driver, rows: usize, gather: &Gather) -> Result<()> {
-    let unit = gather.bytes / 16;
-    let params = GatherParams {
-        from: gather.from,
-        index: gather.index,
-        length: gather.length,
-        to: gather.to,
-        pitch: (gather.columns * unit) as i64,
-        columns: gather.columns as i32,
-        unit: unit as i32,
-    };
-    let blocks = (gather.columns * unit).div_ceil(4 * THREADS).clamp(1, 64);
-    let grid = Grid { blocks: (blocks as u32, gather.groups as u32, rows as u32), threads: THREADS as u32, shared: 0 };
-    driver.launch("gather", grid, &params)
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use candle_core::DType;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use half::f16;
 
 use super::driver::{Buffer, Driver, Grid, NULL, Params, Pointer, suffix};
 use super::library::{self, Library};
@@ -91,23 +90,6 @@ struct FinishParams {
 unsafe impl Params for FinishParams {}
 const _: () = assert!(size_of::<FinishParams>() == 32);
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DummyBlocksParams {
-    blocks: Pointer,
-    stream: u64,
-    count: u64,
-    bytes: i32,
-    scale_at: i32,
-    minimum_at: i32,
-    scale: u32,
-    minimum: u32,
-}
-
-// SAFETY: the fields are those of `DummyBlocksParams` in quantised.cu.
-unsafe impl Params for DummyBlocksParams {}
-const _: () = assert!(size_of::<DummyBlocksParams>() == 48);
-
 /// A block format that kernels read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Format {
@@ -121,32 +103,24 @@ pub(crate) struct Format {
     chunk: usize,
     /// What divides the address of a block in a matrix whose first address 16 divides.
     alignment: usize,
-    /// Where scale and minimum of a block are, and what makes values of random integers that spread by 0.02 around 0.
-    dummy: [(usize, f32); 2],
 }
 
 impl Format {
     const ALL: [(GgmlDType, Self); 10] = [
-        (GgmlDType::Q8_0, Self::new("q8_0", [32, 34], 128, 2, [(0, 2.71e-4), (0, 0.0)])),
-        (GgmlDType::Q4_0, Self::new("q4_0", [32, 18], 256, 2, [(0, 4.34e-3), (0, 0.0)])),
-        (GgmlDType::Q4_1, Self::new("q4_1", [32, 20], 256, 4, [(0, 4.34e-3), (2, -3.25e-2)])),
-        (GgmlDType::Q5_0, Self::new("q5_0", [32, 22], 256, 2, [(0, 2.17e-3), (0, 0.0)])),
-        (GgmlDType::Q5_1, Self::new("q5_1", [32, 24], 256, 4, [(0, 2.17e-3), (2, -3.36e-2)])),
-        (GgmlDType::Q2K, Self::new("q2_k", [256, 84], 256, 4, [(80, 1.44e-3), (82, 2.16e-3)])),
-        (GgmlDType::Q3K, Self::new("q3_k", [256, 110], 256, 2, [(108, 4.6e-4), (108, 0.0)])),
-        (GgmlDType::Q4K, Self::new("q4_k", [256, 144], 256, 16, [(0, 7.75e-5), (2, 5.8e-4)])),
-        (GgmlDType::Q5K, Self::new("q5_k", [256, 176], 256, 16, [(0, 3.8e-5), (2, 5.9e-4)])),
-        (GgmlDType::Q6K, Self::new("q6_k", [256, 210], 256, 2, [(208, 1.46e-5), (208, 0.0)])),
+        (GgmlDType::Q8_0, Self::new("q8_0", [32, 34], 128, 2)),
+        (GgmlDType::Q4_0, Self::new("q4_0", [32, 18], 256, 2)),
+        (GgmlDType::Q4_1, Self::new("q4_1", [32, 20], 256, 4)),
+        (GgmlDType::Q5_0, Self::new("q5_0", [32, 22], 256, 2)),
+        (GgmlDType::Q5_1, Self::new("q5_1", [32, 24], 256, 4)),
+        (GgmlDType::Q2K, Self::new("q2_k", [256, 84], 256, 4)),
+        (GgmlDType::Q3K, Self::new("q3_k", [256, 110], 256, 2)),
+        (GgmlDType::Q4K, Self::new("q4_k", [256, 144], 256, 16)),
+        (GgmlDType::Q5K, Self::new("q5_k", [256, 176], 256, 16)),
+        (GgmlDType::Q6K, Self::new("q6_k", [256, 210], 256, 2)),
     ];
 
-    const fn new(
-        name: &'static str,
-        [columns, bytes]: [usize; 2],
-        chunk: usize,
-        alignment: usize,
-        dummy: [(usize, f32); 2],
-    ) -> Self {
-        Self { name, columns, bytes, chunk, alignment, dummy }
+    const fn new(name: &'static str, [columns, bytes]: [usize; 2], chunk: usize, alignment: usize) -> Self {
+        Self { name, columns, bytes, chunk, alignment }
     }
 
     /// The format of a type of candle's, if there are kernels for it.
@@ -173,14 +147,9 @@ pub(crate) struct QuantisedMatrix {
     format: Format,
     pointer: Pointer,
     /// What `pointer` is of.
-    _blocks: Blocks,
+    _tensor: Arc<QTensor>,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-}
-
-enum Blocks {
-    Loaded { _tensor: Arc<QTensor> },
-    Dummy { _buffer: Buffer },
 }
 
 /// Buffers for activations as the kernels take them. What has grown too small is kept, since recorded launches know it.
@@ -273,44 +242,9 @@ impl QuantisedMatrix {
         // candle leaves room after the last block, which copies of 16 bytes may read
         let pointer = blocks.device_ptr()? as Pointer;
         match inputs.is_multiple_of(format.columns) && pointer.is_multiple_of(16) {
-            true => {
-                let kept = Blocks::Loaded { _tensor: blocks.clone() };
-                Ok(Some(Self { format, pointer, _blocks: kept, outputs, inputs }))
-            }
+            true => Ok(Some(Self { format, pointer, _tensor: blocks.clone(), outputs, inputs })),
             false => Err(Error::new(format!("a matrix in {} has rows that aren't whole blocks", format.name))),
         }
-    }
-
-    /// A matrix `(outputs, inputs)` of random integers, whose values spread by 0.02 around 0; hashes begin at `stream`.
-    ///
-    /// # Errors
-    /// A format without kernels, rows that aren't whole blocks, or a device that is full.
-    pub(crate) fn dummy(driver: &Driver, kind: GgmlDType, [outputs, inputs]: [usize; 2], stream: u64) -> Result<Self> {
-        let format = Format::of(kind).filter(|format| inputs.is_multiple_of(format.columns));
-        let format = format.ok_or_else(|| Error::new(format!("rows of {inputs} can't be stored in {kind:?}")))?;
-        let count = outputs * inputs / format.columns;
-        // copies of 16 bytes may read past the last block
-        let buffer = driver.zeros(count * format.bytes + 16, DType::U8)?;
-        let [(scale_at, scale), (minimum_at, minimum)] = format.dummy;
-        let bits = |number: f32| u32::from(f16::from_f32(number).to_bits());
-        let params = DummyBlocksParams {
-            blocks: buffer.pointer(),
-            stream,
-            count: count as u64,
-            bytes: format.bytes as i32,
-            scale_at: scale_at as i32,
-            minimum_at: minimum_at as i32,
-            scale: bits(scale),
-            minimum: bits(minimum),
-        };
-        let blocks = 16 * driver.multiprocessors();
-        driver.launch(
-            "quantised_dummy",
-            Grid { blocks: (blocks, 1, 1), threads: THREADS as u32, shared: 0 },
-            &params,
-        )?;
-        let pointer = buffer.pointer();
-        Ok(Self { format, pointer, _blocks: Blocks::Dummy { _buffer: buffer }, outputs, inputs })
     }
 
     /// Multiplies rows.
@@ -447,21 +381,6 @@ mod tests {
         let storage = QStorage::from_data(tensor.data().unwrap(), device, kind).unwrap();
         let matrix = QMatMul::QTensor(Arc::new(QTensor::new(storage, (outputs, inputs)).unwrap()));
         (values, matrix)
-    }
-
-    #[test]
-    fn a_gpu_makes_dummy_weights_of_every_format_that_spread_by_two_hundredths() {
-        let Ok(device) = Device::new_cuda(0) else { return };
-        let driver = Driver::new(&device).unwrap();
-        for (kind, format) in Format::ALL {
-            let matrix = QuantisedMatrix::dummy(&driver, kind, [300, 512], 17).unwrap();
-            let values = driver.zeros(300 * 512, DType::F32).unwrap();
-            matrix.dequantise(&driver, DType::F32, values.pointer()).unwrap();
-            let values = values.tensor().to_device(&Device::Cpu).unwrap();
-            let spread = norm(&values) / (300.0f32 * 512.0).sqrt();
-            let mean = values.mean_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!((spread - 0.02).abs() < 0.001 && mean.abs() < 0.001, "{}: {mean}, {spread}", format.name);
-        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-// Rows of tables by index: token embeddings with their learned positions, and plain copies. One block a token.
+// Rows of tables by index: token embeddings with their learned positions. One block a token.
 #include "common.cuh"
 
 struct EmbedParams {
@@ -42,29 +42,3 @@ template <typename T> INLINE void embed(const EmbedParams &p) {
 extern "C" __global__ void embed_f32(const EmbedParams p) { embed<float>(p); }
 extern "C" __global__ void embed_f16(const EmbedParams p) { embed<half_t>(p); }
 extern "C" __global__ void embed_bf16(const EmbedParams p) { embed<bf16_t>(p); }
-
-// Row r of `to` becomes the beginning of row index[r] of `from`, for each of `groups` parts of a row that are `pitch`
-// apart: part g of it is `columns` units of `unit` 16-byte words.
-struct GatherParams {
-    const void *from;      // (rows, groups, pitch)
-    const unsigned *index; // (r)
-    const int *length;     // columns to copy, or null: `columns`
-    void *to;              // (r, groups, pitch); not `from`
-    long long pitch;       // of a part, in 16-byte words
-    int columns;
-    int unit;
-};
-static_assert(sizeof(GatherParams) == 48, "as in embed.rs");
-
-extern "C" __global__ void gather(const GatherParams p) {
-    let_next_start();
-    wait_for_inputs();
-    const long long words = static_cast<long long>(p.length != nullptr ? *p.length : p.columns) * p.unit;
-    const size_t groups = gridDim.y, row = blockIdx.z, group = blockIdx.y;
-    const uint4 *const from = static_cast<const uint4 *>(p.from) + (p.index[row] * groups + group) * p.pitch;
-    uint4 *const to = static_cast<uint4 *>(p.to) + (row * groups + group) * p.pitch;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long at = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; at < words; at += step) {
-        to[at] = from[at];
-    }
-}

@@ -374,36 +374,6 @@ template <class F, typename T> INLINE void dequantise(const DequantiseParams &p)
     }
 }
 
-// ---- dummy weights ----
-
-struct DummyBlocksParams {
-    void *blocks;
-    unsigned long long stream; // where the matrix's sequence of hashes begins
-    unsigned long long count;  // of blocks
-    int bytes;                 // of a block
-    int scale_at;              // where in a block the scale in f16 is
-    int minimum_at;            // and the minimum's; where the scale is if there is none
-    unsigned scale, minimum;   // their bits
-};
-static_assert(sizeof(DummyBlocksParams) == 48, "as in quantised.rs");
-
-// Random integers with equal scales. A thread for each two bytes, as the blocks of all formats are of whole such pairs.
-extern "C" __global__ void __launch_bounds__(256) quantised_dummy(const DummyBlocksParams p) {
-    let_next_start();
-    wait_for_inputs();
-    const unsigned long long count = p.count * p.bytes / 2, step = static_cast<unsigned long long>(gridDim.x) * blockDim.x;
-    for (unsigned long long at = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x; at < count;
-         at += step) {
-        // the finaliser of SplitMix64
-        unsigned long long z = (p.stream + at) * 0x9e3779b97f4a7c15ull;
-        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-        z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-        const int place = at * 2 % p.bytes;
-        const unsigned drawn = place == p.scale_at ? p.scale : place == p.minimum_at ? p.minimum : z >> 48;
-        static_cast<unsigned short *>(p.blocks)[at] = drawn;
-    }
-}
-
 // ---- activations in f16 for a library's products ----
 
 struct RowsParams {
