@@ -278,10 +278,11 @@ fn a_gpu_agrees_in_half_precision_on_both_paths_until_a_margin_is_within_the_noi
             let folder = golden.model();
             let [mut auto, mut plain] = ON_A_GPU.map(|kernels| on_a_gpu(&folder, dtype, kernels));
             let (ours, theirs) = (worst_logit(&golden, &mut auto), worst_logit(&golden, &mut plain));
-            // both round as the type does, and either may be the luckier one: transformers itself in bf16 is off by a
-            // third of the largest logit on the same models on which others are off by a twelfth
+            // Both round as the type does, at other places, and a tiny random model can make much of it: transformers
+            // itself is off by a third of the largest logit on one of these in bf16. A wrong index or mask makes errors
+            // as large as the logits.
             ratios.push(ours / theirs.max(TOLERANCE));
-            if ours > 4.0 * theirs + TOLERANCE {
+            if ours > if dtype == "bf16" { 0.5 } else { 0.1 } {
                 off.push(format!("{}, {dtype}: off by {ours}, plain by {theirs}", golden.name));
             }
             // either of the two logits of a margin may be off by as much, at later steps perhaps by more
@@ -326,7 +327,7 @@ fn a_gpu_runs_these_families_whole_on_its_kernels_and_says_of_any_other_why_not(
                 other => {
                     assert_eq!(other, Some(KernelsUsed::Plain), "{place}");
                     // the heads of real models of these families are multiples of 8 wide
-                    let real = golden.config["head_dim"].as_u64().is_none_or(|width| width % 8 == 0);
+                    let real = golden.config.get("head_dim").and_then(Value::as_u64).is_none_or(|width| width % 8 == 0);
                     assert!(!auto.fallback.is_empty() && !(real && WHOLE.contains(&family)), "{place}");
                 }
             }
