@@ -57,8 +57,8 @@ fn ours(folder: &Path) -> Vec<Window> {
         let window = &outcome["window"];
         let gpus = &info["parts"][line["part"].as_u64().unwrap() as usize]["meter"]["gpus"];
         let valid = is_empty(&outcome["validity"]["invalid_reasons"]);
-        let result =
-            table.iter().find(|row| row["cell"] == text(&cell["id"]) && row["block"] == line["block"].to_string());
+        let (cell_of_line, block) = (text(&cell["id"]), line["block"].to_string());
+        let result = table.iter().find(|row| row["cell"] == cell_of_line && row["block"] == block);
         Window {
             key: (uuid(gpus), text(&info["name"]), text(&cell["model"]), cell["batch_size"].as_u64().unwrap()),
             source: name(folder),
@@ -271,7 +271,7 @@ fn a_number_that_differs_from_its_records_is_noticed() {
             }
         }
     }
-    let mut shorter = results.clone();
+    let mut shorter = results;
     shorter["rows"].as_array_mut().unwrap().pop();
     assert!(differences(&shorter, &folder)[0].ends_with("no row"));
 }

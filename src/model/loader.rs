@@ -155,7 +155,7 @@ impl Loader {
     pub(crate) fn engine(&self, model: &ModelSpec, clock: &Clock) -> Result<Box<dyn Engine>> {
         let at = |error: Error| error.at(format!("model `{}`", model.label));
         if let ModelSource::Synthetic(spec) = &model.source {
-            return Ok(Box::new(Synthetic::new(spec.clone(), device(clock)?).map_err(at)?));
+            return Ok(Box::new(Synthetic::new(spec.as_ref().clone(), device(clock)?).map_err(at)?));
         }
         let location = self.locate(model)?;
         let Some((path, commit)) = location.files() else {

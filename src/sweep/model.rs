@@ -76,7 +76,7 @@ pub(crate) enum ModelSource {
     /// (`owner/name`, and what else [`crate::hub::Source`] reads).
     Name(String),
     /// A simulated model with known time and power.
-    Synthetic(SyntheticSpec),
+    Synthetic(Box<SyntheticSpec>),
 }
 
 /// Data type of weights and activations while running.
@@ -178,7 +178,7 @@ impl<'de> Deserialize<'de> for ModelSource {
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> std::result::Result<ModelSource, A::Error> {
                 let tagged = Tagged::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(ModelSource::Synthetic(tagged.synthetic))
+                Ok(ModelSource::Synthetic(Box::new(tagged.synthetic)))
             }
         }
         deserializer.deserialize_any(SourceVisitor)
