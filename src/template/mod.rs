@@ -131,7 +131,8 @@ mod tests {
     fn a_value_never_ends_a_paragraph_of_prose() {
         let counted = serde_json::json!({ "names": "a\n\nb", "several": false, "others": "" });
         let values = serde_json::json!({
-            "counted": counted, "unlike_prompts": false, "grouped": "", "dummies": "", "sensor": false, "by_model": false,
+            "counted": counted, "unlike_prompts": false, "grouped": "", "fallbacks": "", "dummies": "", "sensor": false,
+            "by_model": false,
         });
         let limits = paragraphs("limits.txt", values).unwrap();
         assert_eq!(limits.len(), 2);
