@@ -25,8 +25,7 @@ const CHUNK: usize = 8192;
 
 /// A model's weights on the GPU.
 pub(crate) struct Model {
-    pub(super) gpu: Gpu,
-    pub(super) config: Config,
+    config: Config,
     /// `(vocabulary, hidden)`.
     embedding: Buffer,
     /// Table of learned positions `(rows, hidden)`.
@@ -39,6 +38,8 @@ pub(crate) struct Model {
     work: RefCell<Option<Workspace>>,
     /// The room of the last batch, for the next.
     spare: Arc<Mutex<Option<Room>>>,
+    /// Dropped last: recorded launches are of its kernels.
+    gpu: Gpu,
 }
 
 /// What a step ends with.

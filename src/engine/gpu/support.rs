@@ -3,6 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::experts;
+use super::norm;
 use crate::engine::config::{Config, FeedForward};
 use crate::engine::weights::Weights;
 
@@ -25,6 +26,7 @@ pub(crate) fn obstacles(config: &Config, weights: &Weights, dtype: DType, device
     let too_many = |layer: &FeedForward| matches!(layer, FeedForward::Experts(experts) if !experts::fits(experts));
     let too_many = config.layers.iter().any(|layer| too_many(&layer.feed_forward));
     refuse(too_many, "its router chooses from more than 512 experts, or more than 32 of them");
+    refuse(config.hidden_size > norm::WIDEST_ROW, "its residual stream is wider than 16,384");
     refuse(config.attention.head_dim > WIDEST_HEAD, "its heads are wider than 256");
     refuse(too_old(devices), "the GPU's compute capability is below 8.0");
     // kernels read 16 bytes at a time
