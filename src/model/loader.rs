@@ -182,7 +182,7 @@ impl Loader {
             }
             Some(random) => {
                 let vocab_size = self.inspect(model)?.map_or(0, |summary| summary.vocab_size);
-                let tokenizer = match location.has_tokenizer() {
+                let tokenizer = match location.has_tokenizer().map_err(at)? {
                     true => Some(location.text().map_err(at)?.tokenizer),
                     false => None,
                 };

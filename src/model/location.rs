@@ -32,11 +32,15 @@ impl Location {
     }
 
     /// Whether a tokenizer lies with the weights.
-    pub(super) fn has_tokenizer(&self) -> bool {
+    ///
+    /// # Errors
+    /// A GGUF file that can't be read.
+    pub(super) fn has_tokenizer(&self) -> Result<bool> {
         match self {
-            Location::Folder { path, .. } => path.join("tokenizer.json").is_file(),
-            Location::Gguf { .. } => true,
-            Location::Simulated => false,
+            Location::Folder { path, .. } => Ok(path.join("tokenizer.json").is_file()),
+            Location::Gguf { folder, .. } if folder.join("tokenizer.json").is_file() => Ok(true),
+            Location::Gguf { path, .. } => GgufTokenizer::is_in(&GgufFile::open(path)?),
+            Location::Simulated => Ok(false),
         }
     }
 
@@ -50,5 +54,24 @@ impl Location {
             }
             Location::Simulated => Err(Error::new("a simulated model has no tokenizer")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::fixture::{Builder, text};
+
+    #[test]
+    fn a_gguf_file_without_a_tokenizer_is_known_for_it() {
+        let folder = std::env::temp_dir().join(format!("ept-sweep-location-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (key, has) in [("general.name", false), ("tokenizer.ggml.model", true)] {
+            let path = folder.join("model.gguf");
+            std::fs::write(&path, Builder::new().entry(key, 8, &text("gpt2")).bytes()).unwrap();
+            let location = Location::Gguf { path, folder: folder.clone(), commit: None };
+            assert_eq!(location.has_tokenizer().unwrap(), has, "{key}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

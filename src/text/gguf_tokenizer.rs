@@ -162,6 +162,15 @@ const HINT: &str = "put the `tokenizer.json` of the model that the file was made
                     `tokenizer_config.json`, beside the GGUF file";
 
 impl GgufTokenizer {
+    /// Whether a file says anything of a tokenizer.
+    ///
+    /// # Errors
+    /// Metadata of another type.
+    pub(crate) fn is_in(file: &GgufFile) -> Result<bool> {
+        let has_model = file.optional_text("tokenizer.ggml.model")?.is_some();
+        Ok(has_model || file.texts(TOKENS)?.is_some())
+    }
+
     /// The tokenizer's metadata of a file.
     ///
     /// # Errors
